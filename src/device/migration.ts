@@ -1,0 +1,44 @@
+/**
+ * A piece of saved state. `value` is anything msgpack can say, named fields, never positional arrays;
+ * `bytes` is bulk (memory), which travels raw and may be overwritten after the next record is asked for.
+ */
+export type StateRecord =
+  | { readonly section: string; readonly value: unknown }
+  | { readonly section: string; readonly offset: number; readonly bytes: Uint8Array };
+
+/** A save that goes on while the device runs (PRE_COPY). Opened once per migration. */
+export interface PreCopySession {
+  /** Bytes of the first full pass that are still to be read; falls to 0. */
+  initialBytes(): number;
+  /** Bytes that have changed since they were read; starts at 0, rises and falls. */
+  dirtyBytes(): number;
+  /** The next piece, or undefined when there is nothing to send for now. */
+  next(): StateRecord | undefined;
+  /** Everything still missing, once the device is stopped. */
+  final(): Iterable<StateRecord>;
+  /** Gives tracking back, after the end or an abort. */
+  end(): void;
+}
+
+/**
+ * How a device travels. All calls come with the device quiesced, except those of a `PreCopySession`. The
+ * framework saves PCI configuration, interrupts and timing itself; a device saves what is its own.
+ */
+export interface DeviceMigration {
+  /** Whether the device can stop initiating and still answer others (VFIO_MIGRATION_P2P). */
+  readonly p2p: boolean;
+  /** What must be equal on both sides (memory size, number of queues …); compared before anything is loaded. */
+  readonly geometry: Readonly<Record<string, number | string | boolean>>;
+  /** Bytes that `save()` would give now; an estimate. */
+  estimate(): number;
+  /** The whole state. */
+  save(): Iterable<StateRecord>;
+  /** Present: the device supports PRE_COPY. */
+  preCopy?(): PreCopySession;
+  /** A state of `version` follows; forget what is there. Throw `StateRefused` for what can't be loaded. */
+  beginLoad(version: number): void;
+  /** One record, in the order it was saved; hostile until checked. Later records of a section replace earlier ones. */
+  load(record: StateRecord): void;
+  /** All records are in: check that they make sense together, and become that device. */
+  endLoad(): void;
+}

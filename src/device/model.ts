@@ -1,0 +1,109 @@
+import type { GuestMemory } from '../dma/types.ts';
+import type { Logger } from '../log.ts';
+import type { Timer, Watch } from '../loop/types.ts';
+import type { DeviceMigration } from './migration.ts';
+import type { BarIndex, PciDescription } from './pci-description.ts';
+
+/** Why a device is reset; a model rarely cares. `flr` is a function level reset by the guest's driver. */
+export type ResetKind = 'client' | 'flr' | 'power';
+
+/**
+ * A BAR's trapped accesses. `offset + count` is within the BAR; `count` is 1, 2, 4 or 8 for a
+ * CPU's access, anything for a copy. Bytes travel in `Buffer`s at `at`, in guest byte order, so
+ * that nothing is allocated or rounded.
+ */
+export interface BarHandler {
+  /** Must not wait for DMA by message; see `GuestMemory`. */
+  read(offset: number, count: number, target: Buffer, at: number): void;
+  write(offset: number, count: number, source: Buffer, at: number): void;
+}
+
+/** The interrupts of a function. What is triggered while the device is stopped or held is kept and delivered later. */
+export interface Interrupts {
+  /** Which kind the guest has enabled. */
+  readonly mode: 'none' | 'intx' | 'msi' | 'msix';
+  /** Sends MSI-X (or MSI) message `vector`; kept pending while it is masked or has no descriptor. */
+  trigger(vector: number): void;
+  /** Sets the level of INTx; ignored while the guest uses MSI or MSI-X or has INTx disabled. */
+  setIntx(asserted: boolean): void;
+}
+
+/** What the world offers to a device. The only way for a model to reach anything outside itself. */
+export interface DeviceHost {
+  readonly log: Logger;
+  readonly dma: GuestMemory;
+  readonly interrupts: Interrupts;
+  readonly pci: {
+    /** Bus Master Enable: without it a device must not start DMA or MSI. */
+    readonly busMaster: boolean;
+    readonly memorySpace: boolean;
+  };
+  /**
+   * False from `quiesce()` to `resume()` and while the server is held for a migration: start nothing of
+   * yourself (no DMA, no interrupt, no frame). Register accesses are answered all the same.
+   */
+  readonly mayInitiate: boolean;
+  /** The bytes behind a BAR that has `mappable` parts; shared with the client. */
+  barMemory(bar: BarIndex): Uint8Array;
+  /** Monotonic nanoseconds. */
+  now(): number;
+  timer(callback: () => void): Timer;
+  watch(fd: number, interest: number, callback: (readiness: number) => void): Watch;
+  /** Runs `task` once the access under way has been answered: where work that needs DMA belongs. */
+  defer(task: () => void): void;
+}
+
+/** A device: one instance of a model, as alive as a card in a slot. */
+export interface Device {
+  readonly bars: Partial<Record<BarIndex, BarHandler>>;
+  /** Back to the state after power-on. Files, sockets and options stay. */
+  reset(kind: ResetKind): void;
+  /**
+   * RUNNING → RUNNING_P2P: finish what is begun, then start nothing until `resume()`. Called before any
+   * state is saved. `host.mayInitiate` is already false.
+   */
+  quiesce?(): void;
+  /** The device runs (again, or for the first time after a load): look at everything that may wait. */
+  resume?(): void;
+  /** The guest changed the command register (bus master, memory space). */
+  commandChanged?(): void;
+  readonly migration?: DeviceMigration;
+  /** Descriptors, timers and sockets of its own given back. */
+  close?(): void;
+}
+
+/** One option of a model: how it is written on the command line (`--set KEY=VALUE`) and what it may be. */
+export interface OptionSpec {
+  readonly type: 'number' | 'string' | 'boolean';
+  readonly default: number | string | boolean;
+  readonly description: string;
+  readonly min?: number;
+  readonly max?: number;
+}
+
+export type OptionTable = Readonly<Record<string, OptionSpec>>;
+
+type Widen<T> = T extends number ? number : T extends string ? string : T extends boolean ? boolean : never;
+
+/** The values of an option table, typed by it. */
+export type OptionValues<T extends OptionTable> = { readonly [K in keyof T]: Widen<T[K]['default']> };
+
+/** A model: everything needed to make devices of one kind. Made with `defineModel`. */
+export interface DeviceModel<T extends OptionTable = OptionTable> {
+  /** As in `serve MODEL`. */
+  readonly name: string;
+  readonly description: string;
+  /** Version of the saved state; raise it whenever a record changes its meaning. */
+  readonly stateVersion: number;
+  /** Older state versions that `load` understands. */
+  readonly loadsVersions?: readonly number[];
+  readonly options: T;
+  /** What the device is on the bus, given its options. */
+  pci(options: OptionValues<T>): PciDescription;
+  create(host: DeviceHost, options: OptionValues<T>): Device;
+}
+
+/** Declares a model; only there so that the options' types follow from their table. */
+export function defineModel<const T extends OptionTable>(model: DeviceModel<T>): DeviceModel<T> {
+  return model;
+}

@@ -1,0 +1,61 @@
+/** The six base address registers of a type 0 header. A 64-bit BAR takes two: its index and the next. */
+export type BarIndex = 0 | 1 | 2 | 3 | 4 | 5;
+
+export interface BarDescription {
+  /** Bytes; a power of two, at least 16 (I/O: 4). */
+  readonly size: number;
+  readonly kind: 'memory32' | 'memory64' | 'io';
+  readonly prefetchable?: boolean;
+  /**
+   * Page-aligned parts that the client may map into the guest: accesses there reach
+   * `host.barMemory(bar)` directly and the model is not told.
+   */
+  readonly mappable?: readonly { readonly offset: number; readonly size: number }[];
+}
+
+export interface MsixDescription {
+  /** 1 to 2048. */
+  readonly vectors: number;
+  readonly table: { readonly bar: BarIndex; readonly offset: number };
+  readonly pba: { readonly bar: BarIndex; readonly offset: number };
+}
+
+export interface MsiDescription {
+  /** 1, 2, 4, 8, 16 or 32. */
+  readonly vectors: number;
+  readonly address64?: boolean;
+  readonly perVectorMasking?: boolean;
+}
+
+export interface PcieDescription {
+  /** Function level reset offered (DEVCAP bit 28). */
+  readonly functionLevelReset?: boolean;
+}
+
+/** What a model is on the bus (PCI Local Bus 3.0 section 6, PCI Express Base section 7). */
+export interface PciDescription {
+  readonly vendorId: number;
+  readonly deviceId: number;
+  readonly subsystemVendorId?: number;
+  readonly subsystemId?: number;
+  readonly revisionId?: number;
+  /** 24 bits: base class, sub-class, programming interface. */
+  readonly classCode: number;
+  /** INTA# = 1 … INTD# = 4; left out: the function has no INTx. */
+  readonly interruptPin?: 1 | 2 | 3 | 4;
+  readonly bars: Partial<Record<BarIndex, BarDescription>>;
+  readonly capabilities?: {
+    readonly powerManagement?: boolean;
+    readonly pcie?: PcieDescription;
+    readonly msi?: MsiDescription;
+    readonly msix?: MsixDescription;
+    /** Bodies of vendor-specific capabilities (after id, next and length). */
+    readonly vendor?: readonly Uint8Array[];
+    /** Extended capabilities: bodies after the 4-byte header. Makes configuration space 4096 bytes. */
+    readonly extended?: readonly {
+      readonly id: number;
+      readonly version: number;
+      readonly body: Uint8Array;
+    }[];
+  };
+}

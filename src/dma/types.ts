@@ -1,0 +1,65 @@
+/** Permission bits of a DMA mapping (vfio-user DMA_MAP flags, `VFIO_DMA_MAP_FLAG_READ/WRITE`). */
+export const dmaProt = { read: 1, write: 2 } as const;
+
+/** One mapping that the client made: I/O virtual addresses `[iova, iova + size)`. */
+export interface DmaRegion {
+  readonly iova: number;
+  readonly size: number;
+  /** `dmaProt` bits. */
+  readonly prot: number;
+  /** Whether the region came with a descriptor (else it is reached by messages). */
+  readonly mapped: boolean;
+}
+
+/**
+ * Guest memory as a device sees it. Addresses are I/O virtual addresses (guest-physical without a vIOMMU).
+ *
+ * Every access is checked against the client's mappings and their permissions and crosses region borders;
+ * what can't be done throws `DmaFault` before a byte has moved... except that a message access may fail
+ * half way, as on a real bus. Writes go through the dirty log when logging is on.
+ *
+ * Regions without a descriptor are reached by messages to the client: the call waits for the reply, and
+ * region accesses that arrive meanwhile are answered. That is impossible *inside* a register read, where
+ * it throws `DmaFault` with errno EAGAIN: use `host.defer` there.
+ */
+export interface GuestMemory {
+  /** Fills `target` from guest memory at `iova`. */
+  read(iova: number, target: Uint8Array): void;
+  /** Copies `source` to guest memory at `iova`. */
+  write(iova: number, source: Uint8Array): void;
+  /**
+   * The guest's own bytes, without a copy, valid until the current callback returns; undefined when the range
+   * crosses windows, or is reachable by message only. Read-only by contract: a write through it would
+   * escape the dirty log.
+   */
+  view(iova: number, length: number): Uint8Array | undefined;
+  /**
+   * As `view`, for writing: the whole range is marked dirty before it is handed out. Valid until the
+   * current callback returns.
+   */
+  writableView(iova: number, length: number): Uint8Array | undefined;
+  readUint16BE(iova: number): number;
+  readUint32BE(iova: number): number;
+  readUint32LE(iova: number): number;
+  writeUint32BE(iova: number, value: number): void;
+  writeUint32LE(iova: number, value: number): void;
+  writeUint8(iova: number, value: number): void;
+  /** Whether `[iova, iova + length)` is mapped with all bits of `prot`. */
+  accessible(iova: number, length: number, prot: number): boolean;
+  /** All mappings, in address order. */
+  regions(): readonly DmaRegion[];
+}
+
+/** The message path to the client (`VFIO_USER_DMA_READ` / `VFIO_USER_DMA_WRITE`); both wait for the reply. */
+export interface MessageDma {
+  /** Throws `RequestError` with the client's errno. Splits by the negotiated transfer size, pipelined. */
+  read(iova: number, target: Uint8Array): void;
+  write(iova: number, source: Uint8Array): void;
+  /** False inside a register read, when waiting would deadlock the client. */
+  readonly mayWait: boolean;
+}
+
+/** Where each DMA write is noted when logging is on. */
+export interface DirtySink {
+  mark(iova: number, length: number): void;
+}
