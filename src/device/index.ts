@@ -21,6 +21,7 @@ export type {
   ResetKind,
 } from './model.ts';
 export { defineModel } from './model.ts';
+export { PageTracker } from './page-tracker.ts';
 export type {
   BarDescription,
   BarIndex,
@@ -29,3 +30,5 @@ export type {
   PciDescription,
   PcieDescription,
 } from './pci-description.ts';
+export type { RegisterHandlers, RegisterSpec, RegisterTable } from './registers.ts';
+export { RegisterBlock } from './registers.ts';
