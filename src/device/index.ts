@@ -4,7 +4,7 @@
 
 export type { DmaRegion, GuestMemory } from '../dma/types.ts';
 export { dmaProt } from '../dma/types.ts';
-export { CompanionError, errno, RequestError } from '../errors.ts';
+export { CompanionError, errno, RequestError, StateRefused } from '../errors.ts';
 export type { Logger } from '../log.ts';
 export type { Timer, Watch } from '../loop/types.ts';
 export { ready } from '../loop/types.ts';

@@ -119,11 +119,12 @@ export class RegisterBlock<T extends RegisterTable> implements BarHandler {
     const given = values as Record<string, unknown>;
     for (const [name, value] of Object.entries(given)) {
       if (!this.#byName.has(name)) throw new RegisterTableError(`there is no register ${name}`);
-      if (typeof value !== 'number' || !Number.isInteger(value) || value < 0) {
+      const whole = typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value));
+      if (!whole || value < 0) {
         throw new RegisterTableError(`the value of register ${name} is not an unsigned integer`);
       }
-      const width = this.#slot(name).spec.width;
-      if (value >= 2 ** (8 * width))
+      const bits = BigInt(8 * this.#slot(name).spec.width);
+      if (BigInt(value) >> bits !== 0n)
         throw new RegisterTableError(`the value of register ${name} is too wide`);
     }
     for (const slot of this.#slots) {
