@@ -69,6 +69,16 @@ export class RequestError extends CompanionError {
   }
 }
 
+/**
+ * Saved state that can't be loaded here: another model, version or geometry, or bytes that are no intact
+ * state. The message names what differs. The device is in ERROR then, until it is reset.
+ */
+export class StateRefused extends CompanionError {
+  constructor(message: string, details: ErrorDetails = {}) {
+    super('VC_STATE_REFUSED', message, { errno: errno.EINVAL, ...details });
+  }
+}
+
 /** The errno that answers a request which failed with `error`: its own, or EIO for a foreign error. */
 export function errnoOf(error: unknown): number {
   return error instanceof CompanionError ? error.errno : errno.EIO;
