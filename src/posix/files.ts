@@ -1,0 +1,106 @@
+import { fstatSync } from 'node:fs';
+import { errno } from '../errors.ts';
+import { check, PosixError } from './errno.ts';
+import { fcntlCommand, MFD_ALLOW_SEALING, MFD_CLOEXEC, openFlag, seal } from './layout.ts';
+import { AddressCache, lastErrno, libc } from './libc.ts';
+
+const readAddress = new AddressCache();
+const writeAddress = new AddressCache();
+const ioctlAddress = new AddressCache();
+
+/** Refuses a range outside `buffer`: the kernel would write over whatever lies there. */
+export function checkRange(buffer: Uint8Array, at: number, length: number): void {
+  if (!(at >= 0 && length >= 0 && at + length <= buffer.length))
+    throw new RangeError(`bytes ${at}+${length} are outside a buffer of ${buffer.length}`);
+}
+
+/** Paths go to C as NUL-terminated strings; one with a NUL inside would name another file. */
+export function checkPath(path: string, call: string): void {
+  if (path === '' || path.includes('\0'))
+    throw new PosixError(`${call} ${JSON.stringify(path)}`, errno.EINVAL);
+}
+
+/** Opens `path`; `flags` of `openFlag`, close-on-exec added. */
+export function open(path: string, flags: number, mode = 0o600): number {
+  checkPath(path, 'open');
+  return check(libc.open(path, flags | openFlag.CLOEXEC, mode), `open ${path}`);
+}
+
+/** Closes a descriptor. Throws EBADF: closing twice is a bug that would hit somebody else's descriptor. */
+export function closeFd(fd: number): void {
+  // EINTR: Linux has released the descriptor all the same.
+  if (libc.close(fd) === -1 && lastErrno() === errno.EBADF) throw new PosixError(`close ${fd}`, errno.EBADF);
+}
+
+/** A second descriptor for the same open file, close-on-exec. */
+export function dupFd(fd: number): number {
+  return check(libc.fcntl(fd, fcntlCommand.DUPFD_CLOEXEC, 0), `dup ${fd}`);
+}
+
+/** Size of the file in bytes; throws EBADF for what is no descriptor. */
+export function fstatSize(fd: number): number {
+  try {
+    return fstatSync(fd).size;
+  } catch (error) {
+    // Node refuses a negative number before it asks the system.
+    throw new PosixError(`fstat ${fd}`, -((error as NodeJS.ErrnoException).errno ?? -errno.EBADF));
+  }
+}
+
+export function setNonBlocking(fd: number, on: boolean): void {
+  const flags = check(libc.fcntl(fd, fcntlCommand.GETFL, 0), `fcntl ${fd}`);
+  const wanted = on ? flags | openFlag.NONBLOCK : flags & ~openFlag.NONBLOCK;
+  check(libc.fcntl(fd, fcntlCommand.SETFL, wanted), `fcntl ${fd}`);
+}
+
+/** Anonymous shared memory of `size` bytes as a file (memfd); `name` shows in /proc only. */
+export function memfdCreate(name: string, size: number): number {
+  const fd = check(libc.memfdCreate(name, MFD_CLOEXEC | MFD_ALLOW_SEALING), `memfd_create ${name}`);
+  try {
+    ftruncate(fd, size);
+  } catch (error) {
+    libc.close(fd);
+    throw error;
+  }
+  return fd;
+}
+
+export function ftruncate(fd: number, size: number): void {
+  check(libc.ftruncate(fd, size), `ftruncate ${fd}`);
+}
+
+/**
+ * Fixes the size of a memfd for good. Do so before a descriptor is handed to a peer that must not be able
+ * to shrink it: touching a mapping beyond the end of its file kills the process (SIGBUS).
+ */
+export function sealSize(fd: number): void {
+  check(libc.fcntl(fd, fcntlCommand.ADD_SEALS, seal.SHRINK | seal.GROW | seal.SEAL), `F_ADD_SEALS ${fd}`);
+}
+
+/** As read(2): bytes read, 0 at the end, -EAGAIN when a non-blocking descriptor has nothing. */
+export function read(fd: number, buffer: Uint8Array, at = 0, length = buffer.length - at): number {
+  checkRange(buffer, at, length);
+  return transferred(libc.read(fd, readAddress.of(buffer) + at, length), 'read', fd);
+}
+
+/** As write(2): bytes written (may be fewer than asked for), or -EAGAIN. */
+export function write(fd: number, buffer: Uint8Array, at = 0, length = buffer.length - at): number {
+  checkRange(buffer, at, length);
+  return transferred(libc.write(fd, writeAddress.of(buffer) + at, length), 'write', fd);
+}
+
+/**
+ * As ioctl(2). `argument` is a number, or a buffer whose address is passed: it must be as large as the
+ * request's structure, which nothing can check here.
+ */
+export function ioctl(fd: number, request: number, argument: Uint8Array | number = 0): number {
+  const value = typeof argument === 'number' ? argument : ioctlAddress.of(argument);
+  return check(libc.ioctl(fd, request, value), `ioctl ${fd} 0x${request.toString(16)}`);
+}
+
+function transferred(result: number, call: string, fd: number): number {
+  if (result >= 0) return result;
+  const error = lastErrno();
+  if (error === errno.EAGAIN || error === errno.EINTR) return -errno.EAGAIN;
+  throw new PosixError(`${call} ${fd}`, error);
+}

@@ -1,0 +1,30 @@
+/** The system calls that this project makes, and nothing above them. */
+export { Epoll, pollFd } from './epoll.ts';
+export { PosixError } from './errno.ts';
+export { eventfdCreate, eventfdDrain, eventfdSignal } from './eventfd.ts';
+export {
+  closeFd,
+  dupFd,
+  fstatSize,
+  ftruncate,
+  ioctl,
+  memfdCreate,
+  open,
+  read,
+  sealSize,
+  setNonBlocking,
+  write,
+} from './files.ts';
+export { mmapProt, openFlag, PAGE_SIZE } from './layout.ts';
+export { MappedMemory, WINDOW_SIZE } from './memory.ts';
+export { recvBytes, recvMessage, sendMessage } from './messages.ts';
+export {
+  acceptUnix,
+  connectUnix,
+  listenUnix,
+  type SocketType,
+  setSocketBuffers,
+  setSocketTimeout,
+  socketPair,
+} from './sockets.ts';
+export { type NodeLoop, nodeLoop } from './uv.ts';
