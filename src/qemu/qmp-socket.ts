@@ -1,0 +1,105 @@
+/**
+ * npm `qemu-qmp` 0.5.0 with its flaws cured from outside. What the package does wrong:
+ *
+ * - a reply whose `return` is falsy (every HMP command that prints nothing returns `""`) is ignored, its
+ *   callback stays in the queue, and every later reply goes to the wrong command;
+ * - an event is emitted by its lower-case name without its data and time, so that QEMU's RESUME and CLOSE
+ *   look like the socket's own events;
+ * - the greeting is parsed from the first chunk, whatever that chunk holds;
+ * - an error reply loses its class, and callbacks are dropped when the connection ends.
+ *
+ * The cure sits where bytes enter the stream (`push`): only whole lines go on, the greeting as a chunk of
+ * its own, every reply boxed in `{"return": {"reply": …}}` (never falsy, class of errors kept), events are
+ * taken out. Everything happens in the tick in which the bytes arrive.
+ */
+import QMP from 'qemu-qmp';
+
+/** A reply as it came: one of the two. */
+export interface BoxedReply {
+  readonly return?: unknown;
+  readonly error?: { readonly class: string; readonly desc: string };
+}
+
+/** Longest line that is accepted; QEMU's longest replies (`query-qmp-schema`) are about 200 KiB. */
+const maxLineBytes = 64 * 1024 * 1024;
+const newline = 0x0a;
+
+export interface QmpSocketHandlers {
+  greeting(greeting: unknown): void;
+  event(event: unknown): void;
+  /** Something that is no QMP arrived. */
+  garbage(reason: string): void;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null;
+}
+
+export class QmpSocket extends QMP {
+  #handlers: QmpSocketHandlers | undefined;
+  #partial: Buffer[] = [];
+  #partialBytes = 0;
+  #greeted = false;
+
+  handle(handlers: QmpSocketHandlers): void {
+    this.#handlers = handlers;
+  }
+
+  override push(chunk: unknown, encoding?: BufferEncoding): boolean {
+    if (!Buffer.isBuffer(chunk)) return super.push(chunk, encoding);
+    let room = true;
+    let from = 0;
+    for (let end = chunk.indexOf(newline); end >= 0; end = chunk.indexOf(newline, from)) {
+      const line = this.#takeLine(chunk.subarray(from, end));
+      from = end + 1;
+      if (line !== '') room = this.#line(line);
+    }
+    if (from < chunk.length) {
+      this.#partial.push(Buffer.from(chunk.subarray(from)));
+      this.#partialBytes += chunk.length - from;
+      if (this.#partialBytes > maxLineBytes) this.#garbage('a line without end');
+    }
+    return room;
+  }
+
+  #takeLine(tail: Buffer): string {
+    if (this.#partialBytes === 0) return tail.toString('utf8').trim();
+    const line = Buffer.concat([...this.#partial, tail])
+      .toString('utf8')
+      .trim();
+    this.#partial = [];
+    this.#partialBytes = 0;
+    return line;
+  }
+
+  #line(line: string): boolean {
+    let message: unknown;
+    try {
+      message = JSON.parse(line);
+    } catch {
+      return this.#garbage(`not JSON: ${line.slice(0, 80)}`);
+    }
+    if (!isObject(message)) return this.#garbage(`not an object: ${line.slice(0, 80)}`);
+    if (!this.#greeted) {
+      if (!isObject(message.QMP)) return this.#garbage(`no QMP greeting: ${line.slice(0, 80)}`);
+      this.#greeted = true;
+      // Only an empty greeting goes on: the package copies its fields over the socket's own.
+      const room = super.push(Buffer.from('{"QMP":{}}'));
+      this.#handlers?.greeting(message.QMP);
+      return room;
+    }
+    if ('event' in message) {
+      this.#handlers?.event(message);
+      return true;
+    }
+    if ('return' in message || 'error' in message) {
+      return super.push(Buffer.from(`{"return":{"reply":${line}}}\n`));
+    }
+    return this.#garbage(`neither reply nor event: ${line.slice(0, 80)}`);
+  }
+
+  #garbage(reason: string): boolean {
+    this.#handlers?.garbage(reason);
+    return true;
+  }
+}

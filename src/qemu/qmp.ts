@@ -1,0 +1,293 @@
+/**
+ * A QMP session (QEMU's `docs/interop/qmp-spec.rst`) over a UNIX or TCP socket: commands with deadlines,
+ * HMP lines, events with their data and QEMU's time stamps.
+ */
+import { EventEmitter } from 'node:events';
+import { DeadlineError, QmpConnectionError, QmpError } from './errors.ts';
+import { type BoxedReply, QmpSocket } from './qmp-socket.ts';
+
+export interface QmpEvent {
+  /** QEMU's name, upper case: "STOP", "MIGRATION" … */
+  readonly name: string;
+  readonly data: Readonly<Record<string, unknown>>;
+  /** QEMU's own time of the event, microseconds since the epoch. */
+  readonly timeUs: number;
+  /** Counts the events of this session from 1. */
+  readonly sequence: number;
+}
+
+export interface QmpVersion {
+  readonly major: number;
+  readonly minor: number;
+  readonly micro: number;
+  readonly package: string;
+}
+
+export type QmpAddress = string | { readonly host?: string; readonly port: number };
+
+export interface QmpOptions {
+  /** For connecting, greeting and negotiation together; default 10 s. */
+  readonly timeoutMs?: number;
+  /** Deadline of a command that names none; default 10 s. */
+  readonly commandTimeoutMs?: number;
+}
+
+export interface WaitOptions {
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal;
+  /** Look also at events already seen with a sequence above this one. */
+  readonly after?: number;
+}
+
+interface QmpEvents {
+  event: [QmpEvent];
+  /** The session ended; `undefined`: by our own `close()`. */
+  close: [QmpConnectionError | undefined];
+}
+
+interface Pending {
+  readonly command: string;
+  settle(error: Error): void;
+}
+
+/** Events kept for `waitFor({ after })`. */
+const rememberedEvents = 256;
+
+function addressName(address: QmpAddress): string {
+  return typeof address === 'string' ? address : `${address.host ?? 'localhost'}:${address.port}`;
+}
+
+function record(value: unknown): Record<string, unknown> {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
+}
+
+function integer(value: unknown): number {
+  return typeof value === 'number' && Number.isSafeInteger(value) ? value : 0;
+}
+
+function versionOf(greeting: unknown): QmpVersion {
+  const version = record(record(greeting).version);
+  const qemu = record(version.qemu);
+  return {
+    major: integer(qemu.major),
+    minor: integer(qemu.minor),
+    micro: integer(qemu.micro),
+    package: typeof version.package === 'string' ? version.package : '',
+  };
+}
+
+function eventOf(message: unknown, sequence: number): QmpEvent {
+  const { event, data, timestamp } = record(message);
+  const time = record(timestamp);
+  return {
+    name: typeof event === 'string' ? event : '',
+    data: record(data),
+    timeUs: integer(time.seconds) * 1e6 + integer(time.microseconds),
+    sequence,
+  };
+}
+
+export class Qmp extends EventEmitter<QmpEvents> {
+  readonly address: string;
+  readonly #socket: QmpSocket;
+  readonly #commandTimeoutMs: number;
+  readonly #pending = new Set<Pending>();
+  readonly #recent: QmpEvent[] = [];
+  #version: QmpVersion = { major: 0, minor: 0, micro: 0, package: '' };
+  #events = 0;
+  #lost: QmpConnectionError | undefined;
+  #closing = false;
+  readonly #ended: Promise<void>;
+
+  private constructor(address: QmpAddress, socket: QmpSocket, options: QmpOptions) {
+    super();
+    this.address = addressName(address);
+    this.#socket = socket;
+    this.#commandTimeoutMs = options.commandTimeoutMs ?? 10_000;
+    this.setMaxListeners(0);
+    this.#ended = new Promise((resolve) => socket.once('close', () => resolve()));
+  }
+
+  /** Connects and negotiates. Throws `QmpConnectionError` or `DeadlineError`. */
+  static async connect(address: QmpAddress, options: QmpOptions = {}): Promise<Qmp> {
+    const socket = new QmpSocket();
+    const qmp = new Qmp(address, socket, options);
+    const timeoutMs = options.timeoutMs ?? 10_000;
+    await new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        const hint =
+          'a QMP socket serves one client at a time, and a stopped (SIGSTOP) QEMU serves none: is someone else connected?';
+        fail(new DeadlineError(`QMP greeting from ${qmp.address}`, timeoutMs, hint));
+      }, timeoutMs);
+      const fail = (error: Error): void => {
+        clearTimeout(timer);
+        socket.destroy();
+        reject(error);
+      };
+      socket.handle({
+        greeting: (greeting) => {
+          qmp.#version = versionOf(greeting);
+        },
+        event: (message) => qmp.#event(message),
+        garbage: (reason) => {
+          const error = new QmpConnectionError(`${qmp.address} does not speak QMP: ${reason}`);
+          fail(error);
+          qmp.#end(error);
+        },
+      });
+      const failed = (error: unknown): void => {
+        const reason = error instanceof Error ? error.message : String(error);
+        fail(new QmpConnectionError(`can't connect to QMP at ${qmp.address}: ${reason}`, undefined, error));
+      };
+      if (typeof address === 'string') socket.connect(address, () => undefined);
+      else socket.connect(address.port, address.host ?? '127.0.0.1', () => undefined);
+      // The package drops all 'error' listeners once connected: ours must come after that.
+      socket.on('error', failed);
+      socket.once('connect', () => {
+        socket.on('error', (error) =>
+          qmp.#end(new QmpConnectionError(`QMP at ${qmp.address}: ${error.message}`)),
+        );
+      });
+      socket.once('data', () => {
+        clearTimeout(timer);
+        resolve();
+      });
+      socket.once('close', () => {
+        fail(new QmpConnectionError(`QMP at ${qmp.address} closed the connection before its greeting`));
+        qmp.#end(new QmpConnectionError(`QMP at ${qmp.address} closed the connection`, 'QEMU has exited'));
+      });
+    });
+    // The package has sent qmp_capabilities; this answer comes after it.
+    await qmp.execute('query-version', undefined, { timeoutMs });
+    return qmp;
+  }
+
+  get version(): QmpVersion {
+    return this.#version;
+  }
+
+  /** Sequence number of the last event; give it to `waitFor({ after })` before a command that causes one. */
+  get lastEvent(): number {
+    return this.#events;
+  }
+
+  /** Why the session ended; undefined while it lives or after our own `close()`. */
+  get lost(): QmpConnectionError | undefined {
+    return this.#lost;
+  }
+
+  get open(): boolean {
+    return this.#lost === undefined && !this.#closing;
+  }
+
+  /** Runs a command; throws `QmpError` (refused), `DeadlineError` or `QmpConnectionError`. */
+  execute(command: string, args?: object, options: { timeoutMs?: number } = {}): Promise<unknown> {
+    if (this.#lost !== undefined) return Promise.reject(this.#lost);
+    if (this.#closing) return Promise.reject(new QmpConnectionError(`QMP at ${this.address} is closed`));
+    const timeoutMs = options.timeoutMs ?? this.#commandTimeoutMs;
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        pending.settle(
+          new DeadlineError(`QMP ${command} at ${this.address}`, timeoutMs, 'is QEMU stuck or stopped?'),
+        );
+      }, timeoutMs);
+      const done = (): void => {
+        clearTimeout(timer);
+        this.#pending.delete(pending);
+      };
+      const pending: Pending = {
+        command,
+        settle: (error) => {
+          done();
+          reject(error);
+        },
+      };
+      this.#pending.add(pending);
+      this.#socket.execute(command, args ?? null, (_error, box) => {
+        done();
+        const reply = record(record(box).reply) as BoxedReply;
+        if (reply.error === undefined) resolve(reply.return);
+        else reject(new QmpError(command, String(reply.error.class), String(reply.error.desc)));
+      });
+    });
+  }
+
+  /** Runs a human monitor line; returns what it printed. HMP's own errors are plain text in there. */
+  async hmp(line: string, options: { timeoutMs?: number } = {}): Promise<string> {
+    const text = await this.execute('human-monitor-command', { 'command-line': line }, options);
+    return typeof text === 'string' ? text : '';
+  }
+
+  /**
+   * Waits for an event that satisfies `predicate`. Call it before the command that causes the event, or
+   * give `after`.
+   */
+  waitFor(name: string, predicate: (event: QmpEvent) => boolean, options: WaitOptions): Promise<QmpEvent> {
+    const matches = (event: QmpEvent): boolean => event.name === name && predicate(event);
+    const { after, signal, timeoutMs } = options;
+    if (after !== undefined) {
+      const seen = this.#recent.find((event) => event.sequence > after && matches(event));
+      if (seen !== undefined) return Promise.resolve(seen);
+    }
+    if (this.#lost !== undefined) return Promise.reject(this.#lost);
+    return new Promise((resolve, reject) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        this.off('event', onEvent);
+        this.off('close', onClose);
+        signal?.removeEventListener('abort', onAbort);
+      };
+      const onEvent = (event: QmpEvent): void => {
+        if (!matches(event)) return;
+        done();
+        resolve(event);
+      };
+      const onClose = (error: QmpConnectionError | undefined): void => {
+        done();
+        reject(error ?? new QmpConnectionError(`QMP at ${this.address} is closed`));
+      };
+      const onAbort = (): void => {
+        done();
+        reject(signal?.reason);
+      };
+      const timer = setTimeout(() => {
+        done();
+        reject(new DeadlineError(`QMP event ${name} at ${this.address}`, timeoutMs));
+      }, timeoutMs);
+      this.on('event', onEvent);
+      this.on('close', onClose);
+      if (signal?.aborted === true) onAbort();
+      else signal?.addEventListener('abort', onAbort);
+    });
+  }
+
+  /** Ends the session; commands under way fail. QEMU goes on. */
+  async close(): Promise<void> {
+    this.#end(undefined);
+    await this.#ended;
+  }
+
+  #event(message: unknown): void {
+    this.#events += 1;
+    const event = eventOf(message, this.#events);
+    this.#recent.push(event);
+    if (this.#recent.length > rememberedEvents) this.#recent.shift();
+    this.emit('event', event);
+  }
+
+  #end(error: QmpConnectionError | undefined): void {
+    if (this.#closing || this.#lost !== undefined) return;
+    if (error === undefined) this.#closing = true;
+    else this.#lost = error;
+    for (const pending of [...this.#pending]) {
+      pending.settle(
+        new QmpConnectionError(
+          `${pending.command}: ${error?.message ?? `QMP at ${this.address} closed by us`}`,
+          error?.hint,
+        ),
+      );
+    }
+    this.#socket.destroy();
+    this.emit('close', error);
+  }
+}

@@ -1,0 +1,92 @@
+import { createServer, type Server, type Socket } from 'node:net';
+
+export type Answer = object | undefined;
+/** Answers a command: an object with `return`, `error`; undefined stays silent. */
+export type Script = (command: string, args: Record<string, unknown>) => Answer;
+
+/** A QMP server on a UNIX socket whose answers a test writes. Chunks are cut as the test wants. */
+export class FakeQmpServer {
+  readonly path: string;
+  readonly commands: string[] = [];
+  readonly #server: Server;
+  readonly #clients = new Set<Socket>();
+  readonly #script: Script;
+  readonly #chunk: number;
+
+  private constructor(path: string, script: Script, chunk: number, greeting: string) {
+    this.path = path;
+    this.#script = script;
+    this.#chunk = chunk;
+    this.#server = createServer((client) => this.#serve(client, greeting));
+  }
+
+  static async start(
+    path: string,
+    script: Script,
+    options: { chunk?: number; greeting?: string } = {},
+  ): Promise<FakeQmpServer> {
+    const greeting =
+      options.greeting ??
+      '{"QMP": {"version": {"qemu": {"micro": 3, "minor": 1, "major": 11}, "package": "fake"}, "capabilities": ["oob"]}}\r\n';
+    const fake = new FakeQmpServer(path, script, options.chunk ?? Number.MAX_SAFE_INTEGER, greeting);
+    await new Promise<void>((resolve) => fake.#server.listen(path, resolve));
+    return fake;
+  }
+
+  /** Sends raw text to every client. */
+  send(text: string): void {
+    for (const client of this.#clients) this.#write(client, text);
+  }
+
+  event(name: string, data: object = {}, seconds = 1, microseconds = 0): void {
+    this.send(`${JSON.stringify({ timestamp: { seconds, microseconds }, event: name, data })}\r\n`);
+  }
+
+  dropClients(): void {
+    for (const client of this.#clients) client.destroy();
+  }
+
+  async stop(): Promise<void> {
+    this.dropClients();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+
+  #write(client: Socket, text: string): void {
+    for (let at = 0; at < text.length; at += this.#chunk) client.write(text.slice(at, at + this.#chunk));
+  }
+
+  #serve(client: Socket, greeting: string): void {
+    this.#clients.add(client);
+    client.on('error', () => undefined);
+    client.on('close', () => this.#clients.delete(client));
+    this.#write(client, greeting);
+    // Requests come without line ends: split where braces balance.
+    let text = '';
+    client.on('data', (bytes) => {
+      text += bytes.toString();
+      let depth = 0;
+      let start = 0;
+      for (let at = 0; at < text.length; at++) {
+        if (text[at] === '{') depth += 1;
+        if (text[at] !== '}') continue;
+        depth -= 1;
+        if (depth > 0) continue;
+        this.#answer(client, text.slice(start, at + 1));
+        start = at + 1;
+      }
+      text = text.slice(start);
+    });
+  }
+
+  #answer(client: Socket, request: string): void {
+    const { execute, arguments: args } = JSON.parse(request) as {
+      execute: string;
+      arguments?: Record<string, unknown>;
+    };
+    this.commands.push(execute);
+    const standard =
+      execute === 'qmp_capabilities' || execute === 'query-version' ? { return: {} } : undefined;
+    const answer = standard ?? this.#script(execute, args ?? {});
+    if (answer !== undefined) this.#write(client, `${JSON.stringify(answer)}\r\n`);
+  }
+}
