@@ -33,6 +33,12 @@ export interface DeviceMigration {
   estimate(): number;
   /** The whole state. */
   save(): Iterable<StateRecord>;
+  /**
+   * Set by a device that can't see what changes under it (memory that clients map): its `final()` gives
+   * the whole state again, and the stream then starts afresh, so that it loads with or without what
+   * PRE_COPY sent.
+   */
+  readonly finalIsComplete?: boolean;
   /** Present: the device supports PRE_COPY. */
   preCopy?(): PreCopySession;
   /** A state of `version` follows; forget what is there. Throw `StateRefused` for what can't be loaded. */

@@ -1,4 +1,4 @@
-import type { GuestMemory } from '../dma/types.ts';
+import type { GuestMemory, MessageDma } from '../dma/types.ts';
 import type { Logger } from '../log.ts';
 import type { Timer, Watch } from '../loop/types.ts';
 import type { DeviceMigration } from './migration.ts';
@@ -32,6 +32,11 @@ export interface Interrupts {
 export interface DeviceHost {
   readonly log: Logger;
   readonly dma: GuestMemory;
+  /**
+   * DMA by message to the client, whatever is mapped; waits for the replies. The client notes such writes as
+   * its own, so they need no dirty log. Slower by far than `dma`: for what only the client can reach.
+   */
+  readonly messages: Pick<MessageDma, 'read' | 'write'>;
   readonly interrupts: Interrupts;
   readonly pci: {
     /** Bus Master Enable: without it a device must not start DMA or MSI. */

@@ -101,6 +101,18 @@ export class FlatMemory implements GuestMemory {
 export class TestHost implements DeviceHost {
   readonly log = silentLogger;
   readonly dma: FlatMemory;
+  /** Messages moved, oldest first. */
+  readonly messageLog: { kind: 'read' | 'write'; iova: number; length: number }[] = [];
+  readonly messages = {
+    read: (iova: number, target: Uint8Array): void => {
+      this.messageLog.push({ kind: 'read', iova, length: target.length });
+      this.dma.read(iova, target);
+    },
+    write: (iova: number, source: Uint8Array): void => {
+      this.messageLog.push({ kind: 'write', iova, length: source.length });
+      this.dma.bytes.set(source, iova);
+    },
+  };
   /** Vectors in the order they were triggered. */
   readonly triggered: number[] = [];
   intx = false;

@@ -1,0 +1,95 @@
+import { ifc } from './layout.ts';
+
+/**
+ * Capability structures of QUERY_HCA_CAP; only the fields that this device sets or a driver must find zero.
+ * Names and offsets as in `mlx5_ifc.h`.
+ */
+
+export const cmdHcaCap = ifc('cmd_hca_cap', 0x800, {
+  log_max_qp_sz: [0x88, 8],
+  log_max_qp: [0x9b, 5],
+  log_max_cq_sz: [0xc8, 8],
+  log_max_cq: [0xdb, 5],
+  log_max_eq_sz: [0xe0, 8],
+  log_max_mkey: [0xea, 6],
+  log_max_eq: [0xfc, 4],
+  max_indirection: [0x100, 8],
+  vport_counters: [0x181, 1],
+  max_qp_cnt: [0x186, 10],
+  pkey_table_size: [0x190, 16],
+  vport_group_manager: [0x1a0, 1],
+  nic_flow_table: [0x1a6, 1],
+  eswitch_manager: [0x1a7, 1],
+  port_type: [0x1b6, 2],
+  num_ports: [0x1b8, 8],
+  log_max_msg: [0x1c3, 5],
+  max_tc: [0x1cc, 4],
+  cqe_version: [0x1fc, 4],
+  striding_rq: [0x201, 1],
+  cmdif_checksum: [0x210, 2],
+  eth_net_offloads: [0x21c, 1],
+  cq_moderation: [0x222, 1],
+  cq_period_start_from_cqe: [0x22b, 1],
+  log_pg_sz: [0x258, 8],
+  bf: [0x260, 1],
+  log_bf_reg_size: [0x26b, 5],
+  max_wqe_sz_sq: [0x290, 16],
+  max_wqe_sz_rq: [0x2b0, 16],
+  log_max_transport_domain: [0x323, 5],
+  log_max_pd: [0x32b, 5],
+  log_max_rq: [0x363, 5],
+  log_max_sq: [0x36b, 5],
+  log_max_tir: [0x373, 5],
+  log_max_tis: [0x37b, 5],
+  basic_cyclic_rcv_wqe: [0x380, 1],
+  log_max_rqt: [0x38b, 5],
+  log_max_rqt_size: [0x393, 5],
+  log_max_tis_per_sq: [0x39b, 5],
+  log_max_stride_sz_rq: [0x3a3, 5],
+  log_min_stride_sz_rq: [0x3ab, 5],
+  log_max_stride_sz_sq: [0x3b3, 5],
+  log_min_stride_sz_sq: [0x3bb, 5],
+  log_max_wq_sz: [0x3db, 5],
+  disable_local_lb_uc: [0x3e1, 1],
+  disable_local_lb_mc: [0x3e2, 1],
+  log_max_vlan_list: [0x3eb, 5],
+  log_max_current_mc_list: [0x3f3, 5],
+  log_max_current_uc_list: [0x3fb, 5],
+  max_num_eqs: [0x470, 16],
+  log_max_l2_table: [0x483, 5],
+  log_uar_page_sz: [0x490, 16],
+  device_frequency_khz: [0x4e0, 32],
+});
+
+export const perProtocolNetworkingOffloadCaps = ifc('per_protocol_networking_offload_caps', 0x800, {
+  csum_cap: [0x0, 1],
+  vlan_cap: [0x1, 1],
+  lro_cap: [0x2, 1],
+  wqe_vlan_insert: [0x7, 1],
+  self_lb_en_modifiable: [0x8, 1],
+  max_lso_cap: [0xb, 5],
+  multi_pkt_send_wqe: [0x10, 2],
+  wqe_inline_mode: [0x12, 2],
+  rss_ind_tbl_cap: [0x14, 4],
+  cqe_checksum_full: [0x23, 1],
+});
+
+export const flowTableNicCap = ifc('flow_table_nic_cap', 0x8000, {
+  nic_rx_multi_path_tirs: [0x0, 1],
+  flow_table_properties_nic_receive: [0x200, 512],
+});
+
+export const flowTablePropLayout = ifc('flow_table_prop_layout', 0x200, {
+  ft_support: [0x0, 1],
+  flow_counter: [0x2, 1],
+  flow_modify_en: [0x3, 1],
+  modify_root: [0x4, 1],
+  identified_miss_table_mode: [0x5, 1],
+  flow_table_modify: [0x6, 1],
+  log_max_ft_size: [0x22, 6],
+  max_ft_level: [0x38, 8],
+  log_max_ft_num: [0x78, 8],
+  log_max_destination: [0x98, 8],
+  log_max_flow: [0xb8, 8],
+  ft_field_support: [0x100, 128],
+});
