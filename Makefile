@@ -1,0 +1,62 @@
+# The commands of a newcomer and of CI. Each brings what it needs first.
+#
+#   make setup [KERNEL=bookworm|trixie|backports]   everything below; quick when nothing is missing
+#   make test | test-fast | test-e2e                all tests; without a guest; with guests
+#   make demo | bench | fuzz | lint | doctor | libvfio-user | clean
+
+export KERNEL ?=
+NODE := node
+VITEST := node_modules/.bin/vitest
+SOURCES := $(shell find src device-models qemu-scripts images bench test -name '*.ts' 2>/dev/null)
+# Stamps tell "done and succeeded" from "was there".
+INSTALLED := node_modules/.installed
+BUILT := dist/.built
+
+.PHONY: setup build test test-fast test-e2e demo bench fuzz lint doctor libvfio-user clean
+.DELETE_ON_ERROR:
+
+setup: build
+	@$(NODE) dist/src/setup/main.js
+
+build: $(BUILT)
+
+# By content: a checkout that touches the lock file is no reason to install again.
+$(INSTALLED): package-lock.json
+	@sum=$$(sha256sum package-lock.json); \
+	if [ ! -d node_modules ] || [ "$$sum" != "$$(cat $@ 2>/dev/null)" ]; then \
+	  npm ci --no-audit --no-fund && echo "$$sum" >$@; \
+	else touch $@; fi
+
+$(BUILT): $(INSTALLED) tsconfig.json $(SOURCES)
+	@node_modules/.bin/tsc -p tsconfig.json
+	@touch $@
+
+test: setup lint
+	$(VITEST) run $(VITEST_ARGS)
+
+test-fast: build
+	$(VITEST) run --project fast $(VITEST_ARGS)
+
+test-e2e: setup
+	$(VITEST) run --project e2e $(VITEST_ARGS)
+
+demo: setup
+	$(NODE) dist/src/cli/main.js demo $(DEMO_ARGS)
+
+bench: setup
+	$(NODE) dist/bench/main.js $(BENCH_ARGS)
+
+fuzz: build
+	$(NODE) dist/test/fuzz/main.js $(FUZZ_ARGS)
+
+lint: $(INSTALLED)
+	node_modules/.bin/biome check .
+
+doctor: build
+	@$(NODE) dist/src/cli/main.js doctor
+
+libvfio-user: build
+	$(NODE) dist/src/setup/libvfio-user.js
+
+clean:
+	rm -rf dist

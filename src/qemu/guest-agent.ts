@@ -1,0 +1,243 @@
+import { randomBytes } from 'node:crypto';
+import { connect, type Socket } from 'node:net';
+import { crc32 } from 'node:zlib';
+import { CompanionError, errno } from '../errors.ts';
+
+/** What a command in the guest came to. */
+export interface GuestResult {
+  /** Exit status of the shell; 128 + N after signal N. */
+  readonly status: number;
+  /** Standard output and standard error, in the order in which they came. */
+  readonly stdout: string;
+  /** The output was longer than what the agent keeps (1 MiB), and was cut off. */
+  readonly truncated: boolean;
+}
+
+export interface RunOptions {
+  /** Give up, and kill the command in the guest, after so many milliseconds (default 60,000). */
+  readonly timeoutMs?: number;
+}
+
+/** A command could not be run in the guest, or did not end in time. */
+export class GuestAgentError extends CompanionError {
+  constructor(message: string, hint: string) {
+    super('VC_GUEST_AGENT', message, { errno: errno.ETIMEDOUT, hint });
+  }
+}
+
+const frameStart = 1;
+const frameEnd = 10;
+const defaultTimeoutMs = 60_000;
+/** A request without an answer is sent again after so long, and then after twice as long, up to the limit. */
+const firstResendMs = 700;
+const lastResendMs = 10_000;
+const reconnectMs = 100;
+/** A request has to fit the agent's line buffer. */
+const commandLimit = 64 * 1024;
+/** Longer than any frame that the agent sends. */
+const frameLimit = 2 * 1024 * 1024;
+
+interface Pending {
+  readonly frame: string;
+  readonly resolve: (result: GuestResult) => void;
+  readonly reject: (error: Error) => void;
+  resend: NodeJS.Timeout | undefined;
+  delayMs: number;
+}
+
+/**
+ * Host side of the guest's control agent (`images/guest/agent.c`, where the frames are described), over the
+ * UNIX socket of the chardev behind the guest's second serial port:
+ *
+ *     -chardev socket,id=agent,path=PATH,server=on,wait=off -serial file:console.log -serial chardev:agent
+ *
+ * It lives through a live migration: call `attach` with the destination's socket, before or after the guest
+ * has moved. Requests that were under way are sent again, and the guest runs each of them once.
+ */
+export class GuestAgent {
+  readonly #prefix = randomBytes(6).toString('hex');
+  readonly #pending = new Map<string, Pending>();
+  #counter = 0;
+  #socket: Socket | undefined;
+  /** Connections to QEMUs that the guest has left. */
+  readonly #left = new Set<Socket>();
+  #path: string;
+  #closed = false;
+  #reconnect: NodeJS.Timeout | undefined;
+
+  /** Starts to connect; QEMU may not have made the socket yet. */
+  constructor(path: string) {
+    this.#path = path;
+    this.#connect();
+  }
+
+  /**
+   * Talks to the guest through another QEMU from now on: after a migration, the destination's. The old
+   * connection stays open for what is still on its way through it, until that QEMU goes away.
+   */
+  attach(path: string): void {
+    this.#path = path;
+    const old = this.#socket;
+    if (old !== undefined && !old.destroyed) {
+      this.#left.add(old);
+      old.once('close', () => this.#left.delete(old));
+    }
+    this.#socket = undefined;
+    this.#connect();
+  }
+
+  /**
+   * Runs `command` in the guest's shell, as root, and waits for its end.
+   * @throws GuestAgentError when it has not ended within `timeoutMs`
+   */
+  async run(command: string, options: RunOptions = {}): Promise<GuestResult> {
+    const bytes = Buffer.from(command);
+    if (this.#closed) throw new GuestAgentError('the guest agent is closed', 'use another GuestAgent');
+    if (bytes.length > commandLimit) {
+      throw new GuestAgentError(`a guest command of ${bytes.length} bytes is too long`, 'send it in parts');
+    }
+    const timeoutMs = options.timeoutMs ?? defaultTimeoutMs;
+    const id = `${this.#prefix}-${++this.#counter}`;
+    const frame = `\x01R ${id} ${checksum(bytes)} ${bytes.toString('base64')}\n`;
+    let deadline: NodeJS.Timeout | undefined;
+    try {
+      return await new Promise<GuestResult>((resolve, reject) => {
+        const pending: Pending = { frame, resolve, reject, resend: undefined, delayMs: firstResendMs };
+        this.#pending.set(id, pending);
+        this.#send(pending);
+        deadline = setTimeout(() => {
+          this.#socket?.write(`\x01K ${id}\n`);
+          const what = command.length > 80 ? `${command.slice(0, 80)}…` : command;
+          reject(
+            new GuestAgentError(
+              `no answer from the guest within ${timeoutMs} ms: ${what}`,
+              'look at the console log of the guest, and at whether its vCPUs run',
+            ),
+          );
+        }, timeoutMs);
+      });
+    } finally {
+      clearTimeout(deadline);
+      clearTimeout(this.#pending.get(id)?.resend);
+      this.#pending.delete(id);
+    }
+  }
+
+  /** Like `run`, but fails unless the exit status is 0; returns the output without its last line end. */
+  async check(command: string, options: RunOptions = {}): Promise<string> {
+    const { status, stdout } = await this.run(command, options);
+    if (status === 0) return stdout.replace(/\n$/, '');
+    throw new GuestAgentError(
+      `in the guest, "${command}" ended with status ${status}: ${stdout.trim()}`,
+      'look at the console log of the guest',
+    );
+  }
+
+  /** Waits until the guest has booted, loaded its drivers and answers. */
+  async waitReady(options: RunOptions = {}): Promise<void> {
+    await this.check('until [ -e /run/ready ]; do sleep 0.05; done', options);
+  }
+
+  /** Closes the connection. What is under way fails. */
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#reconnect);
+    for (const socket of this.#left) socket.destroy();
+    this.#socket?.destroy();
+    const error = new GuestAgentError('the guest agent was closed', 'wait for running commands first');
+    for (const { reject } of this.#pending.values()) reject(error);
+  }
+
+  #connect(): void {
+    clearTimeout(this.#reconnect);
+    if (this.#closed) return;
+    const path = this.#path;
+    const socket = connect(path);
+    const reader = new FrameReader((frame) => this.#receive(frame));
+    socket.on('data', (chunk) => reader.push(chunk));
+    socket.on('error', () => {});
+    socket.on('connect', () => {
+      if (this.#socket !== socket) return;
+      for (const pending of this.#pending.values()) this.#send(pending);
+    });
+    socket.on('close', () => {
+      if (this.#socket === socket) this.#reconnect = setTimeout(() => this.#connect(), reconnectMs);
+    });
+    this.#socket = socket;
+  }
+
+  #send(pending: Pending): void {
+    clearTimeout(pending.resend);
+    const socket = this.#socket;
+    // Nothing is queued for a socket that is not open: opening it sends all that is pending.
+    if (socket?.readyState === 'open') {
+      socket.write(pending.frame);
+      pending.resend = setTimeout(() => this.#send(pending), pending.delayMs);
+      pending.delayMs = Math.min(pending.delayMs * 2, lastResendMs);
+    }
+  }
+
+  #receive(frame: string): void {
+    const [kind, id = '', status = '', flag, sum, base64 = ''] = frame.split(' ');
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
+    if (kind === 'N') {
+      this.#send(pending);
+    } else if (kind === 'A') {
+      const bytes = Buffer.from(base64, 'base64');
+      if (checksum(bytes) !== sum) this.#send(pending);
+      else pending.resolve({ status: Number(status), stdout: bytes.toString(), truncated: flag === 't' });
+    }
+  }
+}
+
+function checksum(bytes: Uint8Array): string {
+  return crc32(bytes).toString(16).padStart(8, '0');
+}
+
+/** Cuts the byte stream of the serial port into frames; anything outside a frame is dropped. */
+class FrameReader {
+  readonly #deliver: (frame: string) => void;
+  #chunks: Buffer[] = [];
+  #length = 0;
+  #inFrame = false;
+
+  constructor(deliver: (frame: string) => void) {
+    this.#deliver = deliver;
+  }
+
+  push(chunk: Buffer): void {
+    let rest = chunk;
+    while (rest.length > 0) {
+      const start = rest.indexOf(frameStart);
+      const end = rest.indexOf(frameEnd);
+      if (start >= 0 && (end < 0 || start < end)) {
+        this.#begin();
+        rest = rest.subarray(start + 1);
+        continue;
+      }
+      const stop = end < 0 ? rest.length : end;
+      if (this.#inFrame) this.#append(rest.subarray(0, stop));
+      if (end >= 0) this.#finish();
+      rest = rest.subarray(end < 0 ? stop : stop + 1);
+    }
+  }
+
+  #begin(): void {
+    this.#chunks = [];
+    this.#length = 0;
+    this.#inFrame = true;
+  }
+
+  #append(part: Buffer): void {
+    this.#length += part.length;
+    if (this.#length > frameLimit) this.#inFrame = false;
+    else this.#chunks.push(part);
+  }
+
+  #finish(): void {
+    if (this.#inFrame) this.#deliver(Buffer.concat(this.#chunks).toString('latin1'));
+    this.#chunks = [];
+    this.#inFrame = false;
+  }
+}

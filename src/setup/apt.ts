@@ -1,0 +1,299 @@
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { execa } from 'execa';
+import { type PackageSet, type Release, type ReleaseName, releases, scriptOnlyPackages } from './catalog.ts';
+import { SetupError } from './errors.ts';
+import { sha256File } from './hash.ts';
+
+/** One package file, as apt's signed indices describe it. */
+export interface PackageFile {
+  readonly name: string;
+  readonly version: string;
+  /** File name in the pool. */
+  readonly file: string;
+  readonly size: number;
+  readonly sha256: string;
+}
+
+/** The Debian mirrors that this machine is configured with. */
+export interface Mirrors {
+  readonly archive: string;
+  readonly security: string | undefined;
+}
+
+const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg';
+const mirrorVariable = 'VFIO_COMPANION_DEBIAN_MIRROR';
+const debianSuites =
+  /^(bullseye|bookworm|trixie|forky|duke|oldoldstable|oldstable|stable|testing|sid|unstable)$/;
+
+/** Output of a command, or `undefined` when it cannot be run or fails. */
+async function output(command: string, args: readonly string[]): Promise<string | undefined> {
+  const result = await execa(command, args, { reject: false });
+  return result.exitCode === 0 ? result.stdout : undefined;
+}
+
+/**
+ * Reads `apt-get indextargets` lines of the form `suite|component|URI` and picks the mirrors: the first
+ * source that serves a Debian release, and the first that serves a `-security` suite.
+ */
+export function pickMirrors(indexTargets: string): Mirrors | undefined {
+  let archive: string | undefined;
+  let security: string | undefined;
+  for (const line of indexTargets.split('\n')) {
+    const [suite = '', component = '', uri = ''] = line.split('|');
+    if (component !== 'main' || uri === '') continue;
+    if (debianSuites.test(suite)) archive ??= uri;
+    const [release = '', rest = ''] = suite.split(/[-/](.*)/);
+    if (debianSuites.test(release) && rest === 'security') security ??= uri;
+  }
+  return archive === undefined ? undefined : { archive, security };
+}
+
+/** Mirrors from `$VFIO_COMPANION_DEBIAN_MIRROR` (`URI[ URI-of-security]`) or from the machine's apt. */
+export async function findMirrors(env: NodeJS.ProcessEnv = process.env): Promise<Mirrors> {
+  const [archive, security] = (env[mirrorVariable] ?? '').split(/[\s,]+/);
+  if (archive !== undefined && archive !== '') return { archive, security };
+  const targets = await output('apt-get', [
+    'indextargets',
+    '--format',
+    '$(RELEASE)|$(COMPONENT)|$(REPO_URI)',
+  ]);
+  if (targets === undefined) {
+    throw new SetupError(
+      'apt-get cannot be run, and packages are needed from Debian',
+      'use a Debian machine, or provide QEMU >= 10.1 by VFIO_COMPANION_QEMU',
+    );
+  }
+  const mirrors = pickMirrors(targets);
+  if (mirrors === undefined) {
+    throw new SetupError(
+      "this machine's apt configuration names no Debian mirror",
+      `set ${mirrorVariable} to the URI of one`,
+    );
+  }
+  return mirrors;
+}
+
+/** The lines of a `sources.list` for `release` on `mirrors`. */
+export function sourcesFor(release: Release, mirrors: Mirrors, signedBy: string | undefined): string {
+  const option = signedBy === undefined ? '' : ` [signed-by=${signedBy}]`;
+  const lines = release.archive.map((suite) => `deb${option} ${mirrors.archive} ${suite} main`);
+  if (mirrors.security !== undefined) {
+    for (const suite of release.security) lines.push(`deb${option} ${mirrors.security} ${suite} main`);
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+/** Parses what `apt-get install --print-uris` prints: `'URI' file size SHA256:digest`. */
+export function parseUris(text: string): PackageFile[] {
+  const found: PackageFile[] = [];
+  for (const line of text.split('\n')) {
+    const match = /^'[^']*' (\S+) (\d+) SHA256:([0-9a-f]{64})$/.exec(line.trim());
+    if (match === null) continue;
+    const [, file = '', size = '', sha256 = ''] = match;
+    const parts = /^([a-z0-9][a-z0-9+.-]*)_([^_]+)_[a-z0-9]+\.deb$/.exec(file);
+    if (parts === null) continue;
+    const [, name = '', version = ''] = parts;
+    found.push({ name, version: decodeURIComponent(version), file, size: Number(size), sha256 });
+  }
+  return found;
+}
+
+/** Why apt failed, as one sentence and the way out. */
+function aptFailure(what: string, stderr: string): SetupError {
+  const errors = stderr.split('\n').filter((line) => /^(E|Err|W):?/.test(line.trim()));
+  const first = errors[0]?.trim() ?? stderr.trim().split('\n').at(-1) ?? 'no message';
+  if (/NO_PUBKEY|EXPKEYSIG|public key is not available/.test(stderr)) {
+    return new SetupError(
+      `${what}: the archive's signature cannot be checked (${first})`,
+      'apt-get install --only-upgrade debian-archive-keyring',
+    );
+  }
+  return new SetupError(
+    `${what}: ${first}`,
+    `check the network and the mirror of this machine (or set ${mirrorVariable}), then run make setup again`,
+  );
+}
+
+/**
+ * An apt of our own beside the system's: own sources, lists and (empty) package status, while the transport
+ * options, proxies and credentials of the machine's apt stay in force. apt checks signatures and hashes.
+ */
+export class PrivateApt {
+  readonly #release: ReleaseName;
+  readonly #root: string;
+  readonly #pool: string;
+  #updateError: string | undefined;
+  #updated = false;
+
+  /**
+   * @param root folder for this release's apt state
+   * @param pool folder where package files are kept
+   */
+  constructor(release: ReleaseName, root: string, pool: string) {
+    this.#release = release;
+    this.#root = root;
+    this.#pool = pool;
+  }
+
+  /** Resolves `set` with everything it depends on, from fresh indices if they can be had. */
+  async resolve(set: PackageSet): Promise<PackageFile[]> {
+    await this.#update();
+    const target = set.target === undefined ? [] : ['-t', set.target];
+    // Without ForceHash apt prints no digest when the index has a single kind.
+    const options = ['-o', 'Acquire::ForceHash=SHA256', '-y', '--no-install-recommends', '--print-uris'];
+    const result = await this.#apt(['install', ...options, ...target, ...set.packages]);
+    const packages = parseUris(result.stdout).filter(
+      ({ name }) => !scriptOnlyPackages.test(name) && (set.keep?.test(name) ?? true),
+    );
+    if (result.exitCode !== 0 || packages.length === 0) {
+      throw aptFailure(
+        `cannot resolve ${set.packages.join(', ')} in Debian ${set.target ?? this.#release}`,
+        this.#updateError ?? result.stderr,
+      );
+    }
+    return packages.sort((a, b) => (a.file < b.file ? -1 : 1));
+  }
+
+  /** Brings every one of `files` into the pool, checked; what is there and whole is not fetched again. */
+  async fetch(files: readonly PackageFile[]): Promise<void> {
+    mkdirSync(this.#pool, { recursive: true });
+    const missing = await damaged(this.#pool, files);
+    if (missing.length === 0) return;
+    for (const { file } of missing) rmSync(join(this.#pool, file), { force: true });
+    await this.#update();
+    const wanted = missing.map(({ name, version }) => `${name}=${version}`);
+    const result = await this.#apt(['download', ...wanted], this.#pool);
+    const still = await damaged(this.#pool, files);
+    if (still.length > 0) {
+      const names = still.map(({ name }) => name).join(', ');
+      throw aptFailure(`cannot download ${names}`, this.#updateError ?? result.stderr);
+    }
+  }
+
+  /**
+   * Downloads the upstream tarball of source package `name` of this release (not of its backports) into
+   * `folder`, checked by apt against the signed index. Returns its file name.
+   */
+  async source(name: string, folder: string): Promise<string> {
+    await this.#configure();
+    // Lists of their own: source indices are large, and nothing else needs them.
+    const sources = join(this.#root, 'etc/sources-src.list');
+    const binary = readFileSync(join(this.#root, 'etc/sources.list'), 'utf8');
+    writeFileSync(sources, binary.replaceAll(/^deb(?= )/gm, 'deb-src'), { mode: 0o600 });
+    const lists = join(this.#root, 'lists-src');
+    mkdirSync(join(lists, 'partial'), { recursive: true });
+    const own = ['-o', `Dir::Etc::sourcelist=${sources}`, '-o', `Dir::State::lists=${lists}`];
+    const what = `cannot download the source of ${name} from Debian ${this.#release}`;
+    const update = await this.#apt([...own, 'update']);
+    mkdirSync(folder, { recursive: true });
+    const args = ['source', '--download-only', '--tar-only', '--only-source', `${name}/${this.#release}`];
+    const result = await this.#apt([...own, ...args], folder);
+    const tarball = readdirSync(folder).find(
+      (file) => file.startsWith(`${name}_`) && file.includes('.orig.tar.'),
+    );
+    if (result.exitCode !== 0 || tarball === undefined) {
+      throw aptFailure(what, `${update.exitCode === 0 ? '' : update.stderr}\n${result.stderr}`);
+    }
+    return tarball;
+  }
+
+  async #update(): Promise<void> {
+    if (this.#updated) return;
+    await this.#configure();
+    const result = await this.#apt(['update']);
+    const failed = result.exitCode !== 0 || /^(Err|E|W: Failed)/m.test(`${result.stdout}\n${result.stderr}`);
+    this.#updateError = failed ? `${result.stderr}\n${result.stdout}` : undefined;
+    this.#updated = true;
+  }
+
+  async #configure(): Promise<void> {
+    const folders = ['lists/partial', 'cache/archives/partial', 'etc/parts', 'etc/preferences.d'];
+    for (const folder of folders) mkdirSync(join(this.#root, folder), { recursive: true });
+    const mirrors = await findMirrors();
+    const signedBy = existsSync(keyring) ? keyring : undefined;
+    writeFileSync(
+      join(this.#root, 'etc/sources.list'),
+      sourcesFor(releases[this.#release], mirrors, signedBy),
+      {
+        mode: 0o600,
+      },
+    );
+    writeFileSync(join(this.#root, 'status'), '');
+    const conf = join(this.#root, 'apt.conf');
+    writeFileSync(conf, await this.#machineOptions(), { mode: 0o600 });
+    chmodSync(conf, 0o600);
+  }
+
+  /** The machine's `Acquire` options (proxies, transports, time-outs), and our own folders. */
+  async #machineOptions(): Promise<string> {
+    const dump = (await output('apt-config', ['dump', '--format', '%F "%v";%n'])) ?? '';
+    const kept = dump
+      .split('\n')
+      .filter((line) => /^Acquire::(?!IndexTargets|Languages)\S+ ".*";$/.test(line));
+    const netrc = await output('apt-config', [
+      'shell',
+      'f',
+      'Dir::Etc::netrc/f',
+      'd',
+      'Dir::Etc::netrcparts/d',
+    ]);
+    const login = /f='([^']*)'\s+d='([^']*)'/.exec(netrc ?? '');
+    const own: Record<string, string> = {
+      'Dir::State': this.#root,
+      'Dir::State::lists': join(this.#root, 'lists'),
+      'Dir::State::status': join(this.#root, 'status'),
+      'Dir::Cache': join(this.#root, 'cache'),
+      'Dir::Etc::sourcelist': join(this.#root, 'etc/sources.list'),
+      'Dir::Etc::sourceparts': '/dev/null',
+      'Dir::Etc::main': '/dev/null',
+      'Dir::Etc::parts': join(this.#root, 'etc/parts'),
+      'Dir::Etc::preferences': '/dev/null',
+      'Dir::Etc::preferencesparts': join(this.#root, 'etc/preferences.d'),
+      // The download sandbox user cannot enter a private cache folder.
+      'APT::Sandbox::User': 'root',
+      'APT::Architecture': 'amd64',
+      'APT::Architectures': 'amd64',
+      'Acquire::Languages': 'none',
+      'Acquire::Retries': '2',
+    };
+    if (login !== null) {
+      own['Dir::Etc::netrc'] = login[1] ?? '';
+      own['Dir::Etc::netrcparts'] = login[2] ?? '';
+    }
+    const lines = Object.entries(own).map(([key, value]) => `${key} "${value}";`);
+    return `${[...kept, ...lines].join('\n')}\n`;
+  }
+
+  async #apt(args: readonly string[], cwd?: string) {
+    return await execa('apt-get', ['-q', ...args], {
+      reject: false,
+      env: { APT_CONFIG: join(this.#root, 'apt.conf'), LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' },
+      ...(cwd === undefined ? {} : { cwd }),
+    });
+  }
+}
+
+/** Those of `files` that are missing from `pool` or are not byte for byte what apt's index says. */
+export async function damaged(pool: string, files: readonly PackageFile[]): Promise<PackageFile[]> {
+  const bad: PackageFile[] = [];
+  const present = new Set(existsSync(pool) ? readdirSync(pool) : []);
+  for (const entry of files) {
+    const path = join(pool, entry.file);
+    const whole =
+      present.has(entry.file) &&
+      statSync(path).size === entry.size &&
+      (await sha256File(path)) === entry.sha256;
+    if (!whole) bad.push(entry);
+  }
+  return bad;
+}

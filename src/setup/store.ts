@@ -1,0 +1,112 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { damaged, type PackageFile, PrivateApt } from './apt.ts';
+import type { PackageSet, ReleaseName } from './catalog.ts';
+import { identity } from './hash.ts';
+import { withLock } from './lock.ts';
+import { faultOf, type Manifest, makeFolder, readManifest } from './tree.ts';
+
+export interface StoreOptions {
+  /** Told in one line what is being done. */
+  readonly say?: (line: string) => void;
+  /** Compare contents, not only sizes, of what is there already. */
+  readonly deep?: boolean;
+  /** Look for newer packages even if what is there is whole. */
+  readonly update?: boolean;
+}
+
+/**
+ * The folder of everything that set-up brings: `apt/` (indices), `debs/` (package files), and one folder
+ * for each finished thing. Only `ensure` changes it, and only under its lock.
+ */
+export class Store {
+  readonly root: string;
+  readonly pool: string;
+  readonly deep: boolean;
+  readonly #say: (line: string) => void;
+  readonly #update: boolean;
+  readonly #apts = new Map<ReleaseName, PrivateApt>();
+
+  constructor(root: string, options: StoreOptions = {}) {
+    this.root = root;
+    this.pool = join(root, 'debs');
+    this.deep = options.deep ?? false;
+    this.#update = options.update ?? false;
+    this.#say = options.say ?? (() => {});
+  }
+
+  say(line: string): void {
+    this.#say(line);
+  }
+
+  path(...names: string[]): string {
+    return join(this.root, ...names);
+  }
+
+  /** Runs `work` as the only process that changes this store. */
+  async exclusively<T>(work: () => Promise<T>): Promise<T> {
+    mkdirSync(this.root, { recursive: true });
+    return await withLock(this.path('lock'), work, () =>
+      this.say('waiting for another set-up that is running (it holds the lock of the cache)'),
+    );
+  }
+
+  /**
+   * Makes sure that folder `name` holds what `fill` makes of the package set, and returns its manifest.
+   * A whole folder is left alone. A damaged one is made again from the package files that it was made
+   * from, which needs the network only if those are damaged too.
+   */
+  async ensurePackages(
+    name: string,
+    set: PackageSet,
+    recipe: string,
+    fill: (into: string, packages: readonly PackageFile[]) => Promise<Record<string, string>>,
+  ): Promise<Manifest> {
+    const folder = this.path(name);
+    const known = readManifest(folder);
+    const current = known !== undefined && known.id === packagesId(known.packages, recipe);
+    if (current && !this.#update && (await faultOf(folder, this.deep)) === undefined) return known;
+    return await this.exclusively(async () => {
+      const manifest = readManifest(folder);
+      const fault = await faultOf(folder, this.deep);
+      const same = manifest !== undefined && manifest.id === packagesId(manifest.packages, recipe);
+      if (same && fault === undefined && !this.#update) return manifest;
+      if (fault !== undefined && fault !== 'not there') this.say(`${name}: ${fault}; making it again`);
+      const packages = await this.#packageFiles(set, this.#update ? undefined : manifest?.packages);
+      const id = packagesId(packages, recipe);
+      if (manifest !== undefined && manifest.id === id && fault === undefined) return manifest;
+      this.say(`${name}: unpacking`);
+      return await makeFolder(folder, id, packages, async (into) => await fill(into, packages));
+    });
+  }
+
+  /** The files of `set` in the pool, each checked. Those of an earlier run are used again if possible. */
+  async #packageFiles(
+    set: PackageSet,
+    earlier: readonly PackageFile[] | undefined,
+  ): Promise<readonly PackageFile[]> {
+    if (earlier !== undefined && (await damaged(this.pool, earlier)).length === 0) return earlier;
+    const apt = this.#apt(set.release);
+    this.say(`${set.packages.join(', ')}: asking Debian ${set.target ?? set.release}`);
+    const packages = await apt.resolve(set);
+    const missing = await damaged(this.pool, packages);
+    const bytes = missing.reduce((sum, { size }) => sum + size, 0);
+    if (bytes > 0) this.say(`downloading ${missing.length} packages, ${(bytes / 1e6).toFixed(1)} MB`);
+    await apt.fetch(packages);
+    return packages;
+  }
+
+  #apt(release: ReleaseName): PrivateApt {
+    let apt = this.#apts.get(release);
+    if (apt === undefined) {
+      apt = new PrivateApt(release, this.path('apt', release), this.pool);
+      this.#apts.set(release, apt);
+    }
+    return apt;
+  }
+}
+
+/** Identity of a folder made from `packages` by `recipe`. */
+function packagesId(packages: readonly PackageFile[], recipe: string): string {
+  return identity([recipe, ...packages.flatMap(({ file, sha256 }) => [file, sha256])]);
+}
