@@ -1,0 +1,15 @@
+export * from './capabilities.ts';
+export * from './command.ts';
+export * from './cq.ts';
+export * from './eq.ts';
+export * from './flow.ts';
+export * from './function.ts';
+export * from './init-segment.ts';
+export { type BitField, type FieldTable, Layout } from './layout.ts';
+export * from './ppcnt.ts';
+export * from './queue-entries.ts';
+export * from './registers.ts';
+export * from './resources.ts';
+export * from './transport.ts';
+export * from './vport.ts';
+export * from './wq.ts';
