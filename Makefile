@@ -56,7 +56,7 @@ doctor: build
 	@$(NODE) dist/src/cli/main.js doctor
 
 libvfio-user: build
-	$(NODE) dist/src/setup/libvfio-user.js
+	$(NODE) dist/src/setup/libvfio-user-main.js
 
 clean:
 	rm -rf dist
