@@ -57,6 +57,25 @@ export interface MessageDma {
   write(iova: number, source: Uint8Array): void;
   /** False inside a register read, when waiting would deadlock the client. */
   readonly mayWait: boolean;
+  /**
+   * Writes `bytes[i]` to `addresses[i]`, for `i` below `count`, each as a message of its own, pipelined: a way to
+   * mark pages dirty at the client. Errors of single writes are counted, not thrown; `results[i]` gets the errno
+   * of each (0: written). Absent where a transport has nothing better than `write` in a loop.
+   */
+  writeByteBatch?(
+    addresses: ArrayLike<number>,
+    count: number,
+    bytes: Uint8Array,
+    results?: Int32Array,
+  ): ByteBatchResult;
+}
+
+/** Outcome of `MessageDma.writeByteBatch`. */
+export interface ByteBatchResult {
+  /** Writes that the client refused. */
+  readonly failed: number;
+  /** errno of the first of them; 0 when all were done. */
+  readonly firstErrno: number;
 }
 
 /** Where each DMA write is noted when logging is on. */
