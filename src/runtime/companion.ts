@@ -1,0 +1,176 @@
+import type { GuestMemory, MessageDma } from '../dma/types.ts';
+import { CompanionError, errno, errnoOf, RequestError } from '../errors.ts';
+
+/** What the companion operations reach of a runtime; see docs/protocol-extensions.md. */
+export interface CompanionTarget {
+  info(): Record<string, unknown>;
+  hold(on: boolean): void;
+  reset(): void;
+  fireVectors(): number;
+  /** The client on the device socket. */
+  client(): MessageDma | undefined;
+  readonly memory: GuestMemory;
+  /** Pages written and not yet reported, by address; clears them. */
+  takeDirtyPages(): Float64Array;
+  dirtyPageEstimate(): number;
+  /** Operations of the model's own (a NIC's port, say). */
+  modelOperation(op: string, request: Readonly<Record<string, unknown>>): unknown;
+}
+
+/** A batch may not move more than this: it is answered in one message. */
+const batchLimit = 512 * 1024;
+const operationLimit = 4096;
+const nsPerMicrosecond = 1000;
+
+type Request = Readonly<Record<string, unknown>>;
+
+/**
+ * The operations that a switchover needs beyond the migration protocol, each one step that the orchestrator
+ * can't do for itself: only the device's server can write guest memory so that QEMU notices.
+ */
+export class CompanionService {
+  readonly #target: CompanionTarget;
+  readonly #now: () => number;
+  readonly #operations: Readonly<Record<string, (request: Request) => unknown>>;
+
+  constructor(target: CompanionTarget, now: () => number) {
+    this.#target = target;
+    this.#now = now;
+    this.#operations = {
+      info: () => target.info(),
+      hold: ({ on }) => {
+        target.hold(flag(on, 'on'));
+        return {};
+      },
+      reset: () => {
+        target.reset();
+        return {};
+      },
+      barrier: () => this.#barrier(),
+      dma: (request) => this.#dma(request),
+      markDirty: () => this.#markDirty(),
+      dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
+      fireVectors: () => ({ fired: target.fireVectors() }),
+    };
+  }
+
+  /** Carries out one request; throws `CompanionError` with the errno of the answer. */
+  handle(request: unknown): unknown {
+    if (typeof request !== 'object' || request === null || Array.isArray(request)) {
+      throw new RequestError(errno.EINVAL, 'a companion request is a map with an "op"');
+    }
+    const given = request as Request;
+    const { op } = given;
+    if (typeof op !== 'string') throw new RequestError(errno.EINVAL, 'a companion request needs an "op"');
+    if (Object.hasOwn(this.#operations, op)) return this.#operations[op]?.(given);
+    return this.#target.modelOperation(op, given);
+  }
+
+  #client(): MessageDma {
+    const client = this.#target.client();
+    if (client) return client;
+    throw new RequestError(errno.ENOTCONN, 'no client is connected to the device socket', {
+      hint: 'is QEMU still running?',
+    });
+  }
+
+  /** One DMA_READ: when it is answered, well or ill, everything the client had sent before has been executed. */
+  #barrier(): { errno: number } {
+    const byte = Buffer.alloc(1);
+    try {
+      this.#client().read(this.#target.memory.regions()[0]?.iova ?? 0, byte);
+      return { errno: 0 };
+    } catch (error) {
+      const value = errnoOf(error);
+      if (value === errno.ENOTCONN || value === errno.ETIMEDOUT) throw error;
+      return { errno: value };
+    }
+  }
+
+  #dma({ operations }: Request): { results: { errno: number; bytes?: Uint8Array }[] } {
+    if (!Array.isArray(operations) || operations.length > operationLimit) {
+      throw new RequestError(errno.EINVAL, `"operations" is a list of at most ${operationLimit}`);
+    }
+    const client = this.#client();
+    let budget = batchLimit;
+    const results = operations.map((operation: Request) => {
+      const reading = operation.read !== undefined;
+      const iova = address(reading ? operation.read : operation.write);
+      const bytes = reading ? Buffer.alloc(size(operation.length, budget)) : blob(operation.bytes);
+      budget -= bytes.length;
+      if (budget < 0) throw new RequestError(errno.E2BIG, `one batch moves at most ${batchLimit} bytes`);
+      try {
+        if (reading) client.read(iova, bytes);
+        else client.write(iova, bytes);
+        return reading ? { errno: 0, bytes } : { errno: 0 };
+      } catch (error) {
+        if (errnoOf(error) === errno.ENOTCONN) throw error;
+        return { errno: errnoOf(error) };
+      }
+    });
+    return { results };
+  }
+
+  /**
+   * Shows every logged page to the client: one byte of it is read through the mapping and written back by
+   * message, which changes nothing but the client's own dirty log. Only with the guest's CPUs stopped.
+   */
+  #markDirty(): { pages: number; failed: number; firstErrno: number; microseconds: number } {
+    const start = this.#now();
+    const client = this.#client();
+    const { memory } = this.#target;
+    const pages = this.#target.takeDirtyPages();
+    const bytes = new Uint8Array(pages.length);
+    let kept = 0;
+    let failed = 0;
+    let firstErrno = 0;
+    const fail = (error: unknown): void => {
+      if (!(error instanceof CompanionError)) throw error;
+      failed++;
+      firstErrno ||= error.errno;
+    };
+    for (const page of pages) {
+      try {
+        bytes[kept] = memory.readUint32LE(page) & 0xff;
+        pages[kept++] = page;
+      } catch (error) {
+        fail(error);
+      }
+    }
+    if (client.writeByteBatch) {
+      const outcome = client.writeByteBatch(pages, kept, bytes);
+      failed += outcome.failed;
+      firstErrno ||= outcome.firstErrno;
+    } else {
+      for (let at = 0; at < kept; at++) {
+        try {
+          client.write(pages[at] ?? 0, bytes.subarray(at, at + 1));
+        } catch (error) {
+          fail(error);
+        }
+      }
+    }
+    return { pages: pages.length, failed, firstErrno, microseconds: (this.#now() - start) / nsPerMicrosecond };
+  }
+}
+
+function flag(value: unknown, name: string): boolean {
+  if (typeof value === 'boolean') return value;
+  throw new RequestError(errno.EINVAL, `"${name}" is true or false`);
+}
+
+function address(value: unknown): number {
+  const number = typeof value === 'bigint' ? Number(value) : value;
+  if (typeof number === 'number' && Number.isSafeInteger(number) && number >= 0) return number;
+  throw new RequestError(errno.EINVAL, 'an address is a whole number below 2^53');
+}
+
+function size(value: unknown, limit: number): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= limit) return value;
+  throw new RequestError(errno.EINVAL, `a length is a whole number, at most ${limit} in one batch`);
+}
+
+function blob(value: unknown): Uint8Array {
+  if (value instanceof Uint8Array) return value;
+  throw new RequestError(errno.EINVAL, '"bytes" is binary data');
+}
