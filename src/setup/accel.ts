@@ -2,13 +2,14 @@ import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { execa } from 'execa';
+import type { GuestKernel } from './image.ts';
 import { cacheRoot } from './paths.ts';
 import type { Qemu } from './qemu.ts';
 
 /** What runs the guest's instructions. */
 export type Accelerator = 'kvm' | 'tcg';
 
-/** What became of a tiny guest that was run to see whether an accelerator works. */
+/** What became of a guest that was run to see whether an accelerator works. */
 export interface AcceleratorProbe {
   readonly works: boolean;
   /** Why not, in one line. */
@@ -16,51 +17,36 @@ export interface AcceleratorProbe {
 }
 
 const deadlineMs = 10_000;
-const romBytes = 64 * 1024;
-const resetVector = romBytes - 16;
-const debugExitPort = 0xf4;
-const token = 0x2a;
-/** isa-debug-exit ends QEMU with `value << 1 | 1`. */
-const expectedStatus = (token << 1) | 1;
-
-/** A firmware whose only act, at the x86 reset vector, is `mov al, token; out port, al; hlt`. */
-export function probeFirmware(): Uint8Array {
-  const rom = new Uint8Array(romBytes).fill(0xf4);
-  rom.set([0xb0, token, 0xe6, debugExitPort, 0xf4], resetVector);
-  return rom;
-}
+/** Printed by the guest's own set-up when user space is up. */
+const readyLine = 'vc: guest is ready';
 
 /**
- * Runs three guest instructions under `accelerator` and sees whether they have their effect before a
- * deadline. That `/dev/kvm` exists and can be opened does not say so: nested or emulated set-ups hang.
+ * Boots our guest under `accelerator` and sees whether it reaches user space and powers off before a
+ * deadline. Nothing less will do: there are hosts where `/dev/kvm` opens, and where firmware and real-mode
+ * code run, and where a stock kernel then hangs.
+ * @param limitMs deadline; a guest under KVM needs one or two seconds
  */
-export async function tryAccelerator(qemu: Qemu, accelerator: Accelerator): Promise<AcceleratorProbe> {
+export async function tryAccelerator(
+  qemu: Qemu,
+  kernel: GuestKernel,
+  accelerator: Accelerator,
+  limitMs = deadlineMs,
+): Promise<AcceleratorProbe> {
   const folder = mkdtempSync(join(tmpdir(), 'vfio-companion-probe-'));
   try {
-    const rom = join(folder, 'rom.bin');
-    writeFileSync(rom, probeFirmware());
-    const args = [
-      '-M',
-      'pc',
-      '-accel',
-      accelerator,
-      '-m',
-      '16',
-      '-nodefaults',
-      '-display',
-      'none',
-      '-no-reboot',
-    ];
-    const exit = ['-device', `isa-debug-exit,iobase=${debugExitPort},iosize=1`, '-bios', rom];
-    const result = await execa(qemu.command, [...qemu.args, ...args, ...exit], {
+    const log = join(folder, 'console.log');
+    const machine = ['-M', 'q35', '-accel', accelerator, '-cpu', 'max', '-m', '256', '-nodefaults'];
+    const quiet = ['-display', 'none', '-no-reboot', '-serial', `file:${log}`];
+    const append = 'console=ttyS0 quiet panic=-1 vc_noprobe=1 vc_poweroff=1';
+    const boot = ['-kernel', kernel.boot, '-initrd', kernel.initrd, '-append', append];
+    const result = await execa(qemu.command, [...qemu.args, ...machine, ...quiet, ...boot], {
       reject: false,
       stdin: 'ignore',
-      timeout: deadlineMs,
+      timeout: limitMs,
       killSignal: 'SIGKILL',
     });
-    if (result.exitCode === expectedStatus) return { works: true };
-    if (result.timedOut)
-      return { works: false, reason: `a guest made no progress in ${deadlineMs / 1000} s` };
+    if (result.exitCode === 0 && readFileSync(log, 'utf8').includes(readyLine)) return { works: true };
+    if (result.timedOut) return { works: false, reason: `a guest did not boot within ${limitMs / 1000} s` };
     const said = result.stderr.trim().split('\n').at(-1) ?? '';
     return {
       works: false,
@@ -82,7 +68,7 @@ interface Remembered {
  * Whether KVM runs a guest. The answer is remembered in the cache folder until the next boot; `fresh` asks
  * again.
  */
-export async function probeKvm(qemu: Qemu, fresh = false): Promise<AcceleratorProbe> {
+export async function probeKvm(qemu: Qemu, kernel: GuestKernel, fresh = false): Promise<AcceleratorProbe> {
   const file = join(cacheRoot(), 'accelerator.json');
   const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
   const id = `${qemu.command} ${qemu.version} uid ${process.getuid?.() ?? ''}`;
@@ -90,7 +76,7 @@ export async function probeKvm(qemu: Qemu, fresh = false): Promise<AcceleratorPr
     const known = remembered(file);
     if (known?.boot === boot && known.qemu === id) return known.kvm;
   }
-  const kvm = await tryAccelerator(qemu, 'kvm');
+  const kvm = await tryAccelerator(qemu, kernel, 'kvm');
   mkdirSync(cacheRoot(), { recursive: true });
   const draft = `${file}.${process.pid}`;
   writeFileSync(draft, JSON.stringify({ boot, qemu: id, kvm } satisfies Remembered));

@@ -253,6 +253,7 @@ export class PrivateApt {
       'Dir::State::lists': join(this.#root, 'lists'),
       'Dir::State::status': join(this.#root, 'status'),
       'Dir::Cache': join(this.#root, 'cache'),
+      'Dir::Cache::srcpkgcache': '',
       'Dir::Etc::sourcelist': join(this.#root, 'etc/sources.list'),
       'Dir::Etc::sourceparts': '/dev/null',
       'Dir::Etc::main': '/dev/null',

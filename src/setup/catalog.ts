@@ -49,7 +49,7 @@ export const qemuPackages: PackageSet = {
 
 /**
  * Guest userland. The shell is dash because busybox's own prefers its applets to the real programs.
- * `xz-utils` and `kmod` also serve the image build, on the host.
+ * `xz-utils`, `zstd` and `kmod` serve the image build, on the host; `kmod` the guest too.
  */
 const userland = [
   'busybox-static',
@@ -61,6 +61,7 @@ const userland = [
   'kmod',
   'pciutils',
   'xz-utils',
+  'zstd',
 ] as const;
 
 export const guestPackages: Record<ReleaseName, PackageSet> = {

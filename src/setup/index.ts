@@ -54,5 +54,15 @@ export async function probeAccelerator(): Promise<Accelerator> {
   if (named !== undefined && named !== '') {
     throw new SetupError(`VFIO_COMPANION_ACCEL=${named} is no accelerator`, 'use kvm or tcg, or unset it');
   }
-  return (await probeKvm(await locateQemu())).works ? 'kvm' : 'tcg';
+  return (await probeKvm(await locateQemu(), await anyKernel())).works ? 'kvm' : 'tcg';
+}
+
+/** The chosen kernel, or any other that is there. */
+async function anyKernel(): Promise<GuestKernel> {
+  const store = new Store(cacheRoot());
+  for (const name of Object.keys(kernels).filter(isKernelName)) {
+    const found = await findImage(store, name);
+    if (found !== undefined) return found;
+  }
+  return await locateKernel();
 }

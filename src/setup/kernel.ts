@@ -1,14 +1,17 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { execa } from 'execa';
+import { compressedKernel } from './bzimage.ts';
 import { guestModules, guestPackages, type KernelName, kernels, type ReleaseName } from './catalog.ts';
 import { SetupError } from './errors.ts';
 import type { Store } from './store.ts';
 import { type Manifest, unpack } from './tree.ts';
 
 const guestRecipe = 'guest 1';
-const kernelRecipe = `kernel 1 ${guestModules.join(' ')}`;
+const kernelRecipe = `kernel 2 ${guestModules.join(' ')}`;
 const library = 'usr/lib/x86_64-linux-gnu';
+/** An uncompressed kernel is some 70 MB. */
+const outputLimit = 512 * 1024 * 1024;
 
 /** Folder of the guest userland of `release`, below the store. */
 export function userlandFolder(release: ReleaseName): string {
@@ -23,15 +26,10 @@ export function kernelFolder(name: KernelName): string {
 /** Unpacks the guest userland of `release`. */
 export async function ensureUserland(store: Store, release: ReleaseName): Promise<Manifest> {
   const set = guestPackages[release];
-  return await store.ensurePackages(
-    userlandFolder(release),
-    set,
-    `${guestRecipe} ${set.packages.join(' ')}`,
-    async (into, packages) => {
-      await unpack(store.pool, packages, into);
-      return { release };
-    },
-  );
+  return await store.ensurePackages(userlandFolder(release), set, guestRecipe, async (into, packages) => {
+    await unpack(store.pool, packages, into);
+    return { release };
+  });
 }
 
 /** Runs `program` (a path below `tree`) with the tree's own dynamic loader and libraries. */
@@ -44,8 +42,13 @@ async function runFromTree(
   const libraries = join(tree, library);
   const loader = join(libraries, 'ld-linux-x86-64.so.2');
   const all = ['--library-path', libraries, ...loaderArgs, program, ...args];
-  const { stdout } = await execa(loader, all, { encoding: 'buffer' });
-  return stdout;
+  const result = await execa(loader, all, { encoding: 'buffer', maxBuffer: outputLimit, reject: false });
+  if (result.exitCode === 0) return result.stdout;
+  const said = Buffer.from(result.stderr).toString().trim().split('\n').at(-1) ?? '';
+  throw new SetupError(
+    `${program} failed: ${said}`,
+    'make setup again; if it stays so, delete the cache folder',
+  );
 }
 
 /** The shared libraries, dynamic loader included, that `program` of the userland in `tree` loads. */
@@ -72,13 +75,12 @@ export async function ensureKernel(store: Store, name: KernelName): Promise<Mani
     const whole = join(into, 'whole');
     mkdirSync(whole);
     await unpack(store.pool, packages, whole);
-    const image = readdirSync(join(whole, 'boot')).find((file) => file.startsWith('vmlinuz-'));
-    if (image === undefined)
-      throw new SetupError(`no vmlinuz in the packages of kernel ${name}`, 'report this');
-    const version = image.slice('vmlinuz-'.length);
-    renameSync(join(whole, 'boot', image), join(into, 'vmlinuz'));
-    const config = join(whole, 'boot', `config-${version}`);
-    if (existsSync(config)) renameSync(config, join(into, 'config'));
+    const version = readdirSync(join(whole, 'usr/lib/modules'))[0];
+    if (version === undefined)
+      throw new SetupError(`no modules in the packages of kernel ${name}`, 'report this');
+    takeFile(whole, version, 'vmlinuz', into);
+    takeFile(whole, version, 'config', into);
+    await extractKernel(tools, into);
     await pickModules(tools, whole, version, into);
     rmSync(whole, { recursive: true, force: true });
     return { version };
@@ -88,6 +90,29 @@ export async function ensureKernel(store: Store, name: KernelName): Promise<Mani
 /** `depmod` and `modprobe` are one program, kmod, that goes by the name it is called by. */
 async function depmod(tools: string, base: string, version: string): Promise<void> {
   await runFromTree(tools, ['--argv0', 'depmod'], join(tools, 'usr/bin/kmod'), ['-b', base, version]);
+}
+
+/** Moves `boot/NAME-VERSION` or, as from Linux 7 on, `usr/lib/modules/VERSION/NAME` to `into/NAME`. */
+function takeFile(whole: string, version: string, file: string, into: string): void {
+  const places = [join(whole, 'boot', `${file}-${version}`), join(whole, 'usr/lib/modules', version, file)];
+  const found = places.find((place) => existsSync(place));
+  if (found === undefined)
+    throw new SetupError(`no ${file} in the packages of kernel ${version}`, 'report this');
+  renameSync(found, join(into, file));
+}
+
+/**
+ * Writes `vmlinux`, the kernel without its compression, which QEMU starts by its PVH entry: an emulated
+ * processor takes seconds to uncompress it.
+ */
+async function extractKernel(tools: string, into: string): Promise<void> {
+  const found = compressedKernel(readFileSync(join(into, 'vmlinuz')));
+  if (found === undefined || !/^CONFIG_PVH=y$/m.test(readFileSync(join(into, 'config'), 'utf8'))) return;
+  const packed = join(into, `vmlinux.${found.format}`);
+  writeFileSync(packed, found.data);
+  const program = join(tools, 'usr/bin', found.format);
+  writeFileSync(join(into, 'vmlinux'), await runFromTree(tools, [], program, ['-dc', packed]));
+  rmSync(packed);
 }
 
 async function pickModules(tools: string, whole: string, version: string, into: string): Promise<void> {

@@ -6,6 +6,9 @@ import { identity } from './hash.ts';
 import { withLock } from './lock.ts';
 import { faultOf, type Manifest, makeFolder, readManifest } from './tree.ts';
 
+/** The fact under which a folder remembers what was asked of Debian and how it was made. */
+const requestFact = 'request';
+
 export interface StoreOptions {
   /** Told in one line what is being done. */
   readonly say?: (line: string) => void;
@@ -64,19 +67,23 @@ export class Store {
   ): Promise<Manifest> {
     const folder = this.path(name);
     const known = readManifest(folder);
-    const current = known !== undefined && known.id === packagesId(known.packages, recipe);
+    const request = `${recipe} ${JSON.stringify({ ...set, keep: set.keep?.source })}`;
+    const current = known !== undefined && known.id === packagesId(known.packages, request);
     if (current && !this.#update && (await faultOf(folder, this.deep)) === undefined) return known;
     return await this.exclusively(async () => {
       const manifest = readManifest(folder);
       const fault = await faultOf(folder, this.deep);
-      const same = manifest !== undefined && manifest.id === packagesId(manifest.packages, recipe);
+      const same = manifest !== undefined && manifest.id === packagesId(manifest.packages, request);
       if (same && fault === undefined && !this.#update) return manifest;
       if (fault !== undefined && fault !== 'not there') this.say(`${name}: ${fault}; making it again`);
-      const packages = await this.#packageFiles(set, this.#update ? undefined : manifest?.packages);
-      const id = packagesId(packages, recipe);
+      const asked = manifest?.facts[requestFact] === request && !this.#update;
+      const packages = await this.#packageFiles(set, asked ? manifest.packages : undefined);
+      const id = packagesId(packages, request);
       if (manifest !== undefined && manifest.id === id && fault === undefined) return manifest;
       this.say(`${name}: unpacking`);
-      return await makeFolder(folder, id, packages, async (into) => await fill(into, packages));
+      return await makeFolder(folder, id, packages, async (into) => {
+        return { ...(await fill(into, packages)), [requestFact]: request };
+      });
     });
   }
 
@@ -106,7 +113,7 @@ export class Store {
   }
 }
 
-/** Identity of a folder made from `packages` by `recipe`. */
-function packagesId(packages: readonly PackageFile[], recipe: string): string {
-  return identity([recipe, ...packages.flatMap(({ file, sha256 }) => [file, sha256])]);
+/** Identity of a folder made from `packages`, which answered `request`. */
+function packagesId(packages: readonly PackageFile[], request: string): string {
+  return identity([request, ...packages.flatMap(({ file, sha256 }) => [file, sha256])]);
 }
