@@ -8,7 +8,10 @@ export const ready = {
 
 /** A descriptor under watch. The watch does not own the descriptor: close it after `close()`. */
 export interface Watch {
-  /** Changes what is waited for; a mask of `ready.read | ready.write`, 0 pauses. */
+  /**
+   * Changes what is waited for; a mask of `ready.read | ready.write`. 0 pauses: then not even a hang-up is
+   * reported. For a poller, 0 pauses and anything else goes on.
+   */
   modify(interest: number): void;
   /** Ends the watch; the callback is not called again, not even for readiness already collected. */
   close(): void;
@@ -24,6 +27,9 @@ export interface Timer {
   close(): void;
 }
 
+/** Where an exception goes that leaves a callback. */
+export type ErrorHandler = (error: unknown) => void;
+
 /**
  * The device loop: one thread that waits on descriptors and runs callbacks to completion. A callback
  * never waits for a promise. An exception that leaves a callback goes to that callback's `onError`
@@ -32,15 +38,16 @@ export interface Timer {
 export interface Reactor {
   /** Monotonic time in nanoseconds, as a number (exact to about 104 days of uptime). */
   now(): number;
-  watch(fd: number, interest: number, callback: (readiness: number) => void): Watch;
-  timer(callback: () => void): Timer;
+  watch(fd: number, interest: number, callback: (readiness: number) => void, onError?: ErrorHandler): Watch;
+  timer(callback: () => void, onError?: ErrorHandler): Timer;
   /** Runs `task` after the current callback returns, before the loop waits again; first in, first out. */
-  defer(task: () => void): void;
+  defer(task: () => void, onError?: ErrorHandler): void;
   /**
    * Called over and over while the loop busy-waits; returns true when it found work. A server polls its
-   * socket here, so that a request is answered without a sleep and a wake-up. See `busyWaitNs`.
+   * socket here, so that a request is answered without a sleep and a wake-up. It watches the socket as
+   * well: the loop busy-waits only when that pays. See `busyWaitNs`.
    */
-  poller(poll: () => boolean): Watch;
+  poller(poll: () => boolean, onError?: ErrorHandler): Watch;
   /** Runs one round: deferred tasks, due timers, ready descriptors; waits at most `timeoutMs` (-1: for ever). */
   turn(timeoutMs: number): void;
   /**

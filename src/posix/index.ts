@@ -27,4 +27,4 @@ export {
   setSocketTimeout,
   socketPair,
 } from './sockets.ts';
-export { type NodeLoop, nodeLoop } from './uv.ts';
+export { type NodeLoop, NodeTurn, nodeLoop } from './uv.ts';

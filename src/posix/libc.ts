@@ -97,11 +97,23 @@ export const epollPwait2:
 
 /** The part of libuv's API that its embedders use to drive a loop from outside (libuv "uv_loop_t" manual). */
 export const libuv = {
-  defaultLoop: bind<[]>('uv_default_loop', 'intptr_t', []),
   backendFd: bind<[loop: number]>('uv_backend_fd', 'int', ['intptr_t']),
   backendTimeout: bind<[loop: number]>('uv_backend_timeout', 'int', ['intptr_t']),
   updateTime: bind<[loop: number]>('uv_update_time', 'void', ['intptr_t']),
 } as const;
+
+/** The libuv loop of this thread, main or worker (Node-API `napi_get_uv_event_loop`). */
+export function currentLoop(): number {
+  const get = process_.func('napi_get_uv_event_loop', 'int', ['void *', pointer]);
+  const result = Buffer.alloc(8);
+  get(koffi.node.env, addressOf(result));
+  return Number(result.readBigUInt64LE());
+}
+
+/** Has Node's loop call `callback` (in its poll phase) whenever `fd` is readable. Keeps the process alive. */
+export function nodePoll(fd: number, callback: () => void): { close(): void } {
+  return koffi.node.poll(fd, { readable: true }, callback);
+}
 
 function optional<A extends (number | string)[]>(name: string, result: string, args: string[]) {
   try {

@@ -1,0 +1,93 @@
+import { type NodeLoop, NodeTurn, nodeLoop } from '../posix/index.ts';
+
+const NS_PER_MS = 1e6;
+
+/**
+ * Longest that Node's loop goes without a turn while callbacks of the device loop run. What those leave
+ * for Node (ticks, promises, sockets that it has not begun to watch) shows nowhere from outside.
+ */
+const TURN_EVERY_NS = 1 * NS_PER_MS;
+
+/**
+ * Alternates between the device loop and Node's. The device loop has the thread, and sleeps in its own
+ * epoll set, of which Node's backend descriptor is a member; Node gets a turn when that is readable, when a
+ * timer or an immediate of Node's is due, and once after a burst of device work. An idle process
+ * sleeps in one place, with no periodic wake-up.
+ */
+export class NodeService {
+  readonly #round: (timeoutNs: number) => boolean;
+  readonly #clock: () => number;
+  readonly #finished: () => void;
+  readonly #loop: NodeLoop = nodeLoop();
+  readonly #turn: NodeTurn;
+  #wanted = false;
+  /** Node's callbacks may have opened a socket, which its loop begins to watch in the turn after only. */
+  #turnAgain = true;
+  #stopped = false;
+
+  /**
+   * @param round runs the device loop once, waiting at most so many nanoseconds (negative: for ever);
+   *   returns whether a callback has run
+   * @param clock when the device loop last looked at the clock, nanoseconds
+   * @param finished called once after `stop()`
+   */
+  constructor(round: (timeoutNs: number) => boolean, clock: () => number, finished: () => void) {
+    this.#round = round;
+    this.#clock = clock;
+    this.#finished = finished;
+    this.#turn = new NodeTurn(() => this.#serve());
+  }
+
+  /** Node's descriptor, for the device loop to watch. */
+  get fd(): number {
+    return this.#loop.fd;
+  }
+
+  /** Node's descriptor is readable. */
+  wanted(): void {
+    this.#wanted = true;
+    this.#turnAgain = true;
+  }
+
+  start(): void {
+    this.#turn.schedule();
+  }
+
+  /** Ends the alternation; to be called from a callback of either loop. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /** Has the thread until Node needs it. */
+  #serve(): void {
+    if (!this.#stopped) this.#serveDevices();
+    if (!this.#stopped) {
+      this.#turn.schedule();
+      return;
+    }
+    this.#turn.close();
+    this.#finished();
+  }
+
+  #serveDevices(): void {
+    this.#wanted = false;
+    if (this.#turnAgain) {
+      this.#turnAgain = false;
+      this.#round(0);
+      return;
+    }
+    let burstEnd = Number.POSITIVE_INFINITY;
+    while (!this.#stopped) {
+      const inBurst = burstEnd !== Number.POSITIVE_INFINITY;
+      const wait = inBurst ? Math.max(0, burstEnd - this.#clock()) : this.#nodeTimeoutNs();
+      const ran = this.#round(wait);
+      if (this.#wanted || wait === 0) return;
+      if (ran && !inBurst) burstEnd = this.#clock() + TURN_EVERY_NS;
+    }
+  }
+
+  #nodeTimeoutNs(): number {
+    const timeoutMs = this.#loop.timeout();
+    return timeoutMs < 0 ? -1 : timeoutMs * NS_PER_MS;
+  }
+}
