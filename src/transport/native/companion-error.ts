@@ -1,0 +1,15 @@
+import { pack } from 'msgpackr';
+import { CompanionError } from '../../errors.ts';
+
+/**
+ * What follows the header of an error reply when `vfio_companion` was negotiated: a msgpack map
+ * `{code, message, hint}`. The specification wants a header alone, and every other client gets that.
+ */
+export function describeError(error: unknown): Buffer {
+  if (error instanceof CompanionError) {
+    const { code, message, hint } = error;
+    return pack(hint === undefined ? { code, message } : { code, message, hint });
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  return pack({ code: 'VC_DEVICE_FAILED', message: `the device failed: ${message}` });
+}

@@ -1,0 +1,95 @@
+import { pack, unpack } from 'msgpackr';
+import { errno, RequestError } from '../../errors.ts';
+import { messages } from '../../vfio-user/messages.ts';
+import * as s from '../../vfio-user/structs.ts';
+import type { ServedMigration } from '../served-device.ts';
+import { serveFeature } from './features.ts';
+import { type Handler, type HandlerContext, handler } from './handler.ts';
+
+const onBoth = { roles: ['device', 'migration'] } as const;
+
+function migrationOf({ device }: HandlerContext, what: string): ServedMigration {
+  const { migration } = device;
+  if (migration === undefined) {
+    throw new RequestError(errno.EINVAL, `${what}: ${device.name} can't migrate`);
+  }
+  return migration;
+}
+
+function checkTransfer({ offer, peer }: HandlerContext, what: string, argsz: number, size: number): void {
+  const limit = Math.min(offer.maxDataXferSize, peer.maxDataXferSize);
+  if (size > limit) throw new RequestError(errno.EINVAL, `${what}: ${size} bytes, ${limit} were negotiated`);
+  if (argsz < s.migData.size + size) {
+    throw new RequestError(errno.EINVAL, `${what}: argsz ${argsz} is too small for ${size} bytes`);
+  }
+}
+
+const deviceFeature = handler(messages.DEVICE_FEATURE, onBoth, ({ device }, { value, data }) => {
+  const { argsz, flags, data: reply } = serveFeature(device.migration, { ...value, data });
+  return { value: { argsz, flags }, data: reply };
+});
+
+/**
+ * On the device socket the reply is always as long as was asked for, as libvfio-user's is (lib/migration.c,
+ * handle_mig_data_read): its clients receive exactly that much. `size` says how much of it counts.
+ */
+const migDataRead = handler(messages.MIG_DATA_READ, onBoth, (context, { value }) => {
+  const { argsz, size } = value;
+  const migration = migrationOf(context, 'MIG_DATA_READ');
+  checkTransfer(context, 'MIG_DATA_READ', argsz, size);
+  const target = context.scratch(size).subarray(0, size);
+  const read = migration.read(target);
+  const padded = context.role === 'device';
+  if (padded) target.fill(0, read);
+  return {
+    value: { argsz: s.migData.size + read, size: read },
+    data: padded ? target : target.subarray(0, read),
+  };
+});
+
+const migDataWrite = handler(messages.MIG_DATA_WRITE, onBoth, (context, { value, data }) => {
+  const { argsz, size } = value;
+  const migration = migrationOf(context, 'MIG_DATA_WRITE');
+  checkTransfer(context, 'MIG_DATA_WRITE', argsz, size);
+  if (data.length < size) {
+    throw new RequestError(errno.EINVAL, `MIG_DATA_WRITE: size is ${size}, but ${data.length} bytes follow`);
+  }
+  migration.write(data.subarray(0, size));
+  return { value: {} };
+});
+
+const migPrecopyInfo = handler(messages.MIG_PRECOPY_INFO, onBoth, (context, { value }) => {
+  if (value.argsz < s.precopyInfo.size) {
+    throw new RequestError(errno.EINVAL, `MIG_PRECOPY_INFO: argsz ${value.argsz} is too small`);
+  }
+  const { initialBytes, dirtyBytes, flags } = migrationOf(context, 'MIG_PRECOPY_INFO').precopyInfo();
+  return {
+    value: { argsz: s.precopyInfo.size, flags, initial_bytes: initialBytes, dirty_bytes: dirtyBytes },
+  };
+});
+
+const companion = handler(
+  messages.COMPANION,
+  { roles: ['migration'] },
+  ({ companion: serve, peer }, { data }) => {
+    if (serve === undefined || !peer.companion) {
+      throw new RequestError(errno.EINVAL, 'COMPANION: the capability vfio_companion was not negotiated');
+    }
+    let request: unknown;
+    try {
+      request = unpack(data);
+    } catch (cause) {
+      throw new RequestError(errno.EINVAL, 'COMPANION: the payload is not msgpack', { cause });
+    }
+    return { value: {}, data: pack(serve(request)) };
+  },
+);
+
+/** The requests of migration: all on the migration socket, those of the specification on both. */
+export const migrationHandlers: readonly Handler[] = [
+  deviceFeature,
+  migDataRead,
+  migDataWrite,
+  migPrecopyInfo,
+  companion,
+];
