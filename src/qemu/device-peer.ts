@@ -1,0 +1,86 @@
+/**
+ * A device server as the orchestrator sees it through its migration socket. `connectPeer` makes one over the
+ * vfio-user client; tests make their own.
+ */
+
+/** One DMA by message through QEMU; any guest-physical address, BARs and the ECAM window included. */
+export type DmaOperation =
+  | { readonly read: number; readonly length: number }
+  | { readonly write: number; readonly bytes: Uint8Array };
+
+export interface DmaResult {
+  /** 0 or the errno that QEMU answered. */
+  readonly errno: number;
+  readonly bytes?: Uint8Array;
+}
+
+export interface PeerBar {
+  readonly index: number;
+  readonly kind: string;
+  readonly size: number;
+  /** Guest-physical address; null while the guest has not assigned one. */
+  readonly address: number | null;
+}
+
+/** What a device server tells of itself (`info`). */
+export interface PeerInfo {
+  readonly model: string;
+  readonly stateVersion: number;
+  /** Configuration space as the server tracks it: 256 or 4096 bytes. */
+  readonly config: Buffer;
+  readonly bars: readonly PeerBar[];
+  readonly msix:
+    | {
+        readonly vectors: number;
+        readonly table: { readonly bar: number; readonly offset: number };
+        readonly enabled: boolean;
+      }
+    | undefined;
+  /** A QEMU is connected to the device socket. */
+  readonly clientConnected: boolean;
+  readonly held: boolean;
+  readonly state: number;
+  /** Network ports can be parked. */
+  readonly hasNet: boolean;
+}
+
+export interface MarkResult {
+  readonly pages: number;
+  readonly failed: number;
+  readonly firstErrno: number;
+  readonly microseconds: number;
+}
+
+/**
+ * All calls reject with a `CompanionError` on a refusal, a deadline or a lost connection. Calls on one peer
+ * are carried out in the order in which they are made, so that a caller may send several and wait once.
+ */
+export interface DevicePeer {
+  /** For messages: the socket's path. */
+  readonly name: string;
+  /** Most bytes that one `read` or `write` may carry. */
+  readonly maxTransfer: number;
+  /** Settles when the connection ends; with the reason, or undefined after our own `close()`. */
+  readonly ended: Promise<Error | undefined>;
+  migrationFlags(): Promise<number>;
+  state(): Promise<number>;
+  setState(state: number): Promise<void>;
+  precopyInfo(): Promise<{ initialBytes: number; dirtyBytes: number }>;
+  /** Estimate of the bytes still to come in STOP_COPY. */
+  dataSize(): Promise<number>;
+  /** Next bytes of state; empty: nothing (for now, or at the end). */
+  read(maxBytes: number): Promise<Buffer>;
+  write(bytes: Buffer): Promise<void>;
+  startLogging(): Promise<void>;
+  stopLogging(): Promise<void>;
+  info(): Promise<PeerInfo>;
+  hold(on: boolean): Promise<void>;
+  /** After it everything that QEMU had sent before has been executed; returns the DMA's errno. */
+  barrier(): Promise<number>;
+  dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]>;
+  markDirty(): Promise<MarkResult>;
+  dirtyEstimate(): Promise<number>;
+  fireVectors(): Promise<void>;
+  park(on: boolean): Promise<void>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,198 @@
+/**
+ * The proof that a migration lost nothing: every page of both guests' RAM, compared. Both QEMUs must run on
+ * this machine with shared RAM (memfd or file), and both guests must be stopped.
+ */
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { CompanionError } from '../errors.ts';
+import { MappedMemory, mmapProt } from '../posix/index.ts';
+
+const pageSize = 4096;
+const blockSize = 1024 * 1024;
+/** Differing pages that are named; the rest is only counted. */
+const namedPages = 16;
+
+/** One piece of a QEMU's guest RAM that is shared and can be opened. */
+export interface RamRegion {
+  /** Its link below /proc, for messages: "/memfd:memory-backend-memfd (deleted)". */
+  readonly name: string;
+  /** What to open. */
+  readonly path: string;
+  readonly size: number;
+}
+
+export interface DifferingPage {
+  readonly region: string;
+  /** Byte offset in the region. */
+  readonly offset: number;
+  /** First differing byte of the page and its values. */
+  readonly at: number;
+  readonly source: number;
+  readonly destination: number;
+}
+
+export interface RamProof {
+  readonly pages: number;
+  readonly bytes: number;
+  readonly differing: number;
+  /** The first few differing pages. */
+  readonly first: readonly DifferingPage[];
+  readonly milliseconds: number;
+}
+
+/** QEMU's names for the memory of `memory-backend-memfd` and of `-mem-path` files. */
+const memfdName = /^\/memfd:memory-backend-memfd /;
+
+/** The shared RAM of the QEMU with process id `pid`, in the order in which QEMU opened it. */
+export function ramOf(pid: number): RamRegion[] {
+  const shared = new Set<string>();
+  // maps: "start-end perms offset dev inode path"; 's' marks a shared mapping.
+  for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n')) {
+    const [, permissions, , , inode] = line.split(/\s+/, 5);
+    if (permissions?.[3] === 's' && permissions[1] === 'w' && inode !== undefined) shared.add(inode);
+  }
+  const regions: RamRegion[] = [];
+  const seen = new Set<number>();
+  const descriptors = readdirSync(`/proc/${pid}/fd`)
+    .map(Number)
+    .sort((a, b) => a - b);
+  for (const fd of descriptors) {
+    const path = `/proc/${pid}/fd/${fd}`;
+    try {
+      const name = readlinkSync(path);
+      const memfd = memfdName.test(name);
+      if (!memfd && (name.startsWith('/memfd:') || !name.startsWith('/'))) continue;
+      const stat = statSync(path);
+      if (!stat.isFile() || stat.size === 0 || seen.has(stat.ino) || !shared.has(String(stat.ino))) continue;
+      seen.add(stat.ino);
+      regions.push({ name, path, size: stat.size });
+    } catch {
+      // The descriptor was closed meanwhile.
+    }
+  }
+  return regions;
+}
+
+function sharedRam(pid: number, side: string): RamRegion[] {
+  let regions: RamRegion[];
+  try {
+    regions = ramOf(pid);
+  } catch (error) {
+    throw new CompanionError('VC_RAM_PROOF', `can't look at the ${side} QEMU (pid ${pid})`, { cause: error });
+  }
+  if (regions.length === 0)
+    throw new CompanionError('VC_RAM_PROOF', `the ${side} QEMU (pid ${pid}) has no shared guest RAM`, {
+      hint: 'give QEMU -object memory-backend-memfd,share=on and -machine memory-backend=',
+    });
+  return regions;
+}
+
+/**
+ * Compares the guest RAM of two stopped QEMUs, page by page.
+ * @throws CompanionError VC_RAM_PROOF when there is nothing to compare, or the sizes differ
+ */
+export function verifyRam(source: { pid: number }, destination: { pid: number }): RamProof {
+  const started = performance.now();
+  const left = sharedRam(source.pid, 'source');
+  const right = sharedRam(destination.pid, 'destination');
+  const sizes = (regions: readonly RamRegion[]): string => regions.map(({ size }) => size).join(', ');
+  if (sizes(left) !== sizes(right))
+    throw new CompanionError(
+      'VC_RAM_PROOF',
+      `guest RAM differs in size: ${sizes(left)} against ${sizes(right)}`,
+    );
+  let bytes = 0;
+  let differing = 0;
+  const first: DifferingPage[] = [];
+  for (const [index, a] of left.entries()) {
+    const b = right[index];
+    if (b === undefined) continue;
+    bytes += a.size;
+    withMemory(a, (ours) =>
+      withMemory(b, (theirs) => {
+        differing += compareRegions(a.name, ours.windows, theirs.windows, first);
+      }),
+    );
+  }
+  const pages = Math.ceil(bytes / pageSize);
+  return { pages, bytes, differing, first, milliseconds: performance.now() - started };
+}
+
+function withMemory(region: RamRegion, use: (memory: MappedMemory) => void): void {
+  const fd = openSync(region.path, 'r');
+  try {
+    const memory = MappedMemory.map(fd, 0, region.size, mmapProt.READ);
+    try {
+      use(memory);
+    } finally {
+      memory.unmap();
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Compares two memories that are cut into equal windows; returns the number of differing pages and adds the
+ * first ones to `first`.
+ */
+export function compareRegions(
+  region: string,
+  source: readonly Buffer[],
+  destination: readonly Buffer[],
+  first: DifferingPage[],
+): number {
+  let differing = 0;
+  let base = 0;
+  for (const [index, a] of source.entries()) {
+    const b = destination[index];
+    if (b === undefined) break;
+    for (let at = 0; at < a.length; at += blockSize) {
+      const end = Math.min(at + blockSize, a.length);
+      if (a.compare(b, at, end, at, end) === 0) continue;
+      for (let page = at; page < end; page += pageSize) {
+        const pageEnd = Math.min(page + pageSize, end);
+        if (a.compare(b, page, pageEnd, page, pageEnd) === 0) continue;
+        differing += 1;
+        if (first.length < namedPages) first.push(describe(region, a, b, page, pageEnd, base));
+      }
+    }
+    base += a.length;
+  }
+  return differing;
+}
+
+function describe(
+  region: string,
+  a: Buffer,
+  b: Buffer,
+  page: number,
+  end: number,
+  base: number,
+): DifferingPage {
+  let at = page;
+  while (at < end && a[at] === b[at]) at += 1;
+  return { region, offset: base + page, at: at - page, source: a[at] ?? 0, destination: b[at] ?? 0 };
+}
+
+/**
+ * The process that listens on (or is connected at) UNIX socket `path`; undefined when it can't be told, as for
+ * another user's process or another machine's.
+ */
+export function pidOfUnixSocket(path: string): number | undefined {
+  const inodes = new Set<string>();
+  for (const line of readFileSync('/proc/net/unix', 'utf8').split('\n')) {
+    const fields = line.trim().split(/\s+/);
+    if (fields.slice(7).join(' ') === path && fields[6] !== undefined) inodes.add(`socket:[${fields[6]}]`);
+  }
+  if (inodes.size === 0) return undefined;
+  for (const entry of readdirSync('/proc')) {
+    if (!/^\d+$/.test(entry) || Number(entry) === process.pid) continue;
+    try {
+      for (const fd of readdirSync(`/proc/${entry}/fd`))
+        if (inodes.has(readlinkSync(`/proc/${entry}/fd/${fd}`))) return Number(entry);
+    } catch {
+      // Gone, or not ours to look at.
+    }
+  }
+  return undefined;
+}

@@ -1,0 +1,54 @@
+import type { BlackoutPart, TimelineSpan } from './types.ts';
+
+/** Collects the spans of one blackout; the clock is this process's, in microseconds since the epoch. */
+export class Timeline {
+  readonly #spans: {
+    part: BlackoutPart;
+    device: string | undefined;
+    start: number;
+    end: number;
+    note: string | undefined;
+  }[] = [];
+  #zero: number | undefined;
+
+  /** Microseconds since the epoch, monotonic within this process; comparable with QEMU's event times. */
+  static now(): number {
+    return (performance.timeOrigin + performance.now()) * 1000;
+  }
+
+  /** The vCPUs stopped at `timeUs`: what the spans count from. */
+  zero(timeUs: number): void {
+    this.#zero = timeUs;
+  }
+
+  get zeroUs(): number | undefined {
+    return this.#zero;
+  }
+
+  add(part: BlackoutPart, start: number, end: number, more: { device?: string; note?: string } = {}): void {
+    this.#spans.push({ part, start, end, device: more.device, note: more.note });
+  }
+
+  /** Runs `work` and notes how long it took. */
+  async span<T>(part: BlackoutPart, work: () => Promise<T>, device?: string): Promise<T> {
+    const start = Timeline.now();
+    try {
+      return await work();
+    } finally {
+      this.add(part, start, Timeline.now(), device === undefined ? {} : { device });
+    }
+  }
+
+  spans(): TimelineSpan[] {
+    const zero = this.#zero ?? this.#spans[0]?.start ?? 0;
+    return this.#spans
+      .map((span) => ({
+        part: span.part,
+        ...(span.device === undefined ? {} : { device: span.device }),
+        startUs: Math.round(span.start - zero),
+        endUs: Math.round(span.end - zero),
+        ...(span.note === undefined ? {} : { note: span.note }),
+      }))
+      .sort((a, b) => a.startUs - b.startUs);
+  }
+}
