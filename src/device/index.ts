@@ -8,7 +8,7 @@ export { CompanionError, errno, RequestError, StateRefused } from '../errors.ts'
 export type { Logger } from '../log.ts';
 export type { Timer, Watch } from '../loop/types.ts';
 export { ready } from '../loop/types.ts';
-export type { DeviceMigration, PreCopySession, StateRecord } from './migration.ts';
+export type { DeviceMigration, PinnedRange, PinnedRanges, PreCopySession, StateRecord } from './migration.ts';
 export type {
   BarHandler,
   Device,

@@ -14,10 +14,27 @@ export interface PreCopySession {
   dirtyBytes(): number;
   /** The next piece, or undefined when there is nothing to send for now. */
   next(): StateRecord | undefined;
+  /** Bytes that `final()` adds to what initial and dirty bytes tell; an estimate, 0 when left out. */
+  finalBytes?(): number;
   /** Everything still missing, once the device is stopped. */
   final(): Iterable<StateRecord>;
   /** Gives tracking back, after the end or an abort. */
   end(): void;
+}
+
+/** One range of guest memory (I/O virtual addresses). */
+export interface PinnedRange {
+  readonly iova: number;
+  readonly length: number;
+}
+
+/** What a device may write without being told each time; asked of by the `pinned` dirty scope. */
+export interface PinnedRanges {
+  /**
+   * Every range that the guest has registered with the device for writing now, and those that were
+   * registered since the last call and given back again. May overlap; need not be page aligned.
+   */
+  pinned(): Iterable<PinnedRange>;
 }
 
 /**
@@ -39,6 +56,8 @@ export interface DeviceMigration {
    * PRE_COPY sent.
    */
   readonly finalIsComplete?: boolean;
+  /** Present: the device supports `--dirty pinned`. */
+  readonly pinnedRanges?: PinnedRanges;
   /** Present: the device supports PRE_COPY. */
   preCopy?(): PreCopySession;
   /** A state of `version` follows; forget what is there. Throw `StateRefused` for what can't be loaded. */

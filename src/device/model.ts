@@ -73,6 +73,11 @@ export interface Device {
   /** The guest changed the command register (bus master, memory space). */
   commandChanged?(): void;
   readonly migration?: DeviceMigration;
+  /**
+   * Operations that an orchestrator may call by name over the migration socket (a NIC's port, say). Requests and
+   * answers are what msgpack can say; throw `RequestError` for what can't be done.
+   */
+  readonly operations?: Readonly<Record<string, (request: Readonly<Record<string, unknown>>) => unknown>>;
   /** Descriptors, timers and sockets of its own given back. */
   close?(): void;
 }
