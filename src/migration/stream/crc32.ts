@@ -1,0 +1,21 @@
+import * as zlib from 'node:zlib';
+
+/** CRC-32 (ISO 3309, as in zlib) of `bytes`, going on from `crc`. */
+export type Crc32 = (bytes: Uint8Array, crc?: number) => number;
+
+const polynomial = 0xedb88320;
+
+const table = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let value = byte;
+  for (let bit = 0; bit < 8; bit++) value = value & 1 ? (value >>> 1) ^ polynomial : value >>> 1;
+  return value;
+});
+
+/** For Node before 20.15 and 22.2, which have no `zlib.crc32`; about fifteen times slower. */
+export function crc32ByTable(bytes: Uint8Array, crc = 0): number {
+  let value = ~crc;
+  for (const byte of bytes) value = (table[(value ^ byte) & 0xff] ?? 0) ^ (value >>> 8);
+  return ~value >>> 0;
+}
+
+export const crc32: Crc32 = typeof zlib.crc32 === 'function' ? zlib.crc32 : crc32ByTable;
