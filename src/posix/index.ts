@@ -15,9 +15,13 @@ export {
   setNonBlocking,
   write,
 } from './files.ts';
+export { sendArea, VectorList } from './gather.ts';
+export { connectTcp, listenTcp, socketError } from './inet.ts';
 export { mmapProt, openFlag, PAGE_SIZE } from './layout.ts';
 export { MappedMemory, WINDOW_SIZE } from './memory.ts';
 export { recvBytes, recvMessage, sendMessage } from './messages.ts';
+export { inNetworkNamespace } from './namespace.ts';
+export { type RawArea, rawArea } from './raw.ts';
 export {
   acceptUnix,
   connectUnix,

@@ -28,6 +28,8 @@ export const libc = {
   write: bind<[fd: number, source: number, count: number]>('write', ssize, ['int', pointer, size]),
   fcntl: bind<[fd: number, command: number, argument: number]>('fcntl', 'int', ['int', 'int', 'long']),
   ioctl: bind<[fd: number, request: number, argument: number]>('ioctl', 'int', ['int', 'ulong', pointer]),
+  writev: bind<[fd: number, vectors: number, count: number]>('writev', ssize, ['int', pointer, 'int']),
+  setns: bind<[fd: number, type: number]>('setns', 'int', ['int', 'int']),
   ftruncate: bind<[fd: number, length: number]>('ftruncate', 'int', ['int', offset]),
   fchmod: bind<[fd: number, mode: number]>('fchmod', 'int', ['int', 'uint']),
   memfdCreate: bind<[name: string, flags: number]>('memfd_create', 'int', ['str', 'uint']),
@@ -61,6 +63,18 @@ export const libc = {
     'int',
     ['int', 'int', 'int', pointer, 'uint'],
   ),
+  getsockopt: bind<[fd: number, level: number, name: number, value: number, length: number]>(
+    'getsockopt',
+    'int',
+    ['int', 'int', 'int', pointer, pointer],
+  ),
+  getaddrinfo: bind<[host: string, service: string, hints: number, result: number]>('getaddrinfo', 'int', [
+    'str',
+    'str',
+    pointer,
+    pointer,
+  ]),
+  freeaddrinfo: bind<[list: number]>('freeaddrinfo', 'void', [pointer]),
   recv: bind<[fd: number, target: number, length: number, flags: number]>('recv', ssize, [
     'int',
     pointer,

@@ -1,0 +1,103 @@
+import { constants } from 'node:os';
+import { errno } from '../errors.ts';
+import { check, PosixError } from './errno.ts';
+import { SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, socketType } from './layout.ts';
+import { lastErrno, libc } from './libc.ts';
+import { getWord, rawArea } from './raw.ts';
+
+/** `struct addrinfo` (netdb.h), 64-bit; addrlen is followed by padding. */
+const addrinfo = {
+  flags: 0,
+  family: 4,
+  socktype: 8,
+  protocol: 12,
+  addrlen: 16,
+  addr: 24,
+  next: 40,
+  size: 48,
+} as const;
+const AI_PASSIVE = 1;
+/** `struct sockaddr_storage`. */
+const ADDRESS_SIZE = 128;
+const option = { SO_REUSEADDR: 2, SO_ERROR: 4, IPPROTO_TCP: 6, TCP_NODELAY: 1 } as const;
+
+const hints = rawArea(addrinfo.size);
+const found = rawArea(addrinfo.size);
+const pointer = rawArea(8);
+const address = rawArea(ADDRESS_SIZE);
+const integer = rawArea(4);
+const integerLength = rawArea(4);
+
+/** Resolves into `address` (the first answer); returns its length and family. May ask a name server. */
+function resolve(host: string, port: number, passive: boolean): { length: number; family: number } {
+  const what = `resolve ${host}:${port}`;
+  if (host === '' || host.includes('\0') || !Number.isInteger(port) || port < 0 || port > 0xffff)
+    throw new PosixError(what, errno.EINVAL);
+  hints.bytes.fill(0);
+  hints.bytes.writeInt32LE(passive ? AI_PASSIVE : 0, addrinfo.flags);
+  hints.bytes.writeInt32LE(socketType.stream, addrinfo.socktype);
+  const result = libc.getaddrinfo(host, String(port), hints.address, pointer.address);
+  if (result !== 0)
+    throw new PosixError(what, errno.ENOENT, 'no such host: check the name or use an address');
+  const list = getWord(pointer.bytes, 0);
+  try {
+    libc.memcpy(found.address, list, addrinfo.size);
+    const length = found.bytes.readUInt32LE(addrinfo.addrlen);
+    if (length > ADDRESS_SIZE) throw new PosixError(what, errno.EINVAL);
+    libc.memcpy(address.address, getWord(found.bytes, addrinfo.addr), length);
+    return { length, family: found.bytes.readInt32LE(addrinfo.family) };
+  } finally {
+    libc.freeaddrinfo(list);
+  }
+}
+
+function tcpSocket(
+  host: string,
+  port: number,
+  passive: boolean,
+  use: (fd: number, length: number) => void,
+): number {
+  const { length, family } = resolve(host, port, passive);
+  const fd = check(libc.socket(family, socketType.stream | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), 'socket');
+  try {
+    use(fd, length);
+  } catch (error) {
+    libc.close(fd);
+    throw error;
+  }
+  return fd;
+}
+
+function setInteger(fd: number, level: number, name: number, value: number): void {
+  integer.bytes.writeInt32LE(value, 0);
+  check(libc.setsockopt(fd, level, name, integer.address, 4), `setsockopt ${fd}`);
+}
+
+/** A non-blocking socket that listens on a TCP port; `acceptUnix` takes its connections, too. */
+export function listenTcp(host: string, port: number): number {
+  return tcpSocket(host, port, true, (fd, length) => {
+    setInteger(fd, SOL_SOCKET, option.SO_REUSEADDR, 1);
+    check(libc.bind(fd, address.address, length), `bind ${host}:${port}`);
+    check(libc.listen(fd, 1), `listen on ${host}:${port}`);
+  });
+}
+
+/** Starts to connect; when the socket is writable, `socketError` tells how it went. */
+export function connectTcp(host: string, port: number): number {
+  return tcpSocket(host, port, false, (fd, length) => {
+    setInteger(fd, option.IPPROTO_TCP, option.TCP_NODELAY, 1);
+    if (libc.connect(fd, address.address, length) === 0) return;
+    const error = lastErrno();
+    if (error !== constants.errno.EINPROGRESS) throw new PosixError(`connect ${host}:${port}`, error);
+  });
+}
+
+/** The pending error of a socket (SO_ERROR), 0 for none; reading clears it. */
+export function socketError(fd: number): number {
+  integerLength.bytes.writeUInt32LE(4, 0);
+  check(
+    libc.getsockopt(fd, SOL_SOCKET, option.SO_ERROR, integer.address, integerLength.address),
+    `getsockopt ${fd}`,
+  );
+  return integer.bytes.readInt32LE(0);
+}
