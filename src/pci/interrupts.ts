@@ -206,7 +206,8 @@ export class InterruptController implements Interrupts {
   }
 
   /**
-   * Takes over what `save()` gave; throws `PciStateError`, unchanged, for anything else. Sends nothing:
+   * Takes over what `save()` gave; throws `PciStateError`, unchanged, for anything else. Comes after
+   * configuration space is loaded, which clears the bits that follow from interrupts. Sends nothing:
    * `release()`, a descriptor that arrives or a changed mask does.
    */
   load(saved: unknown): void {
