@@ -1,4 +1,10 @@
-import { defineModel, type MsixDescription, RegisterBlock } from '../../src/device/index.ts';
+import {
+  defineModel,
+  errno,
+  type MsixDescription,
+  RegisterBlock,
+  RequestError,
+} from '../../src/device/index.ts';
 import { ChurnEngine } from './churn.ts';
 import { DmaEngine } from './dma-engine.ts';
 import { BoardMemory } from './memory.ts';
@@ -32,9 +38,9 @@ export const ram = defineModel({
   pci(options) {
     const { megabytes, interrupt } = options;
     if ((megabytes & (megabytes - 1)) !== 0)
-      throw new RangeError(`megabytes=${megabytes} is not a power of two`);
+      throw new RequestError(errno.EINVAL, `megabytes=${megabytes} is not a power of two`);
     if (!interruptKinds.includes(interrupt))
-      throw new RangeError(`interrupt=${interrupt}: msix, msi or intx`);
+      throw new RequestError(errno.EINVAL, `interrupt=${interrupt}: not msix, msi or intx`);
     return {
       vendorId: 0x1b36,
       deviceId: 0x11e1,

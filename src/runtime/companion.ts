@@ -150,7 +150,12 @@ export class CompanionService {
         }
       }
     }
-    return { pages: pages.length, failed, firstErrno, microseconds: (this.#now() - start) / nsPerMicrosecond };
+    return {
+      pages: pages.length,
+      failed,
+      firstErrno,
+      microseconds: (this.#now() - start) / nsPerMicrosecond,
+    };
   }
 }
 

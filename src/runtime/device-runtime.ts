@@ -1,12 +1,14 @@
 import type { Device, DeviceModel, OptionTable, ResetKind } from '../device/model.ts';
-import type { BarIndex, PciDescription } from '../device/pci-description.ts';
-import { GuestMemoryMap } from '../dma/index.ts';
+import type { BarIndex } from '../device/pci-description.ts';
+import { createDirtyLog, type DirtyScopeName, type DirtyTracker, GuestMemoryMap } from '../dma/index.ts';
+import type { MessageDma } from '../dma/types.ts';
 import { errno, RequestError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Reactor } from '../loop/types.ts';
+import { ready } from '../loop/types.ts';
 import { MigrationController } from '../migration/index.ts';
 import { ConfigSpace, InterruptController } from '../pci/index.ts';
-import { closeFd, eventfdSignal } from '../posix/index.ts';
+import { closeFd, eventfdDrain, eventfdSignal } from '../posix/index.ts';
 import {
   type ClientLink,
   type IrqInfo,
@@ -17,25 +19,20 @@ import {
   type ServedDevice,
   type ServedMigration,
 } from '../transport/served-device.ts';
-import { type BarOverlay, BarSet } from './bars.ts';
+import { BarSet } from './bars.ts';
+import { CompanionService } from './companion.ts';
+import { describeDevice } from './device-info.ts';
 import { DeviceHealth } from './health.ts';
 import { RuntimeHost } from './host.ts';
 import { resolveOptions } from './options.ts';
-
-/** Region indices of a PCI device (vfio.h `VFIO_PCI_*_REGION_INDEX`). */
-export const pciRegion = { bar0: 0, bar5: 5, rom: 6, config: 7, vga: 8, count: 9 } as const;
-/** Interrupt indices (vfio.h `VFIO_PCI_*_IRQ_INDEX`). */
-export const pciIrq = { intx: 0, msi: 1, msix: 2, err: 3, req: 4, count: 5 } as const;
-/** `VFIO_DEVICE_FLAGS_*` (vfio.h). */
-const deviceFlags = { reset: 1, pci: 2 } as const;
-
-const pciBars = (index: number): index is BarIndex => index >= pciRegion.bar0 && index <= pciRegion.bar5;
+import { deviceFlags, isBarRegion, pciIrqCount, pciRegion } from './vfio-pci.ts';
 
 export interface RuntimeSettings {
   readonly reactor: Reactor;
   readonly log: Logger;
-  /** `--set` values; see `resolveOptions`. */
+  /** Values of the model's options (`--set`); see `resolveOptions`. */
   readonly options?: Readonly<Record<string, unknown>>;
+  /** How much a dirty log takes for dirty; default `precise`. */
   readonly dirtyScope?: DirtyScopeName;
   /** Start held: answer everything, start nothing; for the destination of a migration. */
   readonly held?: boolean;
@@ -43,4 +40,357 @@ export interface RuntimeSettings {
   readonly migration?: { readonly p2p?: boolean; readonly preCopy?: boolean };
 }
 
-export type DirtyScopeName = 'precise' | 'pinned' | 'all';
+/**
+ * A model brought to life: joins its device with configuration space, BARs, guest memory, interrupts and
+ * migration into what a transport serves. One instance is one device, whoever is connected.
+ */
+export class DeviceRuntime<T extends OptionTable = OptionTable> implements ServedDevice {
+  readonly name: string;
+  readonly info = {
+    regions: pciRegion.count,
+    irqs: pciIrqCount,
+    flags: deviceFlags.reset | deviceFlags.pci,
+  };
+  readonly model: DeviceModel<T>;
+  readonly config: ConfigSpace;
+  readonly interrupts: InterruptController;
+  readonly memory = new GuestMemoryMap();
+  /** For a client that drives the migration over the device socket, as the specification has it. */
+  readonly migration: ServedMigration | undefined;
+  /** For an orchestrator beside the client. */
+  readonly orchestrated: ServedMigration | undefined;
+  readonly dirtyLog: DirtyTracker;
+  readonly companion: CompanionService;
+
+  readonly #log: Logger;
+  readonly #reactor: Reactor;
+  readonly #bars: BarSet;
+  readonly #device: Device;
+  readonly #health: DeviceHealth;
+  readonly #migration: MigrationController | undefined;
+  #client: MessageDma | undefined;
+  /** Whether the orchestrator moved the state machine last. */
+  #byOrchestrator = false;
+  #held: boolean;
+  /** From quiesce to resume. */
+  #quiet = false;
+
+  constructor(model: DeviceModel<T>, settings: RuntimeSettings) {
+    const { reactor, log } = settings;
+    const options = resolveOptions(model, settings.options);
+    const description = model.pci(options);
+    this.name = model.name;
+    this.model = model;
+    this.#log = log;
+    this.#reactor = reactor;
+    this.#held = settings.held ?? false;
+    this.#health = new DeviceHealth(model.name, log, () => void this.interrupts.signalError());
+    this.config = new ConfigSpace(description, {
+      commandChanged: () => this.#commandChanged(),
+      msiControlChanged: () => this.interrupts.configChanged(),
+      msixControlChanged: () => this.interrupts.configChanged(),
+      functionLevelReset: () => this.#functionLevelReset(),
+    });
+    this.interrupts = new InterruptController(description, this.config, {
+      signal: eventfdSignal,
+      close: closeFd,
+      watch: (fd, signaled) =>
+        reactor.watch(fd, ready.read, () => {
+          eventfdDrain(fd);
+          signaled();
+        }),
+    });
+    if (this.#held) this.interrupts.hold();
+    this.#bars = new BarSet(description);
+    const host = new RuntimeHost({
+      log,
+      reactor,
+      dma: this.memory,
+      interrupts: this.interrupts,
+      pci: this.config,
+      bars: this.#bars,
+      health: this.#health,
+      client: () => this.#client,
+      mayInitiate: () => this.mayInitiate,
+    });
+    this.#device = model.create(host, options);
+    this.#bars.connect(this.#device.bars, this.interrupts.windows);
+    this.dirtyLog = createDirtyLog({
+      scope: settings.dirtyScope ?? 'precise',
+      memory: this.memory,
+      pinned: this.#device.migration?.pinnedRanges,
+      attach: (log) => this.memory.setDirtySink(log),
+    });
+    this.#migration = this.#makeMigration(settings);
+    this.migration = this.#migrationFor(false);
+    this.orchestrated = this.#migrationFor(true);
+    this.companion = new CompanionService(
+      {
+        info: () => describeDevice(this),
+        hold: (on) => this.hold(on),
+        reset: () => {
+          this.#resetDevice('client');
+          this.#migration?.reset();
+        },
+        fireVectors: () => this.interrupts.fireAll(),
+        client: () => this.#client,
+        memory: this.memory,
+        takeDirtyPages: () => this.dirtyLog.takeDirtyPages(),
+        dirtyPageEstimate: () => this.dirtyLog.count,
+        modelOperation: (op, request) => this.#modelOperation(op, request),
+      },
+      () => reactor.now(),
+    );
+  }
+
+  /** Whether the device may start something by itself. */
+  get mayInitiate(): boolean {
+    return !this.#held && !this.#quiet && !this.#health.broken;
+  }
+
+  get held(): boolean {
+    return this.#held;
+  }
+
+  get connected(): boolean {
+    return this.#client !== undefined;
+  }
+
+  get broken(): boolean {
+    return this.#health.broken;
+  }
+
+  /** Names of the companion operations that the model adds. */
+  get operations(): string[] {
+    return Object.keys(this.#device.operations ?? {});
+  }
+
+  /** Holds the device, or lets it go: a held device answers everything and starts nothing. */
+  hold(on: boolean): void {
+    if (on === this.#held) return;
+    this.#held = on;
+    if (this.#quiet) return;
+    if (on) this.#suspend();
+    else this.#revive();
+  }
+
+  attach(link: ClientLink): void {
+    this.#client = link.dma;
+    this.memory.setMessageDma(link.dma);
+  }
+
+  detach(): void {
+    this.#client = undefined;
+    this.memory.setMessageDma(undefined);
+    this.dmaUnmapAll();
+    this.interrupts.detach();
+  }
+
+  regionInfo(index: number): RegionInfo {
+    this.#checkRegion(index);
+    if (isBarRegion(index)) return this.#bars.info(index);
+    if (index === pciRegion.config)
+      return { size: this.config.size, flags: regionFlags.read | regionFlags.write };
+    return { size: 0, flags: 0 };
+  }
+
+  /** None: every register of ours is decoded by the model, so no eventfd could stand for a write. */
+  regionIoFds(index: number): readonly RegionIoFd[] {
+    this.#checkRegion(index);
+    return [];
+  }
+
+  irqInfo(index: number): IrqInfo {
+    return this.interrupts.irqInfo(index);
+  }
+
+  setIrqs(request: IrqSet): void {
+    this.interrupts.setIrqs(request);
+  }
+
+  regionRead(index: number, offset: number, count: number, target: Buffer, at: number): void {
+    if (index === pciRegion.config) {
+      this.config.read(offset, count, target, at);
+      return;
+    }
+    const bar = this.#bar(index, offset, count);
+    this.#health.check();
+    try {
+      this.#bars.read(bar, offset, count, target, at);
+    } catch (error) {
+      this.#health.failed(error);
+    }
+  }
+
+  checkRegionWrite(index: number, offset: number, count: number): void {
+    if (index === pciRegion.config) this.config.checkRange(offset, count);
+    else {
+      this.#bar(index, offset, count);
+      this.#health.check();
+    }
+  }
+
+  regionWrite(index: number, offset: number, count: number, source: Buffer, at: number): void {
+    if (index === pciRegion.config) {
+      this.config.write(offset, count, source, at);
+      return;
+    }
+    const bar = this.#bar(index, offset, count);
+    this.#health.check();
+    try {
+      this.#bars.write(bar, offset, count, source, at);
+    } catch (error) {
+      this.#health.failed(error);
+    }
+  }
+
+  dmaMap(region: { iova: number; size: number; prot: number; fd?: number; fdOffset: number }): void {
+    this.memory.map(region);
+    this.dirtyLog.mapped(region.iova, region.size, region.prot);
+  }
+
+  dmaUnmap(iova: number, size: number): void {
+    this.memory.unmap(iova, size);
+    this.#collectLater();
+  }
+
+  dmaUnmapAll(): void {
+    this.memory.unmapAll();
+    this.#collectLater();
+  }
+
+  /**
+   * DEVICE_RESET. The migration state becomes RUNNING, with one exception: a save in PRE_COPY that an orchestrator
+   * drives survives and starts over, for the reset is then a guest's reboot that the orchestrator knows nothing of
+   * (docs/decisions/0010-reset-and-migration.md).
+   */
+  reset(): void {
+    this.#resetDevice('client');
+    if (this.#byOrchestrator) this.#migration?.deviceWasReset();
+    else this.#migration?.reset();
+  }
+
+  close(): void {
+    this.#migration?.close();
+    this.#device.close?.();
+    this.detach();
+    this.memory.collect();
+    this.#bars.close();
+  }
+
+  #resetDevice(kind: ResetKind): void {
+    this.#log.debug(`${this.name}: reset (${kind})`);
+    this.#health.mend();
+    this.config.reset(kind);
+    this.interrupts.reset();
+    this.#health.run(() => this.#device.reset(kind));
+  }
+
+  #functionLevelReset(): void {
+    this.#resetDevice('flr');
+    this.#migration?.deviceWasReset();
+  }
+
+  #migrationFor(orchestrator: boolean): ServedMigration | undefined {
+    const controller = this.#migration;
+    if (!controller) return undefined;
+    return {
+      flags: controller.flags,
+      get state() {
+        return controller.state;
+      },
+      setState: (state) => {
+        this.#byOrchestrator = orchestrator;
+        controller.setState(state);
+      },
+      dataSize: () => controller.dataSize(),
+      precopyInfo: () => controller.precopyInfo(),
+      read: (target) => controller.read(target),
+      write: (source) => controller.write(source),
+      startDmaLogging: (pageSize, ranges) => controller.startDmaLogging(pageSize, ranges),
+      stopDmaLogging: () => controller.stopDmaLogging(),
+      reportDmaLogging: (iova, length, pageSize, bitmap) =>
+        controller.reportDmaLogging(iova, length, pageSize, bitmap),
+    };
+  }
+
+  /** Device code up the stack may still hold a view of what was unmapped; deferred tasks run below it. */
+  #collectLater(): void {
+    this.#reactor.defer(() => this.memory.collect());
+  }
+
+  #makeMigration(settings: RuntimeSettings): MigrationController | undefined {
+    const device = this.#device.migration;
+    if (!device) return undefined;
+    const { model } = this;
+    return new MigrationController({
+      model: {
+        name: model.name,
+        stateVersion: model.stateVersion,
+        ...(model.loadsVersions && { loadsVersions: model.loadsVersions }),
+      },
+      device,
+      framework: [
+        { section: 'pci', save: () => this.config.save(), load: (value) => this.config.load(value) },
+        {
+          section: 'interrupts',
+          save: () => this.interrupts.save(),
+          load: (value) => this.interrupts.load(value),
+        },
+      ],
+      hooks: {
+        quiesce: () => {
+          this.#quiet = true;
+          if (!this.#held) this.#suspend();
+        },
+        stop: () => {},
+        start: () => {},
+        resume: () => {
+          this.#quiet = false;
+          if (!this.#held) this.#revive();
+        },
+        failed: () => {
+          this.#quiet = true;
+        },
+      },
+      dirtyLog: this.dirtyLog,
+      ...(settings.migration && { options: settings.migration }),
+      log: this.#log,
+    });
+  }
+
+  #suspend(): void {
+    this.#health.run(() => this.#device.quiesce?.());
+    this.interrupts.hold();
+  }
+
+  #revive(): void {
+    this.interrupts.release();
+    this.#health.run(() => this.#device.resume?.());
+  }
+
+  #commandChanged(): void {
+    this.interrupts.configChanged();
+    this.#health.run(() => this.#device.commandChanged?.());
+  }
+
+  #modelOperation(op: string, request: Readonly<Record<string, unknown>>): unknown {
+    const operation = this.#device.operations?.[op];
+    if (operation) return operation(request);
+    throw new RequestError(errno.EOPNOTSUPP, `${this.name} has no companion operation "${op}"`);
+  }
+
+  #checkRegion(index: number): void {
+    if (index < 0 || index >= pciRegion.count) {
+      throw new RequestError(errno.EINVAL, `there is no region ${index}; the last is ${pciRegion.count - 1}`);
+    }
+  }
+
+  /** The BAR that `index` is, with the range checked. */
+  #bar(index: number, offset: number, count: number): BarIndex {
+    this.#checkRegion(index);
+    if (!isBarRegion(index)) throw new RequestError(errno.EINVAL, `region ${index} can't be accessed`);
+    this.#bars.check(index, offset, count);
+    return index;
+  }
+}

@@ -38,7 +38,8 @@ export class RuntimeHost implements DeviceHost {
     this.pci = parts.pci;
     const client = (): MessageDma => {
       const link = parts.client();
-      if (!link) throw new RequestError(errno.ENOTCONN, 'no client is connected: there is nobody to ask for DMA');
+      if (!link)
+        throw new RequestError(errno.ENOTCONN, 'no client is connected: there is nobody to ask for DMA');
       return link;
     };
     this.messages = {
@@ -64,7 +65,9 @@ export class RuntimeHost implements DeviceHost {
   }
 
   watch(fd: number, interest: number, callback: (readiness: number) => void): Watch {
-    return this.#parts.reactor.watch(fd, interest, (readiness) => this.#parts.health.run(() => callback(readiness)));
+    return this.#parts.reactor.watch(fd, interest, (readiness) =>
+      this.#parts.health.run(() => callback(readiness)),
+    );
   }
 
   defer(task: () => void): void {

@@ -1,0 +1,49 @@
+import { stateName } from '../migration/index.ts';
+import type { DeviceRuntime } from './device-runtime.ts';
+import { pciRegion } from './vfio-pci.ts';
+
+/**
+ * What the companion operation `info` answers: where a device's registers, BARs and vectors are, and what state
+ * it is in. Everything an orchestrator needs to replay configuration at a destination.
+ */
+export function describeDevice(runtime: DeviceRuntime): Record<string, unknown> {
+  const { config, interrupts, migration } = runtime;
+  const { msix, msi } = config;
+  const bars = config.bars.map((bar) => {
+    const { index, kind, size } = bar;
+    const state = config.bar(index);
+    return { index, kind, size, base: state?.base ?? 0, address: state?.address ?? null };
+  });
+  const table = interrupts.windows[0];
+  const pba = interrupts.windows[1];
+  return {
+    model: runtime.model.name,
+    stateVersion: runtime.model.stateVersion,
+    config: config.snapshot(),
+    replay: config.replayPlan(),
+    configGuestWritten: config.guestWrittenRegisters(),
+    bars: bars.filter(({ index }) => index <= pciRegion.bar5),
+    ...(msix && {
+      msix: {
+        capability: msix.capability,
+        vectors: interrupts.irqInfo(2).count,
+        enabled: msix.enabled,
+        functionMask: msix.functionMask,
+        table: table && { bar: table.bar, offset: table.offset, size: table.size },
+        pba: pba && { bar: pba.bar, offset: pba.offset, size: pba.size },
+      },
+    }),
+    ...(msi && { msi: { capability: msi.capability, vectors: msi.vectors, enabled: msi.enabled } }),
+    ...(config.pcieCapability !== undefined && { pcie: { capability: config.pcieCapability } }),
+    pendingVectors: interrupts.pendingVectors,
+    interruptMode: interrupts.mode,
+    clientConnected: runtime.connected,
+    held: runtime.held,
+    broken: runtime.broken,
+    state: migration?.state ?? null,
+    stateName: migration ? stateName(migration.state) : null,
+    operations: runtime.operations,
+    dirtyScope: runtime.dirtyLog.scope,
+    dmaLogging: runtime.dirtyLog.active,
+  };
+}
