@@ -155,6 +155,11 @@ export class FramedSocket {
     return available >= size || size > this.#maxMessage;
   }
 
+  /** Header flags of the message that `next()` would find; only asked for when `pending`. */
+  peekFlags(): number {
+    return this.#buffer.readUInt32LE(this.#start + header.offsets.flags);
+  }
+
   /** The descriptors of the message that `next()` found; they become the caller's. Once per message. */
   takeDescriptors(): readonly number[] {
     if (this.#groups.length === 0) return noDescriptors;

@@ -1,0 +1,66 @@
+import { unpack } from 'msgpackr';
+import { CompanionError, errno, errnoName } from '../../errors.ts';
+
+/** The server answered a request with an error. `code`, message and hint are the server's where it sends them. */
+export class PeerError extends CompanionError {
+  /** Name of the command that was refused. */
+  readonly command: string;
+
+  constructor(
+    command: string,
+    errnoValue: number,
+    detail?: { code?: string; message?: string; hint?: string },
+  ) {
+    const message = detail?.message ?? `the server refused ${command}: ${errnoName(errnoValue)}`;
+    super(detail?.code ?? 'VC_PEER_REFUSED', message, {
+      errno: errnoValue,
+      ...(detail?.hint === undefined ? {} : { hint: detail.hint }),
+    });
+    this.command = command;
+  }
+}
+
+/** The server broke the protocol: a reply that does not fit its request. */
+export class ProtocolError extends CompanionError {
+  constructor(message: string) {
+    super('VC_PROTOCOL', message, { errno: errno.EPROTO });
+  }
+}
+
+/** The connection ended, or no reply came in time. */
+export class ConnectionError extends CompanionError {
+  constructor(errnoValue: number, message: string, cause?: unknown) {
+    super('VC_CONNECTION', message, { errno: errnoValue, ...(cause === undefined ? {} : { cause }) });
+  }
+}
+
+function text(from: Record<string, unknown>, key: string): string | undefined {
+  const value = from[key];
+  return typeof value === 'string' ? value : undefined;
+}
+
+/**
+ * The error of an error reply.
+ *
+ * @param payload what follows the header: empty, or with `vfio_companion` a msgpack map {code, message, hint}
+ */
+export function peerError(command: string, errnoValue: number, payload: Buffer): PeerError {
+  const value = errnoValue === 0 ? errno.EIO : errnoValue;
+  if (payload.length === 0) return new PeerError(command, value);
+  let decoded: unknown;
+  try {
+    decoded = unpack(payload);
+  } catch {
+    return new PeerError(command, value);
+  }
+  if (typeof decoded !== 'object' || decoded === null) return new PeerError(command, value);
+  const from = decoded as Record<string, unknown>;
+  const code = text(from, 'code');
+  const message = text(from, 'message');
+  const hint = text(from, 'hint');
+  return new PeerError(command, value, {
+    ...(code === undefined ? {} : { code }),
+    ...(message === undefined ? {} : { message }),
+    ...(hint === undefined ? {} : { hint }),
+  });
+}

@@ -1,0 +1,75 @@
+import { silentLogger } from '../../src/log.ts';
+import { createReactor } from '../../src/loop/index.ts';
+import { socketPair } from '../../src/posix/index.ts';
+import { NativeServer, type NativeServerOptions } from '../../src/transport/native/index.ts';
+import type { ServedDevice } from '../../src/transport/served-device.ts';
+import { type ClientOptions, VfioUserClient } from '../../src/vfio-user/client/index.ts';
+
+/** A server with a device behind it, on the test's own thread. */
+export interface RunningServer {
+  /** A client that has negotiated. */
+  connect(options?: ClientOptions): VfioUserClient;
+  /** A client that has not. */
+  raw(options?: ClientOptions): VfioUserClient;
+  /** Lets the server do what it has to do. */
+  turn(): void;
+  close(): void;
+}
+
+export type ServerOptions = Partial<Omit<NativeServerOptions, 'reactor' | 'device' | 'path'>>;
+
+/** One implementation of the server side; the tables of test/protocol run against each. */
+export interface ServerUnderTest {
+  readonly name: 'native' | 'libvfio-user';
+  serve(device: ServedDevice, options?: ServerOptions): RunningServer;
+}
+
+/** Rounds of the loop that are enough for the server to take in all that was sent. */
+const rounds = 8;
+
+export const nativeServer: ServerUnderTest = {
+  name: 'native',
+  serve(device, options = {}) {
+    const reactor = createReactor({ busyWaitNs: 0 });
+    const clients: VfioUserClient[] = [];
+    const turn = () => {
+      for (let i = 0; i < rounds; i++) reactor.turn(0);
+    };
+    const server = new NativeServer({
+      role: 'device',
+      log: silentLogger,
+      dmaTimeoutMs: 2000,
+      whileWaiting: () => {
+        for (const client of clients) if (client.open) client.poll();
+      },
+      ...options,
+      reactor,
+      device,
+    });
+    const raw = (clientOptions: ClientOptions = {}) => {
+      const [ours, theirs] = socketPair();
+      server.adopt(ours);
+      const client = VfioUserClient.raw(theirs, { pump: turn, ...clientOptions });
+      clients.push(client);
+      return client;
+    };
+    return {
+      raw,
+      connect(clientOptions) {
+        const client = raw(clientOptions);
+        client.negotiate();
+        return client;
+      },
+      turn,
+      close() {
+        for (const client of clients) client.close();
+        turn();
+        server.close();
+        reactor.close();
+      },
+    };
+  },
+};
+
+/** Every server that can be had here. */
+export const serversUnderTest: readonly ServerUnderTest[] = [nativeServer];
