@@ -6,7 +6,8 @@
  *
  *   host to guest   SOH R <id> <crc32> <base64 of the command> LF    run it, once for each id
  *                   SOH K <id> LF                                    kill what runs under id
- *   guest to host   SOH A <id> <status> <t|-> <crc32> <base64 of the output> LF
+ *   guest to host   SOH H - LF                                       the agent has started; send what is open
+ *                   SOH A <id> <status> <t|-> <crc32> <base64 of the output> LF
  *                   SOH N <id> LF                                    request damaged, send it again
  *
  * A request is idempotent: one that is running is not started again, and one that has ended is answered
@@ -328,6 +329,8 @@ int main(int argc, char **argv)
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &mask, NULL);
+	snprintf(line, sizeof line, "%cH -\n", SOH);
+	send_all(line, strlen(line));
 	signals = signalfd(-1, &mask, SFD_NONBLOCK | SFD_CLOEXEC);
 
 	for (;;) {

@@ -179,6 +179,10 @@ export class GuestAgent {
 
   #receive(frame: string): void {
     const [kind, id = '', status = '', flag, sum, base64 = ''] = frame.split(' ');
+    if (kind === 'H') {
+      for (const pending of this.#pending.values()) this.#send(pending);
+      return;
+    }
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
     if (kind === 'N') {

@@ -38,6 +38,9 @@ const unusedForDays = 14;
 /** Programs that are compiled for the guest: name in the guest and sources below `images/guest`. */
 export const guestBinaries: Readonly<Record<string, readonly string[]>> = {
   'guest-agent': ['agent.c'],
+  pcitool: ['pcitool.c', 'pci.c', 'vfio.c'],
+  ramtest: ['ramtest.c', 'pci.c', 'vfio.c'],
+  workload: ['workload.c'],
 };
 
 /** Image files that are copied as they are. */
