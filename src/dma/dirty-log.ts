@@ -1,3 +1,4 @@
+import { endianness } from 'node:os';
 import { errno, RequestError } from '../errors.ts';
 import { PageBitmap } from './dirty-bitmap.ts';
 import type { DirtyScopeName, DirtyTracker, IovaRange } from './dirty-tracker.ts';
@@ -17,7 +18,10 @@ export interface DirtyLogOptions {
 }
 
 function isPowerOfTwo(value: number): boolean {
-  return Number.isSafeInteger(value) && value > 0 && Number.isInteger(Math.log2(value));
+  if (!Number.isSafeInteger(value) || value <= 0) return false;
+  const high = Math.floor(value / 2 ** 32);
+  const low = value >>> 0;
+  return high === 0 ? (low & (low - 1)) === 0 : low === 0 && (high & (high - 1)) === 0;
 }
 
 /**
@@ -115,8 +119,12 @@ export class DirtyLog implements DirtyTracker {
     }
     if (last <= first) return;
     const aligned = tracked === pageSize && first % 32 === 0;
+    const words = aligned ? asWords(bitmap) : undefined;
     this.#pages.takeWords(first, last, (page, bits) => {
-      if (aligned) orWord(bitmap, (page - first) / 8, bits);
+      if (words !== undefined) {
+        const word = (page - first) / 32;
+        words[word] = (words[word] ?? 0) | bits;
+      } else if (aligned) orWord(bitmap, (page - first) / 8, bits);
       else {
         for (let left = bits; left !== 0; left &= left - 1) {
           const at = (page + 31 - Math.clz32(left & -left)) * tracked;
@@ -236,6 +244,13 @@ function setBits(bitmap: Uint8Array, iova: number, pageSize: number, from: numbe
     const byte = Math.floor(bit / 8);
     bitmap[byte] = (bitmap[byte] ?? 0) | (1 << (bit & 7));
   }
+}
+
+/** The bitmap as 32-bit words, where it lies so (and the machine is little-endian, as the bitmap is). */
+function asWords(bitmap: Uint8Array): Uint32Array | undefined {
+  const aligned = bitmap.byteOffset % 4 === 0 && bitmap.length % 4 === 0;
+  if (!aligned || endianness() !== 'LE') return undefined;
+  return new Uint32Array(bitmap.buffer, bitmap.byteOffset, bitmap.length / 4);
 }
 
 /** ORs 32 bits into a little-endian bitmap; those beyond its end are 0. */
