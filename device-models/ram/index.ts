@@ -68,7 +68,8 @@ export const ram = defineModel({
     });
     const engine = new DmaEngine(host, bank, memory, () => {
       bank.set('INTERRUPT', bank.get('INTERRUPT') | interruptCompleted);
-      if (host.interrupts.mode === 'intx') showInterrupt();
+      // A guest driver that has INTx disabled for the moment gets it when it enables it again.
+      if (options.interrupt === 'intx' || host.interrupts.mode === 'intx') showInterrupt();
       else host.interrupts.trigger(bank.get('VECTOR') % msix.vectors);
     });
     const churn = new ChurnEngine(host, bank);
