@@ -1,0 +1,124 @@
+/** Starts a device server process (`vfio-companion serve`); see `serveDevice`. */
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { checkoutRoot } from '../setup/index.ts';
+import { LaunchError } from './errors.ts';
+import { ManagedProcess, type ProcessExit } from './managed-process.ts';
+
+export interface ServedDeviceOptions {
+  /** As in `vfio-companion serve MODEL`. */
+  readonly model: string;
+  /** Default: the model's name. */
+  readonly name?: string;
+  /** Folder for sockets and log; left out: a temporary one, removed by `close()`. */
+  readonly folder?: string;
+  /** Options of the model (`--set`). */
+  readonly set?: Readonly<Record<string, string | number | boolean>>;
+  /** Start held: for the destination of a migration. */
+  readonly held?: boolean;
+  /** Further arguments of `serve`. */
+  readonly args?: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
+  /** Deadline for its ready line; default 30 s. */
+  readonly timeoutMs?: number;
+}
+
+export interface ServedDevice {
+  readonly name: string;
+  readonly folder: string;
+  readonly pid: number;
+  /** For QEMU. */
+  readonly socket: string;
+  /** For `migrate`. */
+  readonly migrationSocket: string;
+  readonly exited: Promise<ProcessExit>;
+  readonly exit: ProcessExit | undefined;
+  log(): string;
+  kill(signal?: NodeJS.Signals): Promise<ProcessExit>;
+  /** Ends the server and removes the folder if we made it. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** The program: `$VFIO_COMPANION_CLI`, else this checkout's build. */
+function program(): string {
+  const named = process.env.VFIO_COMPANION_CLI;
+  const path = named !== undefined && named !== '' ? named : join(checkoutRoot(), 'dist/src/cli/main.js');
+  if (!existsSync(path)) throw new LaunchError(`there is no ${path}`, 'run npm run build');
+  return path;
+}
+
+/** Starts a device server in a process of its own and waits until both its sockets listen. */
+export async function serveDevice(options: ServedDeviceOptions): Promise<ServedDevice> {
+  const name = options.name ?? options.model;
+  const made = options.folder === undefined;
+  const folder = options.folder ?? mkdtempSync(join(tmpdir(), 'vfio-companion-'));
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const cleanup = (): void => {
+    if (made) rmSync(folder, { recursive: true, force: true });
+  };
+  const socket = join(folder, `${name}.sock`);
+  const migrationSocket = join(folder, `${name}.migration`);
+  const settings = Object.entries(options.set ?? {}).flatMap(([key, value]) => ['--set', `${key}=${value}`]);
+  const timeoutMs = options.timeoutMs ?? 30_000;
+  let server: ManagedProcess | undefined;
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    let markReady: () => void = () => undefined;
+    const ready = new Promise<void>((resolve) => {
+      markReady = resolve;
+    });
+    server = await ManagedProcess.spawn({
+      name: `device server ${name}`,
+      command: process.execPath,
+      args: [
+        program(),
+        'serve',
+        options.model,
+        ...['--socket', socket, '--migration-socket', migrationSocket],
+        ...settings,
+        ...(options.held === true ? ['--held'] : []),
+        ...(options.args ?? []),
+      ],
+      logPath: join(folder, `${name}.log`),
+      env: { ...process.env, ...options.env },
+      onLine: (line) => {
+        if (line.includes('"ready"')) markReady();
+      },
+    });
+    const running = server;
+    const late = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(() => {
+        reject(new LaunchError(`${running.name}: not ready within ${timeoutMs} ms`, running.tail()));
+      }, timeoutMs);
+    });
+    const ended = running.exited.then(() => {
+      throw new LaunchError(running.epitaph());
+    });
+    ended.catch(() => undefined);
+    await Promise.race([ready, late, ended]);
+    return {
+      name,
+      folder,
+      pid: running.pid,
+      socket,
+      migrationSocket,
+      exited: running.exited,
+      get exit() {
+        return running.exit;
+      },
+      log: () => readFileSync(running.logPath, 'utf8'),
+      kill: (signal = 'SIGKILL') => running.kill(signal),
+      async close() {
+        await running.kill('SIGTERM');
+        cleanup();
+      },
+    };
+  } catch (error) {
+    await server?.kill('SIGKILL');
+    cleanup();
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}

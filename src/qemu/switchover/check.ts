@@ -1,0 +1,240 @@
+/** Step 1: refuse, while nothing has been touched, what could not be brought to its end. */
+
+import { migrationState, stateName } from '../../migration/state.ts';
+import { command } from '../../pci/index.ts';
+import type { DevicePeer, PeerInfo } from '../device-peer.ts';
+import type { PciAddress } from '../pci-address.ts';
+import { formatAddress } from '../pci-address.ts';
+import type { Qmp } from '../qmp.ts';
+import { type DeviceRun, listAt, numberAt, type Run, refusal, textAt } from './run.ts';
+
+const vfioUserType = 'vfio-user-pci';
+const iommuTypes = ['intel-iommu', 'amd-iommu', 'virtio-iommu'];
+/** Offset of the command register (PCI Local Bus 3.0, 6.2.2). */
+export const commandOffset = 0x04;
+
+export async function check(run: Run): Promise<void> {
+  const [sourceStatus, destinationStatus] = await run.all([
+    run.source.execute('query-status'),
+    run.destination.execute('query-status'),
+  ]);
+  const status = textAt(sourceStatus, 'status');
+  if (status !== 'running' && status !== 'paused')
+    throw refusal('VC_SOURCE_STATE', `the source VM is ${status}, not running`);
+  run.wasRunning = status === 'running';
+  const waiting = textAt(destinationStatus, 'status');
+  if (waiting !== 'inmigrate')
+    throw refusal(
+      'VC_DESTINATION_STATE',
+      `the destination VM is ${waiting}, not waiting for a migration`,
+      'start it with -incoming defer -S',
+    );
+  await Promise.all([checkBlockers(run), checkMemory(run), checkInventory(run)]);
+  await run.each((device) => checkDevice(run, device));
+  run.ecamBase = await run.until(findEcam(run.source));
+  await run.until(checkIommu(run));
+}
+
+async function checkBlockers(run: Run): Promise<void> {
+  const state = await run.until(run.source.execute('query-migrate'));
+  const reasons = listAt(state, 'blocked-reasons');
+  if (reasons.length > 0) throw refusal('VC_BLOCKED', `QEMU refuses to migrate: ${reasons.join('; ')}`);
+  const status = textAt(state, 'status');
+  if (['setup', 'active', 'pre-switchover', 'device', 'cancelling'].includes(status))
+    throw refusal('VC_BLOCKED', `a migration is under way already (${status})`);
+}
+
+async function checkMemory(run: Run): Promise<void> {
+  const [a, b] = await run.all([
+    run.source.execute('query-memory-size-summary'),
+    run.destination.execute('query-memory-size-summary'),
+  ]);
+  run.ramBytes = numberAt(a, 'base-memory') + numberAt(a, 'plugged-memory');
+  if (numberAt(a, 'base-memory') !== numberAt(b, 'base-memory'))
+    throw refusal(
+      'VC_MACHINES_DIFFER',
+      `the VMs have ${numberAt(a, 'base-memory')} and ${numberAt(b, 'base-memory')} bytes of memory`,
+    );
+}
+
+interface QomChild {
+  readonly path: string;
+  readonly type: string;
+}
+
+/** User-made devices of a VM, with or without an id. */
+async function peripherals(qmp: Qmp): Promise<QomChild[]> {
+  const children: QomChild[] = [];
+  for (const parent of ['/machine/peripheral', '/machine/peripheral-anon']) {
+    for (const child of listAt(await qmp.execute('qom-list', { path: parent }))) {
+      const type = /^child<(.*)>$/.exec(textAt(child, 'type'))?.[1];
+      if (type !== undefined) children.push({ path: `${parent}/${textAt(child, 'name')}`, type });
+    }
+  }
+  return children;
+}
+
+/** Every vfio-user device must be named: QEMU would migrate the VM and silently lose the others. */
+async function checkInventory(run: Run): Promise<void> {
+  const named = new Set(run.devices.map(({ id }) => `/machine/peripheral/${id}`));
+  if (named.size !== run.devices.length) throw refusal('VC_DEVICES', 'a device is named twice');
+  for (const [qmp, side] of [
+    [run.source, 'source'],
+    [run.destination, 'destination'],
+  ] as const) {
+    const present = (await run.until(peripherals(qmp))).filter(({ type }) => type === vfioUserType);
+    const paths = present.map(({ path }) => path);
+    const missing = [...named].filter((path) => !paths.includes(path));
+    if (missing.length > 0)
+      throw refusal(
+        'VC_DEVICES',
+        `the ${side} VM has no vfio-user-pci device ${missing.map(baseName).join(', ')}`,
+      );
+    const extra = paths.filter((path) => !named.has(path));
+    if (extra.length > 0)
+      throw refusal(
+        'VC_DEVICES',
+        `the ${side} VM has a vfio-user-pci device that is not to be migrated: ${extra.map(baseName).join(', ')}`,
+        'name it with its migration sockets: QEMU would lose it without an error',
+      );
+  }
+}
+
+function baseName(path: string): string {
+  return path.slice(path.lastIndexOf('/') + 1);
+}
+
+async function checkDevice(run: Run, device: DeviceRun): Promise<void> {
+  const { id, source, destination } = device;
+  const [from, to, sourceFlags, destinationFlags, state] = await run.until(
+    Promise.all([
+      source.info(),
+      destination.info(),
+      source.migrationFlags(),
+      destination.migrationFlags(),
+      source.state(),
+    ]),
+  );
+  device.sourceInfo = from;
+  device.pristine = to;
+  device.flags = sourceFlags & destinationFlags;
+  checkConnected(id, source, from, 'source');
+  checkConnected(id, destination, to, 'destination');
+  if (from.model !== to.model)
+    throw refusal(
+      'VC_STATE_REFUSED',
+      `device ${id} is a ${from.model}, but its destination serves a ${to.model}`,
+    );
+  if (from.stateVersion > to.stateVersion)
+    throw refusal(
+      'VC_STATE_REFUSED',
+      `device ${id} has state version ${from.stateVersion}; its destination knows ${to.stateVersion}`,
+      'use a destination server that is not older than the source',
+    );
+  if (state !== migrationState.RUNNING)
+    throw refusal(
+      'VC_DEVICE_STATE',
+      `device ${id} is in state ${stateName(state)} at the source, not RUNNING`,
+    );
+  const at = await run.until(addressOf(run.source, id));
+  const there = await run.until(slotOf(run.destination, id));
+  device.address = at;
+  if (at.device !== there.device || at.function !== there.function)
+    throw refusal(
+      'VC_MACHINES_DIFFER',
+      `device ${id} sits in slot ${at.device}.${at.function} at the source and ${there.device}.${there.function} at the destination`,
+      'give both the same addr=',
+    );
+}
+
+function checkConnected(id: string, peer: DevicePeer, info: PeerInfo, side: string): void {
+  if (!info.clientConnected)
+    throw refusal(
+      'VC_NOT_CONNECTED',
+      `no QEMU is connected to the ${side} server of device ${id} (${peer.name})`,
+      'is it the right migration socket?',
+    );
+}
+
+/** Slot and function of a device; "addr" reads as "04.0". */
+async function slotOf(qmp: Qmp, id: string): Promise<{ device: number; function: number }> {
+  const addr = await qmp.execute('qom-get', { path: `/machine/peripheral/${id}`, property: 'addr' });
+  const parts = /^([0-9a-f]+)\.([0-7])$/i.exec(String(addr));
+  if (parts === null) throw refusal('VC_DEVICES', `can't tell the slot of device ${id} ("${String(addr)}")`);
+  return { device: Number.parseInt(parts[1] ?? '', 16), function: Number(parts[2]) };
+}
+
+/**
+ * Where device `id` sits now, bus number as the guest has assigned it. A device behind a bridge that has no
+ * number yet is unreachable for the guest, too.
+ */
+export async function addressOf(qmp: Qmp, id: string): Promise<PciAddress> {
+  const slot = await slotOf(qmp, id);
+  const buses = listAt(await qmp.execute('query-pci'));
+  const search = (devices: readonly unknown[]): number | undefined => {
+    for (const device of devices) {
+      if (textAt(device, 'qdev_id') === id) return numberAt(device, 'bus');
+      const below = search(listAt(device, 'pci_bridge', 'devices'));
+      if (below !== undefined) return below;
+    }
+    return undefined;
+  };
+  for (const bus of buses) {
+    const found = search(listAt(bus, 'devices'));
+    if (found !== undefined) return { bus: found, ...slot };
+  }
+  return { bus: -1, ...slot };
+}
+
+/** The ECAM window of a q35 as it stands in the memory tree now; firmware places it. */
+export async function findEcam(qmp: Qmp): Promise<number | undefined> {
+  const tree = await qmp.hmp('info mtree');
+  const digits = /^\s*([0-9a-f]{16})-[0-9a-f]{16} \(prio [^)]*\): pcie-mmcfg-mmio\b/m.exec(tree)?.[1];
+  return digits === undefined ? undefined : Number.parseInt(digits, 16);
+}
+
+/** Guest-physical address of the MSI-X table, if the guest has assigned that BAR. */
+export function msixTableAddress(info: PeerInfo): number | undefined {
+  const { msix } = info;
+  if (msix === undefined) return undefined;
+  const bar = info.bars.find(({ index }) => index === msix.table.bar);
+  if (bar === undefined || bar.address === null || bar.address === 0) return undefined;
+  return bar.address + msix.table.offset;
+}
+
+/**
+ * Behind a translating vIOMMU a device can't reach its own BAR, so that its MSI-X table can neither be read
+ * nor written. Told by trying, where there is a vIOMMU at all.
+ */
+async function checkIommu(run: Run): Promise<void> {
+  const iommu = (await peripherals(run.source)).find(({ type }) =>
+    iommuTypes.some((name) => type.startsWith(name)),
+  );
+  if (iommu === undefined) return;
+  const hint = 'boot the guest with iommu=pt, or without a vIOMMU';
+  for (const device of run.devices) {
+    const { sourceInfo, id, source } = device;
+    const table = msixTableAddress(sourceInfo);
+    const control = sourceInfo.config.readUInt16LE(commandOffset);
+    const decoding = command.memory | command.master;
+    if (table === undefined || (control & decoding) !== decoding) {
+      throw refusal(
+        'VC_VIOMMU',
+        `there is a vIOMMU (${iommu.type}), and as device ${id} is not set up by its driver it can't be told whether it translates`,
+        hint,
+      );
+    }
+    const [result] = await source.dma([{ read: table, length: 4 }]);
+    if (result?.errno !== 0)
+      throw refusal(
+        'VC_VIOMMU',
+        `a translating vIOMMU (${iommu.type}) is in front of device ${id} at ${formatAddress(device.address)}`,
+        hint,
+      );
+  }
+}
+
+/** The command register in `config`. */
+export function commandOf(config: Buffer): number {
+  return config.readUInt16LE(commandOffset);
+}

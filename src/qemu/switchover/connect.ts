@@ -1,0 +1,151 @@
+/** Step 0: reach all parties, and notice when one of them goes away. */
+import { CompanionError } from '../../errors.ts';
+import type { DevicePeer, PeerInfo } from '../device-peer.ts';
+import { Qmp } from '../qmp.ts';
+import { defaultTimeouts, type MigrateOptions } from './options.ts';
+import { type DeviceRun, Run, refusal, textAt } from './run.ts';
+
+const noInfo: PeerInfo = {
+  model: '',
+  stateVersion: 0,
+  config: Buffer.alloc(256),
+  bars: [],
+  msix: undefined,
+  clientConnected: false,
+  held: false,
+  state: 0,
+  hasNet: false,
+};
+
+/** Opens every connection; closes those already open when one fails. */
+export async function connectAll(options: MigrateOptions): Promise<Run> {
+  const timeouts = { ...defaultTimeouts, ...options.timeouts };
+  const connectDevice = options.connectDevice ?? (await import('../vfio-user-peer.ts')).connectPeer;
+  const opened: { close(): Promise<void> }[] = [];
+  const open = async <T extends { close(): Promise<void> }>(what: string, work: Promise<T>): Promise<T> => {
+    try {
+      const value = await work;
+      opened.push(value);
+      return value;
+    } catch (error) {
+      if (error instanceof CompanionError)
+        throw new CompanionError(error.code, `${what}: ${error.message}`, {
+          errno: error.errno,
+          cause: error,
+          ...(error.hint === undefined ? {} : { hint: error.hint }),
+        });
+      throw error;
+    }
+  };
+  const qmpOptions = { timeoutMs: timeouts.connect, commandTimeoutMs: timeouts.command };
+  const results = await Promise.allSettled([
+    open('source QEMU', Qmp.connect(options.source.qmp, qmpOptions)),
+    open('destination QEMU', Qmp.connect(options.destination.qmp, qmpOptions)),
+    ...options.devices.flatMap(({ id, source, destination }) => [
+      open(`device ${id} at the source`, connectDevice(source)),
+      open(`device ${id} at the destination`, connectDevice(destination)),
+    ]),
+  ]);
+  const failed = results.find((result) => result.status === 'rejected');
+  if (failed !== undefined) {
+    await Promise.allSettled(opened.map((each) => each.close()));
+    throw failed.reason;
+  }
+  const values = results.map((result) => (result.status === 'fulfilled' ? result.value : undefined));
+  const [source, destination, ...peers] = values as [Qmp, Qmp, ...DevicePeer[]];
+  const devices = options.devices.map(({ id }, index) =>
+    deviceRun(id, peers[2 * index], peers[2 * index + 1]),
+  );
+  const run = new Run(options, source, destination, devices);
+  watch(run);
+  return run;
+}
+
+function deviceRun(
+  id: string,
+  source: DevicePeer | undefined,
+  destination: DevicePeer | undefined,
+): DeviceRun {
+  if (source === undefined || destination === undefined)
+    throw refusal('VC_MIGRATE', `device ${id} has no server`);
+  return {
+    id,
+    source,
+    destination,
+    flags: 0,
+    sourceInfo: noInfo,
+    pristine: noInfo,
+    address: { bus: 0, device: 0, function: 0 },
+    busMasterReady: false,
+    sentBytes: 0,
+    pumpMs: 0,
+    initialBytes: 0,
+    dirtyBytes: 0,
+    dirtyPages: 0,
+    dataSize: 0,
+    finalBytes: 0,
+    sourceDone: false,
+    frozen: undefined,
+    msixTable: undefined,
+    mark: undefined,
+    fullState: undefined,
+    replayed: 0,
+    replayPath: 'none',
+    configDifferences: [],
+    msixTableEqual: null,
+    stateEqual: null,
+  };
+}
+
+/** From now on a party that goes away ends the migration, unless it is not needed any more. */
+function watch(run: Run): void {
+  const { progressed } = run;
+  const lost = (who: string, why: Error | undefined): void => {
+    run.fail(new CompanionError('VC_PEER_LOST', `${who} is gone (${why?.message ?? 'connection closed'})`));
+  };
+  run.source.on('close', (why) => {
+    if (!progressed.completed && why !== undefined) lost('the source QEMU', why);
+  });
+  run.destination.on('close', (why) => {
+    if (!progressed.committed && why !== undefined) lost('the destination QEMU', why);
+  });
+  for (const device of run.devices) {
+    void device.source.ended.then((why) => {
+      if (!device.sourceDone && why !== undefined) lost(`the source's server of device ${device.id}`, why);
+    });
+    void device.destination.ended.then((why) => {
+      if (!progressed.committed && why !== undefined)
+        lost(`the destination's server of device ${device.id}`, why);
+    });
+  }
+  run.source.on('event', (event) => {
+    if (event.name === 'STOP' && progressed.migrateSent && !progressed.stopped)
+      run.timeline.zero(event.timeUs);
+    if (event.name !== 'MIGRATION' || progressed.completed || !progressed.migrateSent) return;
+    const status = textAt(event.data, 'status');
+    if (status === 'failed' || status === 'cancelled')
+      run.fail(
+        new CompanionError('VC_QEMU_MIGRATION', `QEMU's own migration ended at the source: ${status}`),
+      );
+  });
+  run.destination.on('event', (event) => {
+    if (event.name === 'MIGRATION' && textAt(event.data, 'status') === 'failed' && !progressed.completed)
+      run.fail(new CompanionError('VC_QEMU_MIGRATION', "QEMU's own migration failed at the destination"));
+  });
+  const { signal } = run.options;
+  const cancel = (): void => {
+    if (!progressed.contSent) run.fail(refusal('VC_CANCELLED', 'the migration was cancelled'));
+  };
+  if (signal?.aborted === true) cancel();
+  else signal?.addEventListener('abort', cancel, { once: true });
+}
+
+/** Ends all sessions; the parties go on. */
+export async function disconnectAll(run: Run): Promise<void> {
+  const peers = run.devices.flatMap((device) => [device.source, device.destination]);
+  await Promise.allSettled([
+    run.source.close(),
+    run.destination.close(),
+    ...peers.map((peer) => peer.close()),
+  ]);
+}

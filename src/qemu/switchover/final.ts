@@ -1,0 +1,58 @@
+/** Step 5: the rest of RAM by QEMU, the rest of the devices' state by us, at the same time. */
+import { migrationState } from '../../migration/state.ts';
+import { Timeline } from '../../report/timeline.ts';
+import { pump, pumpRate } from './pump.ts';
+import { type DeviceRun, type Run, refusal, within } from './run.ts';
+
+/** Replay and resume, ms: what comes after the data. */
+const tailMs = 4;
+
+export async function finish(run: Run): Promise<void> {
+  await checkDowntime(run);
+  const states = run.devices.map((device) => moveState(run, device));
+  const before = run.destination.lastEvent;
+  const arrived = run.destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
+    timeoutMs: run.timeouts.final,
+    signal: run.signal,
+    after: before,
+  });
+  arrived.catch(() => undefined);
+  const start = Timeline.now();
+  run.progressed.continued = true;
+  await run.until(run.source.execute('migrate-continue', { state: 'pre-switchover' }));
+  run.timeline.add('continue', start, Timeline.now());
+  await run.until(arrived);
+  run.progressed.completed = true;
+  run.timeline.add('final-ram', start, Timeline.now());
+  await within(run.timeouts.final, 'the rest of the device state', run.all(states));
+}
+
+/** With everything at rest the rest of the blackout is known well: is it still within the limit? */
+async function checkDowntime(run: Run): Promise<void> {
+  await run.each(async (device) => {
+    device.dataSize = await device.source.dataSize();
+  });
+  const spentMs = (Timeline.now() - (run.timeline.zeroUs ?? Timeline.now())) / 1000;
+  let bytes = 0;
+  for (const device of run.devices) bytes += device.dataSize;
+  const expectedMs = spentMs + bytes / pumpRate(run.devices) + tailMs;
+  if (expectedMs <= run.downtimeLimitMs) return;
+  throw refusal(
+    'VC_DOWNTIME',
+    `the blackout would last ${Math.ceil(expectedMs)} ms, the limit is ${run.downtimeLimitMs} ms`,
+    `a downtime limit of about ${Math.ceil(expectedMs * 1.2)} ms would do`,
+  );
+}
+
+async function moveState(run: Run, device: DeviceRun): Promise<void> {
+  const start = Timeline.now();
+  if (run.options.verify?.state === true) {
+    device.finalBytes = await pump(device);
+  } else {
+    device.finalBytes = await pump(device);
+    device.sourceDone = true;
+  }
+  // RESUMING → STOP loads and checks the state; the device stays held.
+  await device.destination.setState(migrationState.STOP);
+  run.timeline.add('state', start, Timeline.now(), { device: device.id, note: `${device.finalBytes} bytes` });
+}

@@ -1,0 +1,161 @@
+/** Step 3: RAM by QEMU and device state by us, side by side, until a switchover is short enough. */
+import { setTimeout as delay } from 'node:timers/promises';
+import type { PrecopySample } from '../../report/types.ts';
+import { type ConvergenceOptions, type Decision, decide } from '../convergence.ts';
+import { pump, pumpRate } from './pump.ts';
+import { type DeviceRun, numberAt, type Run, refusal } from './run.ts';
+import { canPreCopy, holdLimitMs } from './setup.ts';
+
+const pollMs = 50;
+/** While QEMU is held it sends RAM at this rate, bytes a second: it can't reach the end of a pass. */
+const heldBandwidth = 64 * 1024;
+/**
+ * With less RAM than this to go QEMU is held by bandwidth, too: its `downtime-limit` alone does not stop it
+ * when the guest is idle and nothing remains.
+ */
+const heldBelowBytes = 256 * 1024 * 1024;
+const markMicrosecondsPerPage = 3;
+const fixedMs = 4;
+/** Dirty device state that is not worth a transfer of its own before the end. */
+const smallDirtyBytes = 64 * 1024;
+
+export async function preCopy(run: Run): Promise<void> {
+  const limits: ConvergenceOptions = {
+    downtimeLimitMs: run.downtimeLimitMs,
+    maxSeconds: run.options.maxSeconds ?? 300,
+    maxRounds: run.options.maxRounds ?? 60,
+    firstRamLimitMs: run.options.firstRamLimitMs ?? 10,
+    fixedMs,
+    markMicrosecondsPerPage,
+  };
+  const over = new AbortController();
+  const stopped = run.source
+    .waitFor('MIGRATION', ({ data }) => data.status === 'pre-switchover', {
+      timeoutMs: (limits.maxSeconds + 60) * 1000,
+      signal: run.signal,
+      after: 0,
+    })
+    .finally(() => {
+      run.progressed.stopped = true;
+      over.abort();
+    });
+  stopped.catch(() => undefined);
+  const governor = new Governor(run, limits);
+  const started = performance.now();
+  const poll = async (): Promise<void> => {
+    while (!over.signal.aborted) {
+      await governor.look(performance.now() - started);
+      await delay(pollMs, undefined, { signal: over.signal }).catch(() => undefined);
+    }
+  };
+  await run.until(Promise.all([stopped, poll(), ...run.devices.map((device) => feed(device, over.signal))]));
+}
+
+/** Keeps one device's precopy stream flowing until the vCPUs stop. */
+async function feed(device: DeviceRun, over: AbortSignal): Promise<void> {
+  if (!canPreCopy(device)) return;
+  while (!over.aborted) {
+    const info = await device.source.precopyInfo();
+    device.initialBytes = info.initialBytes;
+    device.dirtyBytes = info.dirtyBytes;
+    const worth = info.initialBytes > 0 || info.dirtyBytes > smallDirtyBytes;
+    // A bounded portion, so that progress is seen and the end of precopy is noticed.
+    const moved = worth ? await pump(device, 16 * 1024 * 1024) : 0;
+    if (moved === 0) await delay(pollMs, undefined, { signal: over }).catch(() => undefined);
+  }
+}
+
+/** Looks at all parties, and lets QEMU switch over or holds it. */
+class Governor {
+  readonly #run: Run;
+  readonly #limits: ConvergenceOptions;
+  #sent: { limitMs: number; bandwidth: number | undefined } = { limitMs: holdLimitMs, bandwidth: undefined };
+
+  constructor(run: Run, limits: ConvergenceOptions) {
+    this.#run = run;
+    this.#limits = limits;
+  }
+
+  async look(elapsedMs: number): Promise<void> {
+    const run = this.#run;
+    const [status] = await Promise.all([
+      run.source.execute('query-migrate'),
+      ...run.devices.map(async (device) => {
+        const [pages, size] = await Promise.all([device.source.dirtyEstimate(), device.source.dataSize()]);
+        device.dirtyPages = pages;
+        device.dataSize = size;
+        if (!canPreCopy(device)) device.dirtyBytes = size;
+      }),
+    ]);
+    if (run.progressed.stopped) return;
+    const round = numberAt(status, 'ram', 'dirty-sync-count');
+    const sample = {
+      elapsedMs,
+      round,
+      ramRemaining: numberAt(status, 'ram', 'remaining'),
+      ramExpectedMs: numberAt(status, 'expected-downtime'),
+      deviceRate: pumpRate(run.devices),
+      devices: run.devices.map((device) => ({
+        id: device.id,
+        initialBytes: device.initialBytes,
+        finalBytes: device.dataSize,
+        dirtyPages: device.dirtyPages,
+      })),
+    };
+    const decision = decide(this.#limits, sample);
+    run.rounds = round;
+    this.#note(status, decision, elapsedMs);
+    if (decision.giveUp !== undefined) {
+      throw refusal(
+        'VC_NOT_CONVERGED',
+        decision.giveUp.reason,
+        `a downtime limit of about ${decision.giveUp.neededMs} ms would have been needed now`,
+      );
+    }
+    await this.#apply(decision, sample.ramRemaining);
+  }
+
+  async #apply(decision: Decision, ramRemaining: number): Promise<void> {
+    const limitMs = decision.hold ? holdLimitMs : decision.ramLimitMs;
+    const throttle = decision.hold && ramRemaining < heldBelowBytes;
+    const bandwidth = throttle ? heldBandwidth : undefined;
+    if (limitMs === this.#sent.limitMs && bandwidth === this.#sent.bandwidth) return;
+    const parameters: Record<string, unknown> = { 'downtime-limit': limitMs };
+    if (bandwidth !== this.#sent.bandwidth) parameters['max-bandwidth'] = bandwidth ?? this.#fullBandwidth();
+    this.#sent = { limitMs, bandwidth };
+    await this.#run.source.execute('migrate-set-parameters', parameters);
+  }
+
+  /** What QEMU was set to before it was held. */
+  #fullBandwidth(): unknown {
+    const asked = this.#run.options.maxBandwidth;
+    if (asked !== undefined) return asked;
+    const saved = this.#run.restoreSettings.find(({ command }) => command === 'migrate-set-parameters');
+    return (saved?.args as Record<string, unknown> | undefined)?.['max-bandwidth'] ?? 0;
+  }
+
+  #note(status: unknown, decision: Decision, elapsedMs: number): void {
+    const run = this.#run;
+    const ramTotal = numberAt(status, 'ram', 'total');
+    const sample: PrecopySample = {
+      elapsedMs,
+      round: numberAt(status, 'ram', 'dirty-sync-count'),
+      ramRemaining: numberAt(status, 'ram', 'remaining'),
+      ramTotal,
+      ramTransferred: numberAt(status, 'ram', 'transferred'),
+      dirtyPagesRate: numberAt(status, 'ram', 'dirty-pages-rate'),
+      devices: run.devices.map(({ id, initialBytes, dirtyBytes, sentBytes, dirtyPages }) => ({
+        id,
+        initialBytes,
+        dirtyBytes,
+        sentBytes,
+        dirtyPages,
+      })),
+      estimateMs: decision.deviceEstimateMs + numberAt(status, 'expected-downtime'),
+      deviceEstimateMs: decision.deviceEstimateMs,
+      held: decision.hold,
+    };
+    if (run.samples.length < 100_000) run.samples.push(sample);
+    run.options.onProgress?.({ phase: 'precopy', elapsedMs: run.elapsedMs, sample });
+  }
+}

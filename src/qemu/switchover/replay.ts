@@ -1,0 +1,124 @@
+/** Step 6: what QEMU holds of the devices is told to the destination QEMU. */
+import { CompanionError, errnoName } from '../../errors.ts';
+import { migrationState } from '../../migration/state.ts';
+import type { ReplayEntry } from '../../pci/index.ts';
+import type { DmaOperation } from '../device-peer.ts';
+import { ecamOffset, formatAddress } from '../pci-address.ts';
+import { ecamWrites, planReplay } from '../replay-plan.ts';
+import { commandOf, commandOffset, msixTableAddress } from './check.ts';
+import { frozen, neededBits } from './quiesce.ts';
+import type { DeviceRun, Run } from './run.ts';
+
+export async function replay(run: Run): Promise<void> {
+  await run.timeline.span('replay', async () => {
+    const byPorts = run.devices.filter((device) => !viaEcam(run, device));
+    const byEcam = run.devices.filter((device) => viaEcam(run, device));
+    let usedPorts = false;
+    for (const device of byEcam.filter(({ busMasterReady }) => !busMasterReady)) {
+      usedPorts = true;
+      await run.until(run.destinationPorts.write(device.address, commandOffset, 2, neededBits(device)));
+    }
+    // Ports are one resource for all devices; DMA goes on beside them.
+    await run.all([
+      ...byEcam.map((device) => replayByEcam(run, device)),
+      (async () => {
+        for (const device of byPorts) {
+          if (device.address.bus < 0) continue;
+          usedPorts = true;
+          await replayByPorts(run, device);
+        }
+      })(),
+    ]);
+    // The state machine runs, the device is still held: it will start nothing before `cont`.
+    for (const device of byEcam) {
+      // A sleeping function takes no other writes, and sleeps with Bus Master off: by ports, at the very end.
+      for (const { offset, size, value } of plan(device).power) {
+        usedPorts = true;
+        await run.until(run.destinationPorts.write(device.address, offset, size, value));
+      }
+    }
+    await run.all([
+      ...run.devices.map((device) => device.destination.setState(migrationState.RUNNING)),
+      usedPorts ? run.destinationPorts.restore(run.cf8) : Promise.resolve(),
+    ]);
+  });
+}
+
+function viaEcam(run: Run, device: DeviceRun): boolean {
+  return run.ecamBase !== undefined && device.address.bus >= 0;
+}
+
+/** The plan of a device, cut where the MSI-X table has to be written: after the addresses, before its enable bit. */
+function plan(device: DeviceRun): { before: ReplayEntry[]; after: ReplayEntry[]; power: ReplayEntry[] } {
+  const entries = planReplay(frozen(device).config, device.pristine.config);
+  device.replayed = entries.length + 1;
+  const early = (entry: ReplayEntry): boolean => ['bar', 'plain', 'msi'].includes(entry.role);
+  const power = (entry: ReplayEntry): boolean => entry.role === 'power';
+  return {
+    before: entries.filter(early),
+    after: entries.filter((entry) => !early(entry) && !power(entry)),
+    power: entries.filter(power),
+  };
+}
+
+function word(value: number): Buffer {
+  const bytes = Buffer.alloc(2);
+  bytes.writeUInt16LE(value);
+  return bytes;
+}
+
+/** All in one batch, carried out in order: registers by DMA to the ECAM window, the table by DMA to the BAR. */
+async function replayByEcam(run: Run, device: DeviceRun): Promise<void> {
+  const info = frozen(device);
+  const base = (run.ecamBase ?? 0) + ecamOffset(device.address);
+  const { before, after } = plan(device);
+  const saved = commandOf(info.config);
+  const open = saved | neededBits(device);
+  const commandWrite = (value: number): DmaOperation => ({ write: base + commandOffset, bytes: word(value) });
+  const operations: DmaOperation[] = [...ecamWrites(base, before), commandWrite(open)];
+  const table = msixTableAddress(info);
+  if (table !== undefined && device.msixTable !== undefined)
+    operations.push({ write: table, bytes: device.msixTable });
+  operations.push(...ecamWrites(base, after));
+  // Last: with Bus Master off no further DMA of ours would be let through.
+  if (open !== saved) operations.push(commandWrite(saved));
+  const identity = { read: base, length: 4 };
+  const [first, ...results] = await device.destination.dma([identity, ...operations]);
+  const wanted = info.config.readUInt32LE(0);
+  const found =
+    first?.bytes === undefined || first.errno !== 0 ? undefined : Buffer.from(first.bytes).readUInt32LE(0);
+  if (found !== wanted)
+    throw replayError(device, `is not to be found in the ECAM window (${errnoName(first?.errno ?? 0)})`);
+  const failed = results.findIndex((result) => result.errno !== 0);
+  if (failed >= 0)
+    throw replayError(device, `refuses write ${failed + 1} (${errnoName(results[failed]?.errno ?? 0)})`);
+  device.replayPath = 'ecam';
+}
+
+async function replayByPorts(run: Run, device: DeviceRun): Promise<void> {
+  const ports = run.destinationPorts;
+  const info = frozen(device);
+  const { before, after, power } = plan(device);
+  const saved = commandOf(info.config);
+  const open = saved | neededBits(device);
+  const write = (entry: { offset: number; size: 1 | 2 | 4; value: number }): Promise<void> =>
+    ports.write(device.address, entry.offset, entry.size, entry.value);
+  await Promise.all([...before, { offset: commandOffset, size: 2 as const, value: open }].map(write));
+  const table = msixTableAddress(info);
+  if (table !== undefined && device.msixTable !== undefined) {
+    const [result] = await device.destination.dma([{ write: table, bytes: device.msixTable }]);
+    if (result?.errno !== 0)
+      throw replayError(device, `refuses its MSI-X table (${errnoName(result?.errno ?? 0)})`);
+  }
+  await Promise.all(after.map(write));
+  if (open !== saved) await write({ offset: commandOffset, size: 2, value: saved });
+  await Promise.all(power.map(write));
+  device.replayPath = 'ports';
+}
+
+function replayError(device: DeviceRun, what: string): CompanionError {
+  return new CompanionError(
+    'VC_REPLAY',
+    `device ${device.id} at ${formatAddress(device.address)} of the destination ${what}`,
+  );
+}

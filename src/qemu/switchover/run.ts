@@ -1,0 +1,217 @@
+import { CompanionError, errno } from '../../errors.ts';
+import { type Logger, silentLogger } from '../../log.ts';
+import { Timeline } from '../../report/timeline.ts';
+import type { Phase, PrecopySample, RamReport } from '../../report/types.ts';
+import { ConfigPorts } from '../config-ports.ts';
+import type { DevicePeer, MarkResult, PeerInfo } from '../device-peer.ts';
+import { DeadlineError } from '../errors.ts';
+import type { PciAddress } from '../pci-address.ts';
+import type { Qmp } from '../qmp.ts';
+import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
+
+/** One device on its way. */
+export interface DeviceRun {
+  readonly id: string;
+  readonly source: DevicePeer;
+  readonly destination: DevicePeer;
+  /** `VFIO_MIGRATION_*` bits that both sides offer. */
+  flags: number;
+  sourceInfo: PeerInfo;
+  /** The destination before anything was done to it. */
+  pristine: PeerInfo;
+  address: PciAddress;
+  /** The destination's command register had Bus Master set in advance. */
+  busMasterReady: boolean;
+  sentBytes: number;
+  /** Time spent in moving state, ms, and bytes moved then: for the rate. */
+  pumpMs: number;
+  initialBytes: number;
+  dirtyBytes: number;
+  dirtyPages: number;
+  dataSize: number;
+  finalBytes: number;
+  /** All that the source server had to give has been taken: its loss does no harm any more. */
+  sourceDone: boolean;
+  /** As they were when the vCPUs had stopped. */
+  frozen: PeerInfo | undefined;
+  msixTable: Buffer | undefined;
+  mark: MarkResult | undefined;
+  /** Full state of the source, kept for comparison. */
+  fullState: Buffer | undefined;
+  replayed: number;
+  replayPath: 'ecam' | 'ports' | 'none';
+  configDifferences: string[];
+  msixTableEqual: boolean | null;
+  stateEqual: boolean | null;
+}
+
+/** How far a migration has come; what rollback has to undo follows from it. */
+export interface Progressed {
+  /** Something has been changed at either side. */
+  touched: boolean;
+  incomingStarted: boolean;
+  migrateSent: boolean;
+  /** vCPUs stopped at the source. */
+  stopped: boolean;
+  continued: boolean;
+  /** The destination QEMU has everything. */
+  completed: boolean;
+  contSent: boolean;
+  contRefused: boolean;
+  committed: boolean;
+}
+
+/** Everything that the steps of one migration share. */
+export class Run {
+  readonly options: MigrateOptions;
+  readonly timeouts: Timeouts;
+  readonly downtimeLimitMs: number;
+  readonly log: Logger;
+  readonly timeline = new Timeline();
+  readonly source: Qmp;
+  readonly destination: Qmp;
+  readonly sourcePorts: ConfigPorts;
+  readonly destinationPorts: ConfigPorts;
+  readonly devices: DeviceRun[];
+  readonly samples: PrecopySample[] = [];
+  readonly phases: { phase: Phase; atMs: number }[] = [];
+  readonly warnings: string[] = [];
+  readonly progressed: Progressed = {
+    touched: false,
+    incomingStarted: false,
+    migrateSent: false,
+    stopped: false,
+    continued: false,
+    completed: false,
+    contSent: false,
+    contRefused: false,
+    committed: false,
+  };
+  readonly started = performance.now();
+  readonly startedAt = new Date().toISOString();
+  phase: Phase = 'connect';
+  wasRunning = true;
+  /** Guest-physical address of the ECAM window; undefined: none. */
+  ecamBase: number | undefined;
+  /** The guest's 0xCF8. */
+  cf8: number | undefined;
+  /** Puts borrowed registers of the source back; see `borrowBusMaster`. */
+  giveBack: (() => Promise<void>) | undefined;
+  /** QEMU's settings before we changed them: what to send to restore them. */
+  restoreSettings: { readonly command: string; readonly args: object }[] = [];
+  resumeUs: number | undefined;
+  ram: RamReport | null = null;
+  ramBytes = 0;
+  rounds = 0;
+  readonly #stop = new AbortController();
+  readonly #never: Promise<never>;
+
+  constructor(options: MigrateOptions, source: Qmp, destination: Qmp, devices: DeviceRun[]) {
+    this.options = options;
+    this.timeouts = { ...defaultTimeouts, ...options.timeouts };
+    this.downtimeLimitMs = options.downtimeLimitMs ?? 300;
+    this.log = options.log ?? silentLogger;
+    this.source = source;
+    this.destination = destination;
+    this.sourcePorts = new ConfigPorts(source);
+    this.destinationPorts = new ConfigPorts(destination);
+    this.devices = devices;
+    this.#never = new Promise((_resolve, reject) => {
+      this.#stop.signal.addEventListener('abort', () => reject(this.#stop.signal.reason));
+    });
+    this.#never.catch(() => undefined);
+  }
+
+  /** Aborted when the migration must be given up; the reason is the error. */
+  get signal(): AbortSignal {
+    return this.#stop.signal;
+  }
+
+  get elapsedMs(): number {
+    return performance.now() - this.started;
+  }
+
+  /** Gives the migration up: every wait ends with `error`. The first reason stays. */
+  fail(error: Error): void {
+    if (!this.#stop.signal.aborted) this.#stop.abort(error);
+  }
+
+  /** Waits for `work`, or for the reason to give up. */
+  async until<T>(work: Promise<T>): Promise<T> {
+    work.catch(() => undefined);
+    return Promise.race([work, this.#never]);
+  }
+
+  /** Waits for all of `work`, or for the reason to give up. */
+  async all<T>(work: readonly Promise<T>[]): Promise<T[]> {
+    return this.until(Promise.all(work));
+  }
+
+  /** `work` for every device at once. */
+  async each<T>(work: (device: DeviceRun) => Promise<T>): Promise<T[]> {
+    return this.all(this.devices.map(work));
+  }
+
+  async enter(phase: Phase): Promise<void> {
+    this.phase = phase;
+    this.phases.push({ phase, atMs: this.elapsedMs });
+    this.log.debug({ phase }, 'migration phase');
+    this.options.onProgress?.({ phase, elapsedMs: this.elapsedMs });
+    if (this.options.onPhase === undefined) return;
+    const hook = Promise.resolve(this.options.onPhase(phase));
+    // A rollback waits for its hook whatever has happened: the reason to give up is known already.
+    if (phase === 'rollback') await hook;
+    else await this.until(hook);
+  }
+
+  warn(message: string): void {
+    this.warnings.push(message);
+    this.log.warn(message);
+  }
+}
+
+/** Rejects with a `DeadlineError` when `work` takes longer than `timeoutMs`. */
+export async function within<T>(timeoutMs: number, what: string, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new DeadlineError(what, timeoutMs)), timeoutMs);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** A migration refused or given up, with the way out. */
+export function refusal(code: string, message: string, hint?: string): CompanionError {
+  return new CompanionError(code, message, {
+    errno: errno.EOPNOTSUPP,
+    ...(hint === undefined ? {} : { hint }),
+  });
+}
+
+/** An own property of an answer of QEMU. */
+export function field(value: unknown, ...path: string[]): unknown {
+  let at: unknown = value;
+  for (const name of path) {
+    if (typeof at !== 'object' || at === null || !Object.hasOwn(at, name)) return undefined;
+    at = (at as Record<string, unknown>)[name];
+  }
+  return at;
+}
+
+export function numberAt(value: unknown, ...path: string[]): number {
+  const found = field(value, ...path);
+  return typeof found === 'number' ? found : 0;
+}
+
+export function textAt(value: unknown, ...path: string[]): string {
+  const found = field(value, ...path);
+  return typeof found === 'string' ? found : '';
+}
+
+export function listAt(value: unknown, ...path: string[]): readonly unknown[] {
+  const found = path.length === 0 ? value : field(value, ...path);
+  return Array.isArray(found) ? found : [];
+}

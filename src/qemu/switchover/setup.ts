@@ -1,0 +1,101 @@
+/** Step 2: both sides ready, device state flowing, RAM migration started. The guest runs all the time. */
+
+import { migrationFlags, migrationState } from '../../migration/state.ts';
+import { command } from '../../pci/index.ts';
+import { QmpError } from '../errors.ts';
+import { commandOffset } from './check.ts';
+import { pump } from './pump.ts';
+import { type DeviceRun, field, listAt, type Run, textAt } from './run.ts';
+
+/** `downtime-limit` while QEMU is to be held back, ms. */
+export const holdLimitMs = 1;
+
+export async function setUp(run: Run): Promise<void> {
+  run.progressed.touched = true;
+  // With -S forgotten the destination would run the guest as soon as it is loaded; `stop` in state
+  // "inmigrate" turns that off.
+  await run.until(run.destination.execute('stop'));
+  await run.until(prepareBusMaster(run));
+  await run.each(async (device) => {
+    await device.destination.hold(true);
+    await device.destination.setState(migrationState.RESUMING);
+    // The log must cover every write that QEMU's own precopy could miss: it starts before `migrate`.
+    await device.source.startLogging();
+    if (canPreCopy(device)) {
+      await device.source.setState(migrationState.PRE_COPY);
+      // The head of the stream: a destination that can't load this state says so here.
+      await pump(device, 1);
+    }
+  });
+  await run.until(setQemu(run));
+  await run.until(startRam(run));
+}
+
+export function canPreCopy(device: DeviceRun): boolean {
+  return (device.flags & migrationFlags.PRE_COPY) !== 0;
+}
+
+export function canP2p(device: DeviceRun): boolean {
+  return (device.flags & migrationFlags.P2P) !== 0;
+}
+
+/**
+ * The destination's devices get Bus Master in advance: QEMU does not migrate their registers, so it is still
+ * there when the replay needs it, and the replay can start by DMA at once. Only bus 0 can be reached before
+ * the bridges' state is there. A held device starts nothing, so this does no harm.
+ */
+async function prepareBusMaster(run: Run): Promise<void> {
+  if (run.ecamBase === undefined) return;
+  for (const device of run.devices) {
+    if (device.address.bus !== 0) continue;
+    await run.destinationPorts.write(device.address, commandOffset, 2, command.master);
+    device.busMasterReady = true;
+  }
+}
+
+async function setQemu(run: Run): Promise<void> {
+  const wanted: Record<string, boolean> = { ...run.options.capabilities };
+  const capabilities = (more: Record<string, boolean>): object => ({
+    capabilities: Object.entries({ ...wanted, ...more }).map(([capability, state]) => ({
+      capability,
+      state,
+    })),
+  });
+  const set = 'migrate-set-capabilities';
+  const before = listAt(await run.source.execute('query-migrate-capabilities'));
+  const parameters = await run.source.execute('query-migrate-parameters');
+  const changed = new Set([...Object.keys(wanted), 'pause-before-switchover', 'events']);
+  run.restoreSettings.push({
+    command: set,
+    args: { capabilities: before.filter((entry) => changed.has(textAt(entry, 'capability'))) },
+  });
+  const given: Record<string, unknown> = {
+    ...run.options.parameters,
+    ...(run.options.maxBandwidth === undefined ? {} : { 'max-bandwidth': run.options.maxBandwidth }),
+  };
+  const restore: Record<string, unknown> = {};
+  for (const name of ['downtime-limit', 'max-bandwidth', ...Object.keys(given)]) {
+    const value = field(parameters, name);
+    if (value !== undefined) restore[name] = value;
+  }
+  run.restoreSettings.push({ command: 'migrate-set-parameters', args: restore });
+  await run.source.execute(set, capabilities({ 'pause-before-switchover': true, events: true }));
+  await run.destination.execute(set, capabilities({ events: true }));
+  await run.source.execute('migrate-set-parameters', { ...given, 'downtime-limit': holdLimitMs });
+  if (Object.keys(given).length > 0) await run.destination.execute('migrate-set-parameters', given);
+}
+
+async function startRam(run: Run): Promise<void> {
+  const { uri } = run.options;
+  try {
+    await run.destination.execute('migrate-incoming', { uri });
+  } catch (error) {
+    // A destination that was started with -incoming URI listens already.
+    const listens = error instanceof QmpError && /already been started|was not specified/.test(error.message);
+    if (!listens) throw error;
+    run.log.debug(`the destination waits for its migration already: ${error.message}`);
+  }
+  run.progressed.incomingStarted = true;
+  run.progressed.migrateSent = true;
+  await run.source.execute('migrate', { uri });
+}

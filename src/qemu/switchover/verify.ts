@@ -1,0 +1,106 @@
+/** Step 7, when asked for: the proof, between replay and `cont`, while both sides stand still. */
+import { CompanionError } from '../../errors.ts';
+import { migrationState } from '../../migration/state.ts';
+import type { DmaOperation } from '../device-peer.ts';
+import { ecamOffset } from '../pci-address.ts';
+import type { QmpAddress } from '../qmp.ts';
+import { pidOfUnixSocket, verifyRam } from '../ram-proof.ts';
+import { compareConfigs } from '../replay-plan.ts';
+import { commandOf, msixTableAddress } from './check.ts';
+import type { MigrationEnd } from './options.ts';
+import { frozen, neededBits } from './quiesce.ts';
+import { type DeviceRun, type Run, refusal } from './run.ts';
+
+export async function verify(run: Run): Promise<void> {
+  const wanted = run.options.verify ?? {};
+  if (Object.values(wanted).every((each) => each !== true)) return;
+  await run.timeline.span('verify', async () => {
+    if (wanted.config === true) await run.each((device) => verifyConfig(run, device));
+    if (wanted.state === true) await run.each((device) => verifyState(device));
+    if (wanted.ram === true) proveRam(run);
+  });
+}
+
+function pidOf(end: MigrationEnd, side: string): number {
+  const path: QmpAddress = end.qmp;
+  const pid = end.pid ?? (typeof path === 'string' ? pidOfUnixSocket(path) : undefined);
+  if (pid !== undefined) return pid;
+  throw refusal('VC_RAM_PROOF', `can't tell which process the ${side} QEMU is`, 'give its process id');
+}
+
+function proveRam(run: Run): void {
+  const proof = verifyRam(
+    { pid: pidOf(run.options.source, 'source') },
+    { pid: pidOf(run.options.destination, 'destination') },
+  );
+  run.ram = {
+    pages: proof.pages,
+    differing: proof.differing,
+    milliseconds: proof.milliseconds,
+    first: proof.first.map(({ region, offset }) => ({ region, offset })),
+  };
+  if (proof.differing > 0) {
+    const where = proof.first.slice(0, 4).map(({ offset }) => `0x${offset.toString(16)}`);
+    throw new CompanionError(
+      'VC_RAM_DIFFERS',
+      `${proof.differing} of ${proof.pages} pages of guest RAM differ (at ${where.join(', ')}${proof.differing > 4 ? ' …' : ''})`,
+    );
+  }
+}
+
+/** Reads configuration and MSI-X table back from the destination QEMU. */
+async function verifyConfig(run: Run, device: DeviceRun): Promise<void> {
+  const info = frozen(device);
+  const needed = neededBits(device);
+  const reachable = (commandOf(info.config) & needed) === needed && device.address.bus >= 0;
+  if (!reachable) return;
+  const operations: DmaOperation[] = [];
+  const table = msixTableAddress(info);
+  const withTable = table !== undefined && device.msixTable !== undefined;
+  if (withTable && device.msixTable !== undefined)
+    operations.push({ read: table, length: device.msixTable.length });
+  const viaEcam = run.ecamBase !== undefined;
+  if (viaEcam) operations.push({ read: (run.ecamBase ?? 0) + ecamOffset(device.address), length: 256 });
+  const results = operations.length === 0 ? [] : await device.destination.dma(operations);
+  if (withTable) {
+    const bytes = results[0]?.bytes;
+    device.msixTableEqual = bytes !== undefined && device.msixTable?.equals(bytes) === true;
+  }
+  const config = viaEcam ? results.at(-1)?.bytes : (await device.destination.info()).config;
+  if (config === undefined) device.configDifferences = ['unreadable'];
+  else
+    device.configDifferences = compareConfigs(info.config, Buffer.from(config)).map(
+      ({ name, source, destination }) =>
+        `${name}: 0x${source.toString(16)} became 0x${destination.toString(16)}`,
+    );
+  if (device.msixTableEqual === false || device.configDifferences.length > 0) {
+    const what = [...device.configDifferences, ...(device.msixTableEqual === false ? ['MSI-X table'] : [])];
+    throw new CompanionError(
+      'VC_CONFIG_DIFFERS',
+      `device ${device.id} differs at the destination: ${what.join(', ')}`,
+    );
+  }
+}
+
+/** Saves the device again on both sides, in full, and compares the two. */
+async function verifyState(device: DeviceRun): Promise<void> {
+  const [sent, arrived] = await Promise.all([saveAgain(device.source), saveAgain(device.destination)]);
+  await device.destination.setState(migrationState.RUNNING);
+  device.stateEqual = sent.equals(arrived);
+  if (!device.stateEqual)
+    throw new CompanionError(
+      'VC_STATE_DIFFERS',
+      `device ${device.id} saved ${sent.length} bytes at the source and ${arrived.length} different ones at the destination`,
+    );
+}
+
+async function saveAgain(peer: DeviceRun['source']): Promise<Buffer> {
+  await peer.setState(migrationState.STOP);
+  await peer.setState(migrationState.STOP_COPY);
+  const chunks: Buffer[] = [];
+  for (;;) {
+    const chunk = await peer.read(Math.min(1024 * 1024, peer.maxTransfer));
+    if (chunk.length === 0) return Buffer.concat(chunks);
+    chunks.push(chunk);
+  }
+}

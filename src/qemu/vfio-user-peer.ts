@@ -1,0 +1,164 @@
+/** A device server's migration socket, through the vfio-user client. What it answers is checked here. */
+import { CompanionError, errno } from '../errors.ts';
+import { migrationState } from '../migration/state.ts';
+import { AsyncVfioUserClient } from '../vfio-user/client/index.ts';
+import type { DevicePeer, DmaOperation, DmaResult, MarkResult, PeerBar, PeerInfo } from './device-peer.ts';
+
+const pageSize = 4096;
+const configLength = 256;
+
+type Fields = Readonly<Record<string, unknown>>;
+
+function malformed(name: string, what: string): CompanionError {
+  return new CompanionError('VC_PEER_ANSWER', `${name} answers nonsense: ${what}`, { errno: errno.EPROTO });
+}
+
+function fields(value: unknown): Fields {
+  return typeof value === 'object' && value !== null ? (value as Fields) : {};
+}
+
+function whole(value: unknown): number {
+  const number = typeof value === 'bigint' ? Number(value) : value;
+  return typeof number === 'number' && Number.isFinite(number) && number >= 0 ? number : 0;
+}
+
+function parseBar(value: unknown): PeerBar {
+  const bar = fields(value);
+  const assigned = bar.address !== null && bar.address !== undefined;
+  return {
+    index: whole(bar.index),
+    kind: String(bar.kind),
+    size: whole(bar.size),
+    address: assigned ? whole(bar.address) : null,
+  };
+}
+
+function parseInfo(name: string, value: unknown): PeerInfo {
+  const info = fields(value);
+  const { config } = info;
+  if (!(config instanceof Uint8Array) || config.length < configLength)
+    throw malformed(name, 'info has no configuration space');
+  const msix = info.msix === undefined || info.msix === null ? undefined : fields(info.msix);
+  const table = fields(msix?.table);
+  const state = Object.entries(migrationState).find(([key]) => key === info.state)?.[1];
+  return {
+    model: String(info.model),
+    stateVersion: whole(info.stateVersion),
+    config: Buffer.from(config),
+    bars: Array.isArray(info.bars) ? info.bars.map(parseBar) : [],
+    msix:
+      msix === undefined
+        ? undefined
+        : {
+            vectors: whole(msix.vectors),
+            table: { bar: whole(table.bar), offset: whole(table.offset) },
+            enabled: msix.enabled === true,
+          },
+    clientConnected: info.clientConnected === true,
+    held: info.held === true,
+    state: state ?? whole(info.state),
+    hasNet: info.net !== undefined && info.net !== null,
+  };
+}
+
+function parseMark(value: unknown): MarkResult {
+  const { pages, failed, firstErrno, microseconds } = fields(value);
+  return {
+    pages: whole(pages),
+    failed: whole(failed),
+    firstErrno: whole(firstErrno),
+    microseconds: whole(microseconds),
+  };
+}
+
+function parseResults(name: string, value: unknown, count: number): DmaResult[] {
+  const { results } = fields(value);
+  if (!Array.isArray(results) || results.length !== count) throw malformed(name, 'dma without its results');
+  return results.map((each) => {
+    const { errno: code, bytes } = fields(each);
+    return bytes instanceof Uint8Array ? { errno: whole(code), bytes } : { errno: whole(code) };
+  });
+}
+
+/** Connects to the migration socket at `path`. */
+export async function connectPeer(path: string, timeoutMs = 10_000): Promise<DevicePeer> {
+  const client = await AsyncVfioUserClient.connect(path, { timeoutMs });
+  if (!client.server.companion) {
+    client.close();
+    throw new CompanionError('VC_NO_COMPANION', `${path} is no migration socket of a vfio-companion server`, {
+      errno: errno.EOPNOTSUPP,
+      hint: 'give the path of --migration-socket, not of --socket',
+    });
+  }
+  return new VfioUserPeer(path, client);
+}
+
+class VfioUserPeer implements DevicePeer {
+  readonly name: string;
+  readonly ended: Promise<Error | undefined>;
+  readonly #client: AsyncVfioUserClient;
+  #closing = false;
+
+  constructor(name: string, client: AsyncVfioUserClient) {
+    this.name = name;
+    this.#client = client;
+    this.ended = new Promise((resolve) => {
+      client.onEnd = (error) => resolve(this.#closing ? undefined : error);
+    });
+  }
+
+  get maxTransfer(): number {
+    return this.#client.maxTransfer;
+  }
+
+  migrationFlags = (): Promise<number> => this.#client.migrationFlags();
+  state = (): Promise<number> => this.#client.getState();
+  setState = (state: number): Promise<void> => this.#client.setState(state);
+  precopyInfo = (): Promise<{ initialBytes: number; dirtyBytes: number }> => this.#client.precopyInfo();
+  dataSize = (): Promise<number> => this.#client.dataSize();
+  read = (maxBytes: number): Promise<Buffer> => this.#client.readState(maxBytes);
+  write = (bytes: Buffer): Promise<void> => this.#client.writeState(bytes);
+  stopLogging = (): Promise<void> => this.#client.stopDmaLogging();
+
+  async startLogging(): Promise<void> {
+    await this.#client.startDmaLogging(pageSize);
+  }
+
+  async info(): Promise<PeerInfo> {
+    return parseInfo(this.name, await this.#client.companion('info'));
+  }
+
+  async hold(on: boolean): Promise<void> {
+    await this.#client.companion('hold', { on });
+  }
+
+  async barrier(): Promise<number> {
+    return whole(fields(await this.#client.companion('barrier')).errno);
+  }
+
+  async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {
+    const answer = await this.#client.companion('dma', { operations });
+    return parseResults(this.name, answer, operations.length);
+  }
+
+  async markDirty(): Promise<MarkResult> {
+    return parseMark(await this.#client.companion('markDirty'));
+  }
+
+  async dirtyEstimate(): Promise<number> {
+    return whole(fields(await this.#client.companion('dirtyEstimate')).pages);
+  }
+
+  async fireVectors(): Promise<void> {
+    await this.#client.companion('fireVectors');
+  }
+
+  async park(on: boolean): Promise<void> {
+    await this.#client.companion('park', { on });
+  }
+
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#client.close();
+  }
+}
