@@ -249,6 +249,7 @@ export class DmaChannel implements MessageDma {
     this.#state = 'good';
     this.#port.beginWait();
     try {
+      this.#progress = this.#port.now();
       this.#writeRequest(0, transfer, 0, 0, 0, probeCount);
       this.#port.send(this.#out, requestSize);
       this.#finish(transfer);

@@ -1,0 +1,285 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { CompanionError, errno } from '../../src/errors.ts';
+import { silentLogger } from '../../src/log.ts';
+import { createReactor } from '../../src/loop/index.ts';
+import { closeFd, recvMessage, sendMessage, socketPair } from '../../src/posix/index.ts';
+import { NativeServer } from '../../src/transport/native/index.ts';
+import { operations, type Pending, type VfioUserClient } from '../../src/vfio-user/client/index.ts';
+import { command, pciRegion } from '../../src/vfio-user/constants.ts';
+import {
+  encodeError,
+  encodeReply,
+  encodeRequest,
+  messages,
+  readHeader,
+} from '../../src/vfio-user/messages.ts';
+import { FakeDevice } from './fake-device.ts';
+import { nativeServer, type RunningServer, type ServerOptions } from './harness.ts';
+
+const { regionRead, regionWrite, irqInfo, dmaMap, reset } = operations;
+const iova = 0x10_0000;
+
+function errnoThrownBy(act: () => void): number | undefined {
+  try {
+    act();
+  } catch (error) {
+    if (error instanceof CompanionError) return error.errno;
+    throw error;
+  }
+  return undefined;
+}
+
+describe('native server, while the device waits for DMA', () => {
+  let server: RunningServer;
+  let device: FakeDevice;
+  let client: VfioUserClient;
+  let memory: Buffer;
+  const start = (options: ServerOptions = {}) => {
+    device = new FakeDevice();
+    server = nativeServer.serve(device, options);
+    client = server.connect();
+    memory = Buffer.alloc(64 * 1024, 0xab);
+    client.dmaMap({ iova, size: memory.length, prot: 3, bytes: memory });
+  };
+  afterEach(() => server.close());
+
+  /** A write to offset 0 of region 0 makes the device read guest memory by message. */
+  const dmaOnWrite = () => {
+    device.onWrite = (region, offset) => {
+      if (region !== 0 || offset !== 0) return;
+      const bytes = Buffer.alloc(16);
+      device.link?.dma.read(iova, bytes);
+      device.calls.push(`dma ${bytes[0]}`);
+    };
+  };
+
+  /** Runs `ask` when the server's first DMA message arrives, before it is answered. */
+  const onFirstDma = (ask: () => void) => {
+    client.onDma = () => {
+      client.onDma = undefined;
+      ask();
+    };
+  };
+
+  it('serves reads, config writes, info, maps at once, and other writes afterwards in order', () => {
+    start();
+    dmaOnWrite();
+    device.memory[0]?.writeUInt32LE(0xcafe, 8);
+    const order: string[] = [];
+    const pending = new Map<string, Pending<unknown>>();
+    onFirstDma(() => {
+      pending.set('write 1', client.submit(regionWrite(0, 0x10, Buffer.from([1]))));
+      client.post(regionWrite(0, 0x11, Buffer.from([2])));
+      pending.set('config', client.submit(regionWrite(pciRegion.config, 4, Buffer.from([3]))));
+      pending.set('read', client.submit(regionRead(0, 8, 4)));
+      pending.set('irq', client.submit(irqInfo(2)));
+      pending.set('map', client.submit(dmaMap({ iova: 0x90_0000, size: 4096, prot: 3 })));
+      pending.set('reset', client.submit(reset()));
+      pending.set('write 2', client.submit(regionWrite(0, 0x12, Buffer.from([4]))));
+    });
+    device.onReset = () => {
+      client.poll();
+      const answered = [...pending].filter(([, request]) => request.done);
+      order.push(answered.map(([name]) => name).join());
+    };
+    client.regionWrite(0, 0, Buffer.alloc(4));
+    for (const [name, request] of pending) {
+      const result = request.wait();
+      if (name === 'read') expect((result as Buffer).readUInt32LE(0)).toBe(0xcafe);
+    }
+    server.turn();
+    expect(device.calls).toEqual([
+      'attach',
+      'write 0:0',
+      'write 7:4',
+      'dma 171',
+      'write 0:10',
+      'write 0:11',
+      'reset',
+      'write 0:12',
+    ]);
+    expect(device.maps.has(0x90_0000)).toBe(true);
+    // Everything but the reset itself had been answered before it ran.
+    expect(order).toEqual(['write 1,config,read,irq,map,write 2']);
+  });
+
+  it('does what was left after a wait that no request began', () => {
+    start();
+    onFirstDma(() => client.post(regionWrite(0, 0x10, Buffer.from([1]))));
+    device.link?.dma.read(iova, Buffer.alloc(4));
+    expect(device.calls).toEqual(['attach']);
+    server.turn();
+    expect(device.calls).toEqual(['attach', 'write 0:10']);
+  });
+
+  it('keeps the bytes of the write under way while more than a buffer arrives', () => {
+    start();
+    const first = Buffer.from(Uint8Array.from({ length: 4096 }, (_, i) => i * 3));
+    device.onWrite = (region, offset) => {
+      if (region === 0 && offset === 0) device.link?.dma.read(iova, Buffer.alloc(4));
+    };
+    onFirstDma(() => {
+      for (let i = 0; i < 40; i++) client.post(regionWrite(1, 0, Buffer.alloc(60_000, i)));
+    });
+    client.regionWrite(0, 0, first);
+    server.turn();
+    expect(device.memory[0]?.equals(first)).toBe(true);
+    expect(device.calls.filter((call) => call === 'write 1:0')).toHaveLength(40);
+    expect(device.memory[1]?.[0]).toBe(39);
+  });
+
+  it('refuses to wait inside a register read, and before a request is answered', () => {
+    start();
+    let seen: unknown[] = [];
+    device.onRead = () => {
+      seen = [device.link?.dma.mayWait, errnoThrownBy(() => device.link?.dma.read(iova, Buffer.alloc(4)))];
+    };
+    client.readRegister(0, 0);
+    expect(seen).toEqual([false, errno.EAGAIN]);
+    seen = [];
+    device.onReset = () => {
+      seen = [device.link?.dma.mayWait];
+    };
+    client.reset();
+    expect(seen).toEqual([false]);
+    expect(device.link?.dma.mayWait).toBe(true);
+  });
+
+  it('gives up on a silent client, and drops its late reply', () => {
+    start({ dmaTimeoutMs: 30 });
+    client.deaf = true;
+    const begin = performance.now();
+    expect(errnoThrownBy(() => device.link?.dma.read(iova, Buffer.alloc(4)))).toBe(errno.ETIMEDOUT);
+    expect(performance.now() - begin).toBeGreaterThan(25);
+    client.deaf = false;
+    client.poll();
+    expect(client.readRegister(0, 0)).toBe(0);
+    const bytes = Buffer.alloc(4);
+    device.link?.dma.read(iova, bytes);
+    expect(bytes[0]).toBe(0xab);
+  });
+
+  it('ends the wait when the client leaves, and detaches once it is over', () => {
+    start();
+    let seen: unknown[] = [];
+    device.onWrite = () => {
+      const thrown = errnoThrownBy(() => device.link?.dma.read(iova, Buffer.alloc(4)));
+      seen = [thrown, device.calls.includes('detach')];
+    };
+    onFirstDma(() => client.close());
+    client.post(regionWrite(0, 0, Buffer.alloc(4)));
+    server.turn();
+    expect(seen).toEqual([errno.ENOTCONN, false]);
+    expect(device.calls).toEqual(['attach', 'write 0:0', 'detach']);
+  });
+
+  it('tells the errors of the client apart', () => {
+    start();
+    const dma = device.link?.dma;
+    client.dmaMap({ iova: 0x90_0000, size: 4096, prot: 1, bytes: Buffer.alloc(4096) });
+    expect(errnoThrownBy(() => dma?.write(0x90_0000, Buffer.alloc(4)))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => dma?.read(0xdead_0000, Buffer.alloc(4)))).toBe(errno.ENODEV);
+  });
+
+  it('splits by what the client takes, keeping a window of messages in flight', () => {
+    device = new FakeDevice();
+    server = nativeServer.serve(device, { dmaWindow: 4 });
+    client = server.connect({ capabilities: { maxDataXferSize: 1000 } });
+    memory = Buffer.from(Uint8Array.from({ length: 10_500 }, (_, i) => i * 11));
+    client.dmaMap({ iova, size: memory.length, prot: 3, bytes: memory });
+    const counts: number[] = [];
+    client.onDma = ({ count }) => counts.push(count);
+    const back = Buffer.alloc(memory.length);
+    device.link?.dma.read(iova, back);
+    expect(back.equals(memory)).toBe(true);
+    expect(counts).toEqual([...Array(10).fill(1000), 500]);
+  });
+
+  it('writes single bytes in batches and reports each failure', () => {
+    start();
+    const addresses = Float64Array.from({ length: 1000 }, (_, i) => iova + i * 64);
+    addresses[500] = 0xdead_0000;
+    addresses[700] = 0xdead_1000;
+    const bytes = Uint8Array.from({ length: 1000 }, (_, i) => i);
+    const results = new Int32Array(1000).fill(-1);
+    const outcome = device.link?.dma.writeByteBatch?.(addresses, 1000, bytes, results);
+    expect(outcome).toEqual({ failed: 2, firstErrno: errno.ENODEV });
+    expect([results[0], results[500], results[700], results[999]]).toEqual([
+      0,
+      errno.ENODEV,
+      errno.ENODEV,
+      0,
+    ]);
+    expect(memory[64 * 999]).toBe(999 & 0xff);
+    expect(memory[64 * 500]).toBe(0xab);
+  });
+});
+
+describe('native server, the 32-bit DMA messages of QEMU 10.1', () => {
+  /** A client that answers DMA by `answer`, below the level at which ours could be told to misbehave. */
+  function serveWith(answer: (id: number, cmd: number, count32: number, count64: bigint) => Buffer) {
+    const [ours, theirs] = socketPair();
+    const reactor = createReactor({ busyWaitNs: 0 });
+    const device = new FakeDevice();
+    const buffer = Buffer.alloc(65536);
+    const server = new NativeServer({
+      reactor,
+      device,
+      role: 'device',
+      log: silentLogger,
+      whileWaiting: () => {
+        const length = recvMessage(theirs, buffer, 0, buffer.length, [], false);
+        for (let at = 0; at < length; ) {
+          const { id, command: cmd, size } = readHeader(buffer, at);
+          const reply = answer(id, cmd, buffer.readUInt32LE(at + 24), buffer.readBigUInt64LE(at + 24));
+          sendMessage(theirs, reply, reply.length, undefined, undefined, false);
+          at += size;
+        }
+      },
+    });
+    server.adopt(ours);
+    const capabilities = '{"capabilities":{"pgsizes":4096,"max_dma_maps":65535}}\0';
+    const hello = encodeRequest(messages.VERSION, 1, { major: 0, minor: 0 }, Buffer.from(capabilities));
+    sendMessage(theirs, hello, hello.length, undefined, undefined, true);
+    reactor.turn(0);
+    recvMessage(theirs, buffer, 0, buffer.length, [], true);
+    const close = () => {
+      server.close();
+      reactor.close();
+      closeFd(theirs);
+    };
+    return { device, close };
+  }
+
+  it('is recognised and refused before any data moves', () => {
+    const asked: number[] = [];
+    const { device, close } = serveWith((id, cmd, count32) => {
+      asked.push(cmd);
+      return encodeReply(messages.DMA_READ, id, { addr: 0, count: count32 }, Buffer.alloc(count32));
+    });
+    expect(errnoThrownBy(() => device.link?.dma.write(0x1000, Buffer.from([1, 2, 3])))).toBe(errno.EPROTO);
+    expect(errnoThrownBy(() => device.link?.dma.read(0x1000, Buffer.alloc(4)))).toBe(errno.EPROTO);
+    expect(asked).toEqual([command.DMA_READ]);
+    close();
+  });
+
+  it('is not seen in a client that follows the specification', () => {
+    const { device, close } = serveWith((id, cmd, _count32, count64) =>
+      count64 > 2n ** 20n
+        ? encodeError(id, cmd, errno.E2BIG)
+        : encodeReply(messages.DMA_WRITE, id, { addr: 0x1000, count: Number(count64) }),
+    );
+    expect(errnoThrownBy(() => device.link?.dma.write(0x1000, Buffer.from([1, 2, 3])))).toBeUndefined();
+    close();
+  });
+
+  it('refuses replies that do not fit the request', () => {
+    const { device, close } = serveWith((id, cmd, _count32, count64) =>
+      count64 > 2n ** 20n
+        ? encodeError(id, cmd, errno.E2BIG)
+        : encodeReply(messages.DMA_READ, id, { addr: 0x2000, count: 4 }, Buffer.alloc(4)),
+    );
+    expect(errnoThrownBy(() => device.link?.dma.read(0x1000, Buffer.alloc(4)))).toBe(errno.EPROTO);
+    close();
+  });
+});
