@@ -11,3 +11,4 @@ export {
   precopyInfoFlags,
   stateName,
 } from './state.ts';
+export { StateSummary } from './summary.ts';
