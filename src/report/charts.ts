@@ -1,0 +1,121 @@
+/** The drawings of a report, rendered to SVG text on this side: the page needs no script and no network. */
+
+import { CustomChart, LineChart } from 'echarts/charts';
+import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
+import { init, use } from 'echarts/core';
+import { SVGRenderer } from 'echarts/renderers';
+import type { MigrationReport, TimelineSpan } from './types.ts';
+
+use([CustomChart, LineChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
+
+const width = 1000;
+const rowHeight = 26;
+const frameHeight = 90;
+const convergenceHeight = 320;
+const mib = 1024 * 1024;
+
+function render(option: object, height: number): string {
+  const chart = init(null, null, { renderer: 'svg', ssr: true, width, height });
+  try {
+    chart.setOption({ animation: false, ...option });
+    return chart.renderToSVGString();
+  } finally {
+    chart.dispose();
+  }
+}
+
+function label(span: TimelineSpan): string {
+  return span.device === undefined ? span.part : `${span.part} ${span.device}`;
+}
+
+/** What a custom series' renderer gets to place its shapes. */
+interface ShapeApi {
+  value(dimension: number): number;
+  coord(point: [number, number]): [number, number];
+}
+
+const colours: Readonly<Record<TimelineSpan['part'], string>> = {
+  detect: '#9aa5b1',
+  quiesce: '#5b8ff9',
+  marking: '#f6bd16',
+  'msix-read': '#e8684a',
+  continue: '#9aa5b1',
+  'final-ram': '#6dc8ec',
+  state: '#5ad8a6',
+  replay: '#945fb9',
+  verify: '#ff99c3',
+  resume: '#1e9493',
+};
+
+/** The blackout: one bar for each part, milliseconds from the stop of the vCPUs. */
+export function timelineChart(report: MigrationReport): string {
+  const spans = report.timeline;
+  const rows = [...new Set(spans.map(label))];
+  const data = spans.map((span) => ({
+    value: [rows.indexOf(label(span)), span.startUs / 1000, span.endUs / 1000],
+    itemStyle: { color: colours[span.part] },
+  }));
+  const bar = (_params: unknown, api: ShapeApi): object => {
+    const [startX, y] = api.coord([api.value(1), api.value(0)]);
+    const [endX] = api.coord([api.value(2), api.value(0)]);
+    const colour = data.find(({ value }) => value[0] === api.value(0) && value[1] === api.value(1))?.itemStyle
+      .color;
+    return {
+      type: 'rect',
+      shape: {
+        x: startX,
+        y: y - rowHeight * 0.35,
+        width: Math.max(1, endX - startX),
+        height: rowHeight * 0.7,
+      },
+      style: { fill: colour ?? '#888' },
+    };
+  };
+  return render(
+    {
+      title: { text: 'Blackout', textStyle: { fontSize: 14 } },
+      grid: { left: 150, right: 30, top: 40, bottom: 45 },
+      xAxis: { type: 'value', name: 'ms since the vCPUs stopped', nameLocation: 'middle', nameGap: 28 },
+      yAxis: { type: 'category', data: rows, inverse: true },
+      series: [{ type: 'custom', renderItem: bar, encode: { x: [1, 2], y: 0 }, data }],
+    },
+    rows.length * rowHeight + frameHeight,
+  );
+}
+
+/** Precopy: what remains of RAM and devices, and the estimate of the blackout, over time. */
+export function convergenceChart(report: MigrationReport): string {
+  const { samples } = report;
+  const line = (name: string, axis: number, value: (index: number) => number): object => ({
+    name,
+    type: 'line',
+    yAxisIndex: axis,
+    showSymbol: samples.length < 40,
+    data: samples.map(({ elapsedMs }, index) => [elapsedMs / 1000, value(index)]),
+  });
+  const sum = (index: number, of: 'initialBytes' | 'dirtyBytes' | 'dirtyPages'): number =>
+    (samples[index]?.devices ?? []).reduce((total, device) => total + device[of], 0);
+  return render(
+    {
+      title: { text: 'Precopy', textStyle: { fontSize: 14 } },
+      legend: { top: 2, right: 10 },
+      grid: { left: 70, right: 70, top: 50, bottom: 45 },
+      xAxis: { type: 'value', name: 's', nameLocation: 'middle', nameGap: 26 },
+      yAxis: [
+        { type: 'value', name: 'MiB' },
+        { type: 'value', name: 'ms', splitLine: { show: false } },
+      ],
+      series: [
+        line('RAM left (MiB)', 0, (index) => (samples[index]?.ramRemaining ?? 0) / mib),
+        line(
+          'devices left (MiB)',
+          0,
+          (index) => (sum(index, 'initialBytes') + sum(index, 'dirtyBytes')) / mib,
+        ),
+        line('estimated blackout (ms)', 1, (index) => samples[index]?.estimateMs ?? 0),
+        line('of it devices (ms)', 1, (index) => samples[index]?.deviceEstimateMs ?? 0),
+      ],
+    },
+    convergenceHeight,
+  );
+}

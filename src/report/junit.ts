@@ -1,0 +1,77 @@
+import type { MigrationReport } from './types.ts';
+
+function escapeXml(text: string): string {
+  const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
+  // Control characters other than tab and line ends can't stand in XML 1.0 at all.
+  const printable = [...text].filter((c) => c >= ' ' || c === '\n' || c === '\t').join('');
+  return printable.replace(/[&<>"]/g, (c) => entities[c] ?? c);
+}
+
+interface Case {
+  readonly name: string;
+  readonly seconds: number;
+  readonly failure?: string;
+}
+
+/** The migration as a JUnit test suite: one case for the migration, one for each thing that was compared. */
+export function junitReport(report: MigrationReport): string {
+  const cases: Case[] = [
+    {
+      name: 'migration',
+      seconds: report.totalMs / 1000,
+      ...(report.outcome === 'migrated' && report.error === null
+        ? {}
+        : { failure: report.error?.message ?? report.outcome }),
+    },
+  ];
+  if (report.blackoutUs !== null) {
+    const ms = report.blackoutUs / 1000;
+    const over = ms > report.downtimeLimitMs;
+    cases.push({
+      name: 'blackout within the downtime limit',
+      seconds: ms / 1000,
+      ...(over ? { failure: `${ms.toFixed(1)} ms, limit ${report.downtimeLimitMs} ms` } : {}),
+    });
+  }
+  if (report.ram !== null) {
+    const { differing, pages, milliseconds } = report.ram;
+    cases.push({
+      name: 'RAM is equal',
+      seconds: milliseconds / 1000,
+      ...(differing > 0 ? { failure: `${differing} of ${pages} pages differ` } : {}),
+    });
+  }
+  for (const device of report.devices) {
+    const name = `device ${device.id}`;
+    if (device.stateEqual !== null)
+      cases.push({
+        name: `${name}: state is equal`,
+        seconds: 0,
+        ...(device.stateEqual ? {} : { failure: 'differs' }),
+      });
+    if (device.msixTableEqual !== null)
+      cases.push({
+        name: `${name}: configuration and MSI-X table are equal`,
+        seconds: 0,
+        ...(device.msixTableEqual && device.configDifferences.length === 0
+          ? {}
+          : { failure: device.configDifferences.join(', ') || 'MSI-X table differs' }),
+      });
+  }
+  const failures = cases.filter(({ failure }) => failure !== undefined).length;
+  const lines = cases.map(({ name, seconds, failure }) => {
+    const open = `    <testcase classname="vfio-companion.migrate" name="${escapeXml(name)}" time="${seconds.toFixed(6)}"`;
+    return failure === undefined
+      ? `${open}/>`
+      : `${open}><failure message="${escapeXml(failure)}"/></testcase>`;
+  });
+  return [
+    '<?xml version="1.0" encoding="UTF-8"?>',
+    '<testsuites>',
+    `  <testsuite name="vfio-companion migrate" tests="${cases.length}" failures="${failures}" timestamp="${escapeXml(report.startedAt)}" time="${(report.totalMs / 1000).toFixed(3)}">`,
+    ...lines,
+    '  </testsuite>',
+    '</testsuites>',
+    '',
+  ].join('\n');
+}

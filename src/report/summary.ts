@@ -1,0 +1,43 @@
+import { bytes, duration } from './format.ts';
+import type { MigrationReport } from './types.ts';
+
+/** The report as text for people: what happened, the blackout's parts, what was checked. */
+export function summary(report: MigrationReport): string {
+  const lines: string[] = [];
+  const blackout = report.blackoutUs === null ? 'none measured' : duration(report.blackoutUs);
+  lines.push(
+    report.outcome === 'migrated'
+      ? `Migrated in ${(report.totalMs / 1000).toFixed(2)} s; the guest stood still for ${blackout} (limit ${report.downtimeLimitMs} ms).`
+      : `Not migrated (${report.outcome}): ${report.error?.message ?? ''}`,
+  );
+  lines.push(
+    `RAM ${bytes(report.ramBytes)}, ${report.rounds} rounds; QEMU ${report.qemu.source} to ${report.qemu.destination}.`,
+  );
+  if (report.timeline.length > 0) {
+    lines.push('', 'Blackout, from the stop of the vCPUs:');
+    for (const { part, device, startUs, endUs, note } of report.timeline) {
+      const name = device === undefined ? part : `${part} ${device}`;
+      const at = `+${(startUs / 1000).toFixed(2)} ms`;
+      lines.push(
+        `  ${name.padEnd(24)} ${duration(endUs - startUs).padStart(10)}  ${at.padStart(12)}  ${note ?? ''}`.trimEnd(),
+      );
+    }
+  }
+  lines.push('');
+  for (const device of report.devices) {
+    const checks = [
+      device.configDifferences.length === 0 ? '' : `differs: ${device.configDifferences.join(', ')}`,
+      device.msixTableEqual === null ? '' : `MSI-X table ${device.msixTableEqual ? 'equal' : 'DIFFERS'}`,
+      device.stateEqual === null ? '' : `state ${device.stateEqual ? 'equal' : 'DIFFERS'}`,
+    ].filter((text) => text !== '');
+    lines.push(
+      `${device.id} (${device.model}): ${bytes(device.stateBytes)} of state, ${bytes(device.finalBytes)} of it in the blackout, ${device.markedPages} pages marked${checks.length > 0 ? `; ${checks.join('; ')}` : ''}`,
+    );
+  }
+  if (report.ram !== null)
+    lines.push(
+      `RAM proof: ${report.ram.differing} of ${report.ram.pages} pages differ (${report.ram.milliseconds.toFixed(0)} ms).`,
+    );
+  for (const warning of report.warnings) lines.push(`warning: ${warning}`);
+  return lines.join('\n').trimEnd();
+}
