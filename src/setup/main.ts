@@ -8,7 +8,8 @@ import { Store } from './store.ts';
 
 /**
  * `node dist/src/setup/main.js [--kernel NAME[,NAME…]] [--verify] [--update]`: brings QEMU, guest kernels and
- * guest images. Says nothing and changes nothing when all of it is there and whole.
+ * guest images. Says nothing and changes nothing when all of it is there and whole. `--verify` compares the
+ * content of every file, `--update` looks for newer packages. Exit status 1 if anything is still missing.
  */
 async function main(): Promise<void> {
   const { values } = parseArgs({
@@ -23,16 +24,38 @@ async function main(): Promise<void> {
     update: values.update,
     say: (line) => process.stdout.write(`setup: ${line}\n`),
   });
-  const names = new Set(values.kernel.split(',').map((name) => chooseKernel(name)));
-  await ensureQemu(store);
-  for (const name of names) await ensureImage(store, name);
+  const names = new Set(values.kernel.split(',').map((name) => chooseKernel(name.trim())));
+  const steps: [what: string, bring: () => Promise<unknown>][] = [
+    ['QEMU >= 10.1 with vfio-user-pci', async () => await ensureQemu(store)],
+  ];
+  for (const name of names) {
+    steps.push([`guest kernel ${name} and its image`, async () => await ensureImage(store, name)]);
+  }
+  // One that cannot be had does not keep the others away, and all that is missing is named.
+  const missing: string[] = [];
+  for (const [what, bring] of steps) {
+    try {
+      await bring();
+    } catch (error) {
+      missing.push(what);
+      complain(error);
+    }
+  }
+  if (missing.length > 0) {
+    process.stderr.write(`setup: missing: ${missing.join('; ')}\n`);
+    process.exitCode = 1;
+  }
+}
+
+function complain(error: unknown): void {
+  if (!(error instanceof CompanionError)) throw error;
+  process.stderr.write(`setup: ${error.message}\n`);
+  if (error.hint !== undefined) process.stderr.write(`setup: what to do: ${error.hint}\n`);
+  process.exitCode = 1;
 }
 
 try {
   await main();
 } catch (error) {
-  if (!(error instanceof CompanionError)) throw error;
-  process.stderr.write(`setup: ${error.message}\n`);
-  if (error.hint !== undefined) process.stderr.write(`setup: what to do: ${error.hint}\n`);
-  process.exitCode = 1;
+  complain(error);
 }
