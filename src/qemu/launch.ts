@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { locateKernel, locateQemu, probeAccelerator } from '../setup/index.ts';
-import { LaunchError } from './errors.ts';
+import { LaunchError, QmpConnectionError } from './errors.ts';
 import { GuestAgent } from './guest-agent.ts';
 import { ManagedProcess, type ProcessExit } from './managed-process.ts';
 import { Qmp } from './qmp.ts';
@@ -57,6 +57,8 @@ export async function launchVm(description: VmDescription, options: LaunchOption
   };
   try {
     const resolved = await resolve(description, folder, name);
+    for (const path of [resolved.qmpPath, resolved.migrationQmpPath, resolved.agentPath])
+      rmSync(path, { force: true });
     const qemu = await locateQemu();
     const logPath = join(folder, `${name}.log`);
     const process = await ManagedProcess.spawn({
@@ -110,13 +112,22 @@ async function connectWhenUp(process: ManagedProcess, path: string, timeoutMs: n
     throw new LaunchError(process.epitaph());
   });
   gone.catch(() => undefined);
-  while (!existsSync(path)) {
+  for (;;) {
+    if (existsSync(path)) {
+      // The socket listens before the devices are made, the greeting comes after: a generous deadline.
+      const session = Qmp.connect(path, { timeoutMs: Math.max(deadline - Date.now(), 1000) });
+      session.catch(() => undefined);
+      try {
+        return await Promise.race([gone, session]);
+      } catch (error) {
+        // Between QEMU's bind and its listen a connection is refused.
+        if (!(error instanceof QmpConnectionError) || Date.now() > deadline) throw error;
+      }
+    }
     if (Date.now() > deadline)
-      throw new LaunchError(`${process.name}: no monitor socket within ${timeoutMs} ms`, process.tail());
+      throw new LaunchError(`${process.name}: no monitor within ${timeoutMs} ms`, process.tail());
     await Promise.race([gone, new Promise((done) => setTimeout(done, 10))]);
   }
-  // The socket listens before the devices are made; the greeting comes after: a generous deadline here.
-  return Promise.race([gone, Qmp.connect(path, { timeoutMs: Math.max(deadline - Date.now(), 1000) })]);
 }
 
 function vmObject(

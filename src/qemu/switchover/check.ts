@@ -156,12 +156,13 @@ function checkConnected(id: string, peer: DevicePeer, info: PeerInfo, side: stri
     );
 }
 
-/** Slot and function of a device; "addr" reads as "04.0". */
+/** Slot and function of a device: the property "addr" is its devfn, as a number. */
 async function slotOf(qmp: Qmp, id: string): Promise<{ device: number; function: number }> {
   const addr = await qmp.execute('qom-get', { path: `/machine/peripheral/${id}`, property: 'addr' });
-  const parts = /^([0-9a-f]+)\.([0-7])$/i.exec(String(addr));
-  if (parts === null) throw refusal('VC_DEVICES', `can't tell the slot of device ${id} ("${String(addr)}")`);
-  return { device: Number.parseInt(parts[1] ?? '', 16), function: Number(parts[2]) };
+  const devfn = Number(addr);
+  if (!Number.isInteger(devfn) || devfn < 0 || devfn > 0xff)
+    throw refusal('VC_DEVICES', `can't tell the slot of device ${id} ("${String(addr)}")`);
+  return { device: devfn >> 3, function: devfn & 7 };
 }
 
 /**
