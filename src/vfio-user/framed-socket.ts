@@ -92,17 +92,18 @@ export class FramedSocket {
   }
 
   /**
-   * Receives once, without waiting.
+   * Receives once.
    *
+   * @param wait sleep until something comes, at most as long as `setSocketTimeout` says
    * @returns true when bytes came; false when there were none, or the peer is gone (`closed`)
    */
-  receive(): boolean {
+  receive(wait = false): boolean {
     if (this.closed) return false;
     this.#makeRoom();
     const buffer = this.#buffer;
     let received: number;
     try {
-      received = recvMessage(this.fd, buffer, this.#end, buffer.length - this.#end, this.#arrived, false);
+      received = recvMessage(this.fd, buffer, this.#end, buffer.length - this.#end, this.#arrived, wait);
     } catch (error) {
       this.#fail(error);
       return false;

@@ -1,0 +1,167 @@
+/**
+ * REGION_READ round trips: our native server against libvfio-user's C sample server, in alternation, measured
+ * by the same client on the same machine in the same run. Prints a table and, last, one line of JSON.
+ *
+ *   node dist/bench/round-trip.js [--reference /path/to/samples/server] [--rounds 6] [--reads 20000]
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { errno, RequestError } from '../src/errors.ts';
+import { silentLogger } from '../src/log.ts';
+import { createReactor } from '../src/loop/index.ts';
+import { NativeServer } from '../src/transport/native/index.ts';
+import type { ServedDevice } from '../src/transport/served-device.ts';
+import { operations, VfioUserClient } from '../src/vfio-user/client/index.ts';
+
+const { values } = parseArgs({
+  options: {
+    reference: { type: 'string' },
+    rounds: { type: 'string', default: '6' },
+    reads: { type: 'string', default: '20000' },
+    /** Internal: serve on this socket instead of measuring. */
+    serve: { type: 'string' },
+    'busy-wait-ns': { type: 'string', default: '0' },
+  },
+});
+
+function nothing(): never {
+  throw new RequestError(errno.EINVAL, 'not in this device');
+}
+
+/** The sample's BAR0: eight bytes that hold the difference between now and a time. */
+function timeDevice(): ServedDevice {
+  return {
+    name: 'time',
+    info: { regions: 9, irqs: 5, flags: 3 },
+    attach() {},
+    detach() {},
+    regionInfo: () => ({ size: 8, flags: 3 }),
+    regionIoFds: () => [],
+    irqInfo: () => ({ count: 0, flags: 1 }),
+    setIrqs: nothing,
+    regionRead(_index, _offset, count, target, at) {
+      if (count !== 8) nothing();
+      target.writeUInt32LE(Math.floor(Date.now() / 1000), at);
+      target.writeUInt32LE(0, at + 4);
+    },
+    checkRegionWrite() {},
+    regionWrite() {},
+    dmaMap: nothing,
+    dmaUnmap: nothing,
+    dmaUnmapAll() {},
+    reset() {},
+    migration: undefined,
+    close() {},
+  };
+}
+
+async function serve(path: string, busyWaitNs: number): Promise<void> {
+  const reactor = createReactor({ busyWaitNs });
+  const server = new NativeServer({ reactor, device: timeDevice(), path, role: 'device', log: silentLogger });
+  process.once('SIGTERM', () => reactor.stop());
+  await reactor.run();
+  server.close();
+  reactor.close();
+}
+
+interface Figures {
+  readonly median: number;
+  readonly p99: number;
+}
+
+/** Round-trip times of `count` reads, microseconds. */
+function measure(path: string, count: number): Float64Array {
+  const client = VfioUserClient.connect(path);
+  const read = operations.regionRead(0, 0, 8);
+  const times = new Float64Array(count);
+  // Warms both compilers up.
+  for (let i = 0; i < count / 4; i++) client.run(read);
+  for (let i = 0; i < count; i++) {
+    const begin = performance.now();
+    client.run(read);
+    times[i] = (performance.now() - begin) * 1000;
+  }
+  client.close();
+  return times;
+}
+
+function figures(samples: readonly Float64Array[]): Figures {
+  const all = Float64Array.from(samples.flatMap((times) => [...times])).sort();
+  const at = (part: number) => Math.round((all[Math.floor(all.length * part)] ?? Number.NaN) * 100) / 100;
+  return { median: at(0.5), p99: at(0.99) };
+}
+
+async function waitFor(path: string): Promise<void> {
+  for (let tries = 0; tries < 200 && !existsSync(path); tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+  await new Promise((resolve) => setTimeout(resolve, 100));
+}
+
+interface Contestant {
+  readonly name: string;
+  readonly command: string;
+  readonly args: (path: string) => string[];
+  readonly samples: Float64Array[];
+}
+
+async function stop(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), 2000);
+  await ended;
+  clearTimeout(timer);
+}
+
+async function compare(): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), 'vc-bench-'));
+  const self = fileURLToPath(import.meta.url);
+  const ours = (busy: number) => (path: string) => [self, '--serve', path, '--busy-wait-ns', String(busy)];
+  const contestants: Contestant[] = [
+    { name: 'native', command: process.execPath, args: ours(0), samples: [] },
+    { name: 'native, busy-waiting', command: process.execPath, args: ours(200_000), samples: [] },
+  ];
+  const { reference } = values;
+  if (reference !== undefined) {
+    contestants.push({ name: 'libvfio-user', command: reference, args: (path) => [path], samples: [] });
+  }
+  try {
+    for (let round = 0; round < Number(values.rounds); round++) {
+      for (const contestant of contestants) {
+        // A fresh process each time: the sample server ends when its client leaves.
+        const path = join(directory, `${round}`);
+        const child = spawn(contestant.command, contestant.args(path), { stdio: 'ignore' });
+        await waitFor(path);
+        contestant.samples.push(measure(path, Number(values.reads)));
+        await stop(child);
+        rmSync(path, { force: true });
+      }
+    }
+    report(contestants.map(({ name, samples }) => ({ name, ...figures(samples) })));
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+function report(rows: readonly ({ readonly name: string } & Figures)[]): void {
+  const base = rows.find(({ name }) => name === 'libvfio-user');
+  const results = rows.map((row) => {
+    const ratio = base === undefined ? undefined : Math.round((row.median / base.median) * 1000) / 1000;
+    return { ...row, ratio };
+  });
+  for (const { name, median, p99, ratio } of results) {
+    const against = ratio === undefined ? '' : `  ${ratio.toFixed(2)} × libvfio-user`;
+    console.log(
+      `${name.padEnd(22)} median ${median.toFixed(2).padStart(7)} µs  p99 ${p99.toFixed(2).padStart(8)} µs${against}`,
+    );
+  }
+  console.log(JSON.stringify({ bench: 'round-trip', unit: 'µs', results }));
+}
+
+if (values.serve === undefined) await compare();
+else await serve(values.serve, Number(values['busy-wait-ns']));
