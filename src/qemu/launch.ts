@@ -88,7 +88,7 @@ async function resolve(description: VmDescription, folder: string, name: string)
   const own = typeof description.boot === 'object' ? description.boot : undefined;
   return {
     accel,
-    kernel: own?.kernel ?? guest?.vmlinuz,
+    kernel: own?.kernel ?? guest?.boot,
     initrd: own?.initrd ?? guest?.initrd,
     qmpPath: join(folder, `${name}.qmp`),
     migrationQmpPath: join(folder, `${name}.qmp2`),
