@@ -1,9 +1,9 @@
-import { fstatSync } from 'node:fs';
 import { errno, RequestError } from '../errors.ts';
-import { closeFd, type MappedMemory, PAGE_SIZE } from '../posix/index.ts';
+import { closeFd, PAGE_SIZE } from '../posix/index.ts';
 import { AddressList } from './address-list.ts';
 import { copyFrom, copyTo } from './copy.ts';
 import { DmaFault } from './fault.ts';
+import { FileWindows, identify } from './file-windows.ts';
 import { makeRegion, noRegion, noSpan, type Region, type Span } from './region.ts';
 import { type DirtySink, type DmaRegion, dmaProt, type GuestMemory, type MessageDma } from './types.ts';
 
@@ -41,8 +41,7 @@ export class GuestMemoryMap implements GuestMemory {
   /** The regions' pieces, where accesses look; see `Span`. */
   readonly #spans = new AddressList<Span>(noSpan);
   readonly #maxRegions: number;
-  /** Unmapped, but maybe still seen through a view until the current callback returns. */
-  readonly #released: MappedMemory[] = [];
+  readonly #windows = new FileWindows();
   #messages: MessageDma | undefined;
   #dirty: DirtySink | undefined;
 
@@ -70,11 +69,16 @@ export class GuestMemoryMap implements GuestMemory {
   map(request: DmaMapRequest): void {
     checkRequest(request);
     const { iova, size, fd } = request;
-    const identity = identityOf(request);
+    const file = fd === undefined ? undefined : identify(fd);
     const other = this.#regions.overlapping(iova, iova + size);
     if (other !== undefined) {
-      const same = other.iova === iova && other.size === size && other.prot === request.prot;
-      if (!same || other.identity !== identity)
+      const same =
+        other.iova === iova &&
+        other.size === size &&
+        other.prot === request.prot &&
+        other.identity === file?.identity &&
+        (file === undefined || other.fdOffset === request.fdOffset);
+      if (!same)
         throw new RequestError(
           errno.EEXIST,
           `${describe(iova, size)} overlaps ${describe(other.iova, other.size)}`,
@@ -82,7 +86,7 @@ export class GuestMemoryMap implements GuestMemory {
     } else {
       if (this.#regions.count >= this.#maxRegions)
         throw new RequestError(errno.ENOSPC, `more than ${this.#maxRegions} DMA mappings`);
-      const region = makeRegion(request, fd, identity);
+      const region = makeRegion(request, file, this.#windows);
       this.#regions.add(region);
       for (const span of region.spans) this.#spans.add(span);
     }
@@ -103,8 +107,7 @@ export class GuestMemoryMap implements GuestMemory {
 
   /** Gives unmapped memory back to the system. To be called outside device code, which may hold views. */
   collect(): void {
-    if (this.#released.length === 0) return;
-    for (const memory of this.#released.splice(0)) memory.unmap();
+    this.#windows.collect();
   }
 
   regions(): readonly DmaRegion[] {
@@ -267,8 +270,8 @@ export class GuestMemoryMap implements GuestMemory {
   /** Removes the regions of `[iova, end)`, whose borders are region borders. */
   #remove(iova: number, end: number): void {
     this.#spans.remove(iova, end);
-    for (const { memory } of this.#regions.remove(iova, end))
-      if (memory !== undefined) this.#released.push(memory);
+    for (const { windows } of this.#regions.remove(iova, end))
+      for (const window of windows) this.#windows.release(window);
   }
 }
 
@@ -285,17 +288,6 @@ function checkRequest({ iova, size, prot, fdOffset }: DmaMapRequest): void {
     throw new RequestError(errno.EINVAL, `${range}: unknown permissions 0x${prot.toString(16)}`);
   if (!(Number.isSafeInteger(fdOffset) && fdOffset >= 0))
     throw new RequestError(errno.EINVAL, `${range}: file offset ${fdOffset}`);
-}
-
-/** Tells one file and offset from another, whatever descriptor they come by. */
-function identityOf({ fd, fdOffset }: DmaMapRequest): string {
-  if (fd === undefined) return 'messages';
-  try {
-    const { dev, ino } = fstatSync(fd, { bigint: true });
-    return `${dev}:${ino}:${fdOffset}`;
-  } catch (error) {
-    throw new RequestError(errno.EBADF, `descriptor ${fd} of a DMA mapping is not open`, { cause: error });
-  }
 }
 
 function describe(iova: number, size: number): string {

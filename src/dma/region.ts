@@ -1,12 +1,16 @@
-import { MappedMemory, mmapProt, PAGE_SIZE } from '../posix/index.ts';
+import { errno, RequestError } from '../errors.ts';
+import { WINDOW_SIZE } from '../posix/index.ts';
 import type { AddressRange } from './address-list.ts';
+import type { FileWindow, FileWindows, SharedFile } from './file-windows.ts';
 import { type DmaRegion, dmaProt } from './types.ts';
 
 /** What a client mapped, as it asked for it. */
 export interface Region extends DmaRegion, AddressRange {
-  readonly memory: MappedMemory | undefined;
-  /** Tells one file and offset from another, to recognise a repeated request. */
-  readonly identity: string;
+  /** Of the file, and where in it; to recognise a repeated request. */
+  readonly identity: string | undefined;
+  readonly fdOffset: number;
+  /** To be released with the region. */
+  readonly windows: readonly FileWindow[];
   readonly spans: readonly Span[];
 }
 
@@ -44,8 +48,9 @@ export const noRegion: Region = {
   end: 0,
   prot: 0,
   mapped: false,
-  memory: undefined,
-  identity: '',
+  identity: undefined,
+  fdOffset: 0,
+  windows: [],
   spans: [],
 };
 
@@ -57,24 +62,40 @@ interface RegionRequest {
 }
 
 /**
- * Makes a region, and maps what its descriptor holds. Readable whenever it is writable: processors have no
- * other kind of page. The file offset need not be a multiple of the page size, although mappings are.
+ * Makes a region over the windows of the file behind it. The offset need not be a multiple of the page size.
+ *
+ * @throws RequestError EINVAL when the file is too short, and what `FileWindows.acquire` throws
  */
-export function makeRegion(request: RegionRequest, fd: number | undefined, identity: string): Region {
+export function makeRegion(
+  request: RegionRequest,
+  file: SharedFile | undefined,
+  source: FileWindows,
+): Region {
   const { iova, size, prot, fdOffset } = request;
   const end = iova + size;
-  const common = { iova, size, end, prot, identity };
-  if (fd === undefined)
-    return { ...common, mapped: false, memory: undefined, spans: [spanOver(iova, end, prot, undefined)] };
-  const surplus = fdOffset % PAGE_SIZE;
-  const access = (prot & dmaProt.write) === 0 ? mmapProt.READ : mmapProt.READ | mmapProt.WRITE;
-  const memory = MappedMemory.map(fd, fdOffset - surplus, size + surplus, access);
+  const windows: FileWindow[] = [];
   const spans: Span[] = [];
-  let at = iova;
-  for (const window of memory.windows) {
-    const bytes = at === iova ? window.subarray(surplus) : window;
-    spans.push(spanOver(at, at + bytes.length, prot, bytes));
-    at += bytes.length;
+  const common = { iova, size, end, prot, fdOffset, identity: file?.identity, windows, spans };
+  if (file === undefined) {
+    spans.push(spanOver(iova, end, prot, undefined));
+    return { ...common, mapped: false };
   }
-  return { ...common, mapped: true, memory, spans };
+  const fdEnd = fdOffset + size;
+  if (fdEnd > file.size)
+    throw new RequestError(errno.EINVAL, `can't map bytes ${fdOffset}+${size} of a file of ${file.size}`);
+  try {
+    for (let at = fdOffset; at < fdEnd; ) {
+      const window = source.acquire(file, at, fdEnd, (prot & dmaProt.write) !== 0);
+      windows.push(window);
+      const start = at % WINDOW_SIZE;
+      const length = Math.min(fdEnd - at, WINDOW_SIZE - start);
+      const address = iova + at - fdOffset;
+      spans.push(spanOver(address, address + length, prot, window.bytes.subarray(start, start + length)));
+      at += length;
+    }
+  } catch (error) {
+    for (const window of windows) source.release(window);
+    throw error;
+  }
+  return { ...common, mapped: true };
 }

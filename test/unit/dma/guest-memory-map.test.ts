@@ -5,6 +5,7 @@ import { errno } from '../../../src/errors.ts';
 import {
   closeFd,
   dupFd,
+  ftruncate,
   MappedMemory,
   memfdCreate,
   mmapProt,
@@ -199,6 +200,42 @@ describe('unmapping', () => {
     memory.collect();
     expect(mappings()).toBe(before);
     expect(view?.[0]).toBe(0);
+  });
+
+  it('shares one mapping among regions of a file, by permission, and keeps it while one of them is there', () => {
+    const before = mappings();
+    map(0, 1, both, 0);
+    map(4 * P, 2, both, 8 * P);
+    expect(mappings()).toBe(before + 1);
+    map(8 * P, 1, dmaProt.read, 0);
+    expect(mappings()).toBe(before + 2);
+    memory.unmap(0, P);
+    memory.collect();
+    memory.writeUint32BE(4 * P, 1);
+    expect(guest.readUInt32BE(8 * P)).toBe(1);
+    expect(mappings()).toBe(before + 2);
+    memory.unmapAll();
+    map(0, 1);
+    memory.collect();
+    memory.writeUint32BE(0, 2);
+    expect(mappings()).toBe(before + 1);
+  });
+
+  it('maps what a file has grown by', () => {
+    const growing = memfdCreate(NAME, P);
+    const add = (iova: number, fdOffset: number) =>
+      memory.map({ iova, size: P, prot: both, fd: dupFd(growing), fdOffset });
+    add(0, 0);
+    expect(refusal(() => memory.map({ iova: P, size: P, prot: both, fd: growing, fdOffset: P }))).toBe(
+      errno.EINVAL,
+    );
+    ftruncate(growing, 2 * P);
+    add(P, P);
+    closeFd(growing);
+    memory.write(P - 2, Buffer.from('abcd'));
+    memory.unmap(0, P);
+    memory.collect();
+    expect(memory.readUint16BE(P)).toBe(0x6364);
   });
 
   it('leaves no mapping and no descriptor, in bursts as firmware makes them', () => {

@@ -1,0 +1,95 @@
+import { fstatSync } from 'node:fs';
+import { errno, RequestError } from '../errors.ts';
+import { MappedMemory, mmapProt, WINDOW_SIZE } from '../posix/index.ts';
+
+/** Most windows at a time: 1 TiB of guest memory. Each costs a garbage collection when it is made. */
+export const MAX_WINDOWS = 1024;
+
+/** What a descriptor of a DMA mapping stands for. */
+export interface SharedFile {
+  readonly fd: number;
+  /** Same file, same identity, whatever descriptor it comes by; true for as long as a window of it lives. */
+  readonly identity: string;
+  readonly size: number;
+}
+
+/** @throws RequestError EBADF */
+export function identify(fd: number): SharedFile {
+  try {
+    const { dev, ino, size } = fstatSync(fd, { bigint: true });
+    return { fd, identity: `${dev}:${ino}`, size: Number(size) };
+  } catch (error) {
+    throw new RequestError(errno.EBADF, `descriptor ${fd} of a DMA mapping is not open`, { cause: error });
+  }
+}
+
+/** A gigabyte of a file, from a multiple of that on; less at the end of the file. */
+export interface FileWindow {
+  readonly bytes: Buffer;
+}
+
+interface SharedWindow extends FileWindow {
+  readonly key: string;
+  readonly memory: MappedMemory;
+  users: number;
+}
+
+/**
+ * Maps files window by window, each once however many regions lie in it. A VM's regions are mostly slices of
+ * one file, which firmware moves about; and V8 takes each gigabyte of foreign memory that it is shown for
+ * garbage piling up, and collects (2 ms with a small heap). So slices share windows.
+ */
+export class FileWindows {
+  /** The longest known window by file, permission and index. */
+  readonly #windows = new Map<string, SharedWindow>();
+  /** Without users: maybe still seen through a view, maybe wanted again in a moment. */
+  readonly #unused = new Set<SharedWindow>();
+  #count = 0;
+
+  /**
+   * The window that holds byte `offset` of the file, to be given back with `release`.
+   *
+   * @param end how far it is needed at least, an offset in the file that exists
+   * @throws RequestError ENOSPC, PosixError of mmap
+   */
+  acquire(file: SharedFile, offset: number, end: number, writable: boolean): FileWindow {
+    const start = offset - (offset % WINDOW_SIZE);
+    const needed = Math.min(end - start, WINDOW_SIZE);
+    const key = `${file.identity}:${start}:${writable}`;
+    const known = this.#windows.get(key);
+    // The file may have grown since.
+    const window =
+      known !== undefined && known.bytes.length >= needed ? known : this.#map(file, start, key, writable);
+    window.users += 1;
+    this.#unused.delete(window);
+    return window;
+  }
+
+  release(window: FileWindow): void {
+    const shared = window as SharedWindow;
+    shared.users -= 1;
+    if (shared.users === 0) this.#unused.add(shared);
+  }
+
+  /** Unmaps what has no users. */
+  collect(): void {
+    for (const window of this.#unused) {
+      if (this.#windows.get(window.key) === window) this.#windows.delete(window.key);
+      window.memory.unmap();
+      this.#count -= 1;
+    }
+    this.#unused.clear();
+  }
+
+  #map(file: SharedFile, start: number, key: string, writable: boolean): SharedWindow {
+    if (this.#count >= MAX_WINDOWS)
+      throw new RequestError(errno.ENOSPC, `DMA mappings of more than ${MAX_WINDOWS} GiB`);
+    // Readable whenever it is writable: processors have no other kind of page.
+    const prot = writable ? mmapProt.READ | mmapProt.WRITE : mmapProt.READ;
+    const memory = MappedMemory.map(file.fd, start, Math.min(file.size - start, WINDOW_SIZE), prot);
+    const window = { key, memory, bytes: memory.windows[0] ?? Buffer.alloc(0), users: 0 };
+    this.#windows.set(key, window);
+    this.#count += 1;
+    return window;
+  }
+}
