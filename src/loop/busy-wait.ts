@@ -9,37 +9,80 @@ export const DEFAULT_BUSY_WAIT_NS = availableParallelism() > 1 ? 50_000 : 0;
 /** Below this a busy-wait does not even cover one poll of everything. */
 const MINIMUM_NS = 1_000;
 
+/** Rounds of each kind that are compared, and rounds that the verdict then holds for. */
+export const TRIAL_ROUNDS = 32;
+export const HOLD_ROUNDS = 4096;
+/** A round counts as at most so many times the limit: one in which somebody was preempted says little. */
+const CLIP = 4;
+
 /**
- * How long to busy-wait before sleeping. Decided by what sleeping turned out to be: a sleep that was over
- * sooner than the limit would have been worth waiting out, and the next wait covers twice its length; each
- * longer sleep halves the wait, until an idle device does not busy-wait at all. (KVM's halt polling
- * works on the same evidence: Documentation/virt/kvm/halt-polling.rst.)
+ * How long to busy-wait before sleeping. Two questions, both answered by measuring:
+ *
+ * How long? A sleep that was over sooner than the limit would have been worth waiting out, and the next wait
+ * covers twice its length; each longer sleep halves the wait, until an idle device does not busy-wait at
+ * all. (KVM's halt polling works on the same evidence: Documentation/virt/kvm/halt-polling.rst.)
+ *
+ * At all? With a processor to spare, busy-waiting makes rounds shorter by two wake-ups. Without one it keeps
+ * the client from running, and rounds get longer (measured: three times). So from time to time a few rounds
+ * are spent either way, and the shorter kind is kept.
  */
 export class BusyWait {
   readonly #limit: number;
   #budget = 0;
+  #spinning = true;
+  #phase: 'spin' | 'sleep' | 'hold' = 'spin';
+  #left = TRIAL_ROUNDS;
+  #total = { spin: 0, sleep: 0 };
 
   /** @param limitNs 0: never busy-wait */
   constructor(limitNs: number) {
     this.#limit = limitNs;
+    if (limitNs === 0) this.#spinning = false;
   }
 
   /** Nanoseconds to busy-wait now. */
   get budget(): number {
-    return this.#budget;
+    return this.#spinning ? this.#budget : 0;
   }
 
-  /** A device descriptor became ready `waitedNs` after waiting began, in spite of the busy-wait. */
+  /** Whether `round` wants to know how long rounds take. */
+  get measuring(): boolean {
+    return this.#limit > 0;
+  }
+
+  /** A descriptor became ready `waitedNs` after waiting began, in spite of the busy-wait. */
   slept(waitedNs: number): void {
-    if (waitedNs <= this.#limit) {
-      this.#budget = Math.max(this.#budget, Math.min(this.#limit, 2 * waitedNs));
-      return;
-    }
-    this.idle();
+    if (waitedNs > this.#limit) this.idle();
+    else this.#budget = Math.max(this.#budget, Math.min(this.#limit, 2 * waitedNs));
   }
 
-  /** A sleep ended without work for the device. */
+  /** A sleep ended without work. */
   idle(): void {
     this.#budget = this.#budget < 2 * MINIMUM_NS ? 0 : this.#budget / 2;
+  }
+
+  /** Waiting for work and doing it took `ns` altogether. */
+  round(ns: number): void {
+    // Without a budget both kinds are the same.
+    if (this.#budget === 0) return;
+    if (this.#phase !== 'hold') this.#total[this.#phase] += Math.min(ns, CLIP * this.#limit);
+    this.#left -= 1;
+    if (this.#left === 0) this.#nextPhase();
+  }
+
+  #nextPhase(): void {
+    this.#left = TRIAL_ROUNDS;
+    if (this.#phase === 'spin') {
+      this.#phase = 'sleep';
+      this.#spinning = false;
+    } else if (this.#phase === 'sleep') {
+      this.#phase = 'hold';
+      this.#left = HOLD_ROUNDS;
+      this.#spinning = this.#total.spin < this.#total.sleep;
+    } else {
+      this.#phase = 'spin';
+      this.#spinning = true;
+      this.#total = { spin: 0, sleep: 0 };
+    }
   }
 }

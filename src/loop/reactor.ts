@@ -197,10 +197,14 @@ class EpollReactor implements Reactor {
     const start = this.now();
     if (limitNs === 0) return this.#collect();
     const budget = limitNs < 0 ? this.#busyWait.budget : Math.min(limitNs, this.#busyWait.budget);
-    if (budget > 0 && this.#spin(start, budget)) return true;
+    const found = (budget > 0 && this.#spin(start, budget)) || this.#sleep(start, limitNs, budget);
+    if (found && this.#busyWait.measuring) this.#busyWait.round(this.now() - start);
+    return found;
+  }
+
+  #sleep(start: number, limitNs: number, spent: number): boolean {
     if (this.#closed) return true;
-    const left = limitNs < 0 ? -1 : Math.max(0, limitNs - budget);
-    const count = this.#epoll.wait(left);
+    const count = this.#epoll.wait(limitNs < 0 ? -1 : Math.max(0, limitNs - spent));
     const waited = this.now() - start;
     const found = count > 0 && this.#dispatch(count);
     if (found) this.#busyWait.slept(waited);

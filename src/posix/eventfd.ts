@@ -1,5 +1,7 @@
-import { errno } from '../errors.ts';
+import { readlinkSync } from 'node:fs';
+import { errno, RequestError } from '../errors.ts';
 import { check, PosixError } from './errno.ts';
+import { setNonBlocking } from './files.ts';
 import { EFD_CLOEXEC, EFD_NONBLOCK } from './layout.ts';
 import { lastErrno, libc } from './libc.ts';
 import { rawArea } from './raw.ts';
@@ -16,9 +18,24 @@ export function eventfdCreate(): number {
 }
 
 /**
- * Adds 1 to the count. Never blocks on a descriptor made here; one that a client sent may be blocking and
- * nearly full only if that client has filled it up itself.
+ * Makes sure that a descriptor from a peer is an eventfd, and that signalling it will not block: a full one,
+ * or a pipe in its place, would stop the device loop for ever. The descriptor stays the caller's.
+ *
+ * @throws RequestError EINVAL, as the kernel's VFIO answers (`eventfd_ctx_fdget`)
  */
+export function adoptEventfd(fd: number): void {
+  let kind: string;
+  try {
+    kind = readlinkSync(`/proc/self/fd/${fd}`);
+  } catch (error) {
+    throw new RequestError(errno.EBADF, `descriptor ${fd} is not open`, { cause: error });
+  }
+  if (kind !== 'anon_inode:[eventfd]')
+    throw new RequestError(errno.EINVAL, `a peer's descriptor is ${kind}, no eventfd`);
+  setNonBlocking(fd, true);
+}
+
+/** Adds 1 to the count. Never blocks on a descriptor made or adopted here. */
 export function eventfdSignal(fd: number): void {
   if (libc.write(fd, one.address, COUNT_SIZE) === COUNT_SIZE) return;
   const error = lastErrno();

@@ -1,7 +1,7 @@
 /** The system calls that this project makes, and nothing above them. */
 export { Epoll, pollFd } from './epoll.ts';
 export { PosixError } from './errno.ts';
-export { eventfdCreate, eventfdDrain, eventfdSignal } from './eventfd.ts';
+export { adoptEventfd, eventfdCreate, eventfdDrain, eventfdSignal } from './eventfd.ts';
 export {
   closeFd,
   dupFd,
@@ -16,7 +16,7 @@ export {
   write,
 } from './files.ts';
 export { sendArea, VectorList } from './gather.ts';
-export { connectTcp, listenTcp, socketError } from './inet.ts';
+export { connectTcp, listenTcp, networkSocket, socketError } from './inet.ts';
 export { mmapProt, openFlag, PAGE_SIZE } from './layout.ts';
 export { MappedMemory, WINDOW_SIZE } from './memory.ts';
 export { recvBytes, recvMessage, sendMessage } from './messages.ts';

@@ -5,6 +5,14 @@ import { SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, socketType } from './layout.ts
 import { lastErrno, libc } from './libc.ts';
 import { getWord, rawArea } from './raw.ts';
 
+const AF_INET = 2;
+const SOCK_DGRAM = 2;
+
+/** A socket for requests about network interfaces (netdevice(7)), in the thread's network namespace. */
+export function networkSocket(): number {
+  return check(libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), 'socket');
+}
+
 /** `struct addrinfo` (netdb.h), 64-bit; addrlen is followed by padding. */
 const addrinfo = {
   flags: 0,

@@ -6,6 +6,7 @@ import { errno } from '../../../src/errors.ts';
 import { ready } from '../../../src/loop/types.ts';
 import {
   acceptUnix,
+  adoptEventfd,
   closeFd,
   connectUnix,
   dupFd,
@@ -22,9 +23,12 @@ import {
   setSocketTimeout,
   socketPair,
 } from '../../../src/posix/index.ts';
+import { addressOf, libc } from '../../../src/posix/libc.ts';
 
 const openDescriptors = () => readdirSync('/proc/self/fd').length;
 const nothing = -errno.EAGAIN;
+/** The largest count that an eventfd holds. */
+const full = Buffer.from('feffffffffffffff', 'hex');
 
 describe('messages', () => {
   let a: number;
@@ -202,6 +206,19 @@ describe('descriptors', () => {
     closeFd(fd);
     expect(() => closeFd(fd)).toThrow('EBADF');
     closeFd(copy);
+  });
+
+  it('of a peer are adopted if they are eventfds, and then never block', () => {
+    const blocking = libc.eventfd(0, 0);
+    libc.write(blocking, addressOf(full), full.length);
+    adoptEventfd(blocking);
+    eventfdSignal(blocking);
+    expect(eventfdDrain(blocking)).toBe(true);
+    closeFd(blocking);
+    expect(() => adoptEventfd(blocking)).toThrow('not open');
+    const [a, b] = socketPair();
+    expect(() => adoptEventfd(a)).toThrow('no eventfd');
+    for (const fd of [a, b]) closeFd(fd);
   });
 
   it('signal a full eventfd without blocking', () => {
