@@ -1,6 +1,6 @@
 /**
  * Save and load of on-board memory through the state stream, in one process: what encoder, decoder and
- * sessions cost without sockets. Run: `npm run build && node dist/bench/state-stream.js [GiB]`. Prints one JSON
+ * sessions cost without sockets. Run: `npm run build && node dist/bench/state-stream.js [GiB] [record bytes]`. Prints one JSON
  * object: seconds, GB/s of each half and of both after one another, and the memory that they took.
  */
 
@@ -14,6 +14,8 @@ const total = Number(process.argv[2] ?? 1) * 2 ** 30;
 const transfer = 1024 * 1024;
 /** The board's memory: a part is saved over and over, so that memory use shows the stream's share. */
 const board = Buffer.alloc(16 * 2 ** 20, 0x5a);
+/** Bytes of a record as the model makes it; a model that sends single pages would have 4096. */
+const recordSize = Number(process.argv[3] ?? 2 ** 20);
 
 function device(received: { bytes: number }): DeviceMigration {
   return {
@@ -21,8 +23,10 @@ function device(received: { bytes: number }): DeviceMigration {
     geometry: { memorySize: total },
     estimate: () => total,
     *save(): Iterable<StateRecord> {
-      for (let offset = 0; offset < total; offset += board.length)
-        yield { section: 'memory', offset, bytes: board };
+      for (let offset = 0; offset < total; offset += recordSize) {
+        const at = offset % board.length;
+        yield { section: 'memory', offset, bytes: board.subarray(at, at + recordSize) };
+      }
     },
     beginLoad() {},
     load(record) {
@@ -74,6 +78,7 @@ if (received.bytes !== total) throw new Error(`${received.bytes} of ${total} byt
 const rate = (ns: bigint) => Number((total / Number(ns)).toFixed(2));
 const result = {
   bytes: total,
+  recordSize,
   overhead: streamed / total - 1,
   saveGBps: rate(saving),
   loadGBps: rate(loading),

@@ -21,7 +21,8 @@ export interface DirtyScopeOptions {
  *    device, or had registered since the last report. Free for each write; every report has all
  *    registered pages, so precopy does not converge below them and each has to be marked in the blackout.
  *    What hardware without a tracker allows, if its driver knows what is registered.
- *  - `all` takes every writable mapped page for dirty, all of guest memory as a rule. Nothing can be missed and
+ *  - `all` takes every page for dirty that the device may write through a descriptor, all of guest memory as a rule
+ *    (what is written by message goes through the client, which knows). Nothing can be missed and
  *    nothing is asked of the model; the whole of memory goes again in the blackout. The fallback.
  *
  * With `pinned` and `all` a range that is gone by the time of a report is still in that report once.
@@ -44,7 +45,7 @@ export function createDirtyLog(options: DirtyScopeOptions): DirtyTracker {
 }
 
 function* writable(memory: Pick<GuestMemory, 'regions'>): Iterable<IovaRange> {
-  for (const { iova, size, prot } of memory.regions()) {
-    if ((prot & dmaProt.write) !== 0) yield { iova, length: size };
+  for (const { iova, size, prot, mapped } of memory.regions()) {
+    if (mapped && (prot & dmaProt.write) !== 0) yield { iova, length: size };
   }
 }

@@ -37,6 +37,9 @@ export interface DirtyTracker extends DirtySink {
   drainPages(visit: (iova: number) => void, limit?: number): number;
   /** As `drainPages`, into an array. */
   takeDirtyPages(limit?: number): Float64Array;
-  /** The client mapped memory: call it for each mapping (the `all` scope must not miss a short-lived one). */
+  /**
+   * The client mapped memory with a descriptor: call it for each such mapping, for the `all` scope must not
+   * miss a short-lived one.
+   */
   mapped(iova: number, size: number, prot: number): void;
 }

@@ -2,7 +2,7 @@ import { StateRefused } from '../errors.ts';
 import type { StateSource } from './sections.ts';
 import { StreamDecoder } from './stream/decoder.ts';
 import { frameworkPrefix, limits, type StreamHeader } from './stream/format.ts';
-import { checkLoadable } from './stream/header.ts';
+import { checkLoadable, quoted } from './stream/header.ts';
 
 /**
  * One write session (RESUMING): takes the stream in pieces of any size and loads it. The header is
@@ -86,16 +86,17 @@ export class LoadSession {
   }
 
   #bulk(section: string, offset: number, bytes: Uint8Array): void {
-    if (section.startsWith(frameworkPrefix)) throw new StateRefused(`section "${section}" can't be bulk`);
+    if (section.startsWith(frameworkPrefix))
+      throw new StateRefused(`section ${quoted(section)} can't be bulk`);
     this.#checked(section, () => this.#device(section).load({ section, offset, bytes }));
   }
 
   #keep(section: string, value: unknown, size: number): void {
     const name = section.slice(frameworkPrefix.length);
     if (!this.#target.framework.some((known) => known.section === name)) {
-      throw new StateRefused(`the framework's section "${name}" is not known here`);
+      throw new StateRefused(`the framework's section ${quoted(name)} is not known here`);
     }
-    if (this.#values.has(name)) throw new StateRefused(`the framework's section "${name}" came twice`);
+    if (this.#values.has(name)) throw new StateRefused(`the framework's section ${quoted(name)} came twice`);
     this.#valueBytes += size;
     if (this.#valueBytes > limits.frameworkValues)
       throw new StateRefused("the framework's sections are too large");
@@ -104,7 +105,7 @@ export class LoadSession {
 
   #device(section: string): NonNullable<StateSource['device']> {
     if (this.#target.device !== undefined) return this.#target.device;
-    throw new StateRefused(`section "${section}" belongs to a device that has no state`);
+    throw new StateRefused(`section ${quoted(section)} belongs to a device that has no state`);
   }
 
   /** Whatever a loader throws (hostile state makes them stumble) becomes a refusal that names the section. */
@@ -114,7 +115,7 @@ export class LoadSession {
     } catch (error) {
       if (error instanceof StateRefused) throw error;
       const reason = error instanceof Error ? error.message : String(error);
-      throw new StateRefused(`"${what}" can't be loaded: ${reason}`, { cause: error });
+      throw new StateRefused(`${quoted(what)} can't be loaded: ${reason}`, { cause: error });
     }
   }
 }

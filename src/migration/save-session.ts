@@ -37,7 +37,6 @@ export class SaveSession {
   /** @param running opened by →PRE_COPY: the device goes on; otherwise it is stopped and all is saved. */
   constructor(source: StateSource, running: boolean) {
     this.#source = source;
-    this.#preCopy = running ? source.device?.preCopy?.() : undefined;
     this.#encoder = new StreamEncoder({
       model: source.model.name,
       stateVersion: source.model.stateVersion,
@@ -46,7 +45,8 @@ export class SaveSession {
       frameworkVersion: source.frameworkVersion,
       pageSize: 4096,
     });
-    if (!running) this.#last = this.#remaining();
+    if (running) this.#preCopy = source.device?.preCopy?.();
+    else this.#last = this.#remaining();
   }
 
   /** Fills `target`; a short count means that there is nothing more, for now or for good. */

@@ -11,11 +11,19 @@ const table = Uint32Array.from({ length: 256 }, (_, byte) => {
   return value;
 });
 
-/** For Node before 20.15 and 22.2, which have no `zlib.crc32`; about fifteen times slower. */
+/** For Node before 20.15 and 22.2, which have no `zlib.crc32`, and for a few bytes; many times slower for many. */
 export function crc32ByTable(bytes: Uint8Array, crc = 0): number {
   let value = ~crc;
-  for (const byte of bytes) value = (table[(value ^ byte) & 0xff] ?? 0) ^ (value >>> 8);
+  for (let at = 0; at < bytes.length; at++) {
+    value = (table[(value ^ (bytes[at] ?? 0)) & 0xff] ?? 0) ^ (value >>> 8);
+  }
   return ~value >>> 0;
 }
 
-export const crc32: Crc32 = typeof zlib.crc32 === 'function' ? zlib.crc32 : crc32ByTable;
+/** Up to this length the table is faster than the call into zlib. */
+const shortest = 48;
+
+export const crc32: Crc32 =
+  typeof zlib.crc32 === 'function'
+    ? (bytes, crc = 0) => (bytes.length < shortest ? crc32ByTable(bytes, crc) : zlib.crc32(bytes, crc))
+    : crc32ByTable;

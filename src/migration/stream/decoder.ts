@@ -15,7 +15,7 @@ import {
   type StreamHeader,
   trailerLayout,
 } from './format.ts';
-import { checkHeader, checkTotals } from './header.ts';
+import { checkHeader, checkTotals, quoted } from './header.ts';
 import { unpackValue } from './values.ts';
 
 /** Where the contents of a stream go, in order. Each may throw to refuse. */
@@ -266,7 +266,7 @@ export class StreamDecoder {
     }
     if (name.length === 0 || this.#sections.includes(name)) {
       throw new StateRefused(
-        name.length === 0 ? 'a section has no name' : `section "${name}" is named twice`,
+        name.length === 0 ? 'a section has no name' : `section ${quoted(name)} is named twice`,
       );
     }
     if (this.#sections.length >= limits.sections) throw new StateRefused('too many sections');

@@ -53,7 +53,14 @@ export class StreamEncoder {
     this.#staged.fill(0, magic.length, preludeSize);
     this.#staged.writeUInt16LE(formatVersion, preludeLayout.version);
     this.#stagedEnd = preludeSize;
-    this.#begin(chunkType.header, 0, 0, packValue(header, 'header'));
+    const payload = packValue(header, 'header');
+    if (payload.length > limits.headerPayload) {
+      throw new CompanionError(
+        'VC_STATE_UNSAVABLE',
+        `the geometry is too large: ${payload.length} bytes of header, ${limits.headerPayload} may be`,
+      );
+    }
+    this.#begin(chunkType.header, 0, 0, payload);
   }
 
   /** Nothing is under way. */

@@ -33,7 +33,9 @@ export function checkHeader(value: unknown): StreamHeader {
   if (typeof header.model !== 'string') throw new StateRefused('the header of the state names no model');
   for (const [key, entry] of Object.entries(geometry)) {
     if (!['number', 'string', 'boolean'].includes(typeof entry)) {
-      throw new StateRefused(`the geometry "${key}" of the state is neither number, string nor boolean`);
+      throw new StateRefused(
+        `the geometry ${quoted(key)} of the state is neither number, string nor boolean`,
+      );
     }
   }
   const requires: unknown = header.requires;
@@ -50,13 +52,23 @@ export function checkHeader(value: unknown): StreamHeader {
   };
 }
 
+const longestQuote = 80;
+const mostDifferences = 8;
+
+/** What a stream says, for a message: quoted, without control characters, and not longer than is useful. */
+export function quoted(value: unknown): string {
+  const json = value === undefined ? 'absent' : (JSON.stringify(value) ?? String(value));
+  const text = json.replace(/[\u007f-\u009f]/g, '?');
+  return text.length <= longestQuote ? text : `${text.slice(0, longestQuote)}…`;
+}
+
 /** Compares what the end of a stream claims with what was counted. */
 export function checkTotals(value: unknown, seen: StreamTotals): void {
   const totals = record(value, 'end');
   for (const key of ['chunks', 'bytes', 'digest'] as const) {
     if (totals[key] !== seen[key]) {
       throw new StateRefused(
-        `the end of the state says ${key} ${String(totals[key])}, seen were ${seen[key]}`,
+        `the end of the state says ${key} ${quoted(totals[key])}, seen were ${seen[key]}`,
       );
     }
   }
@@ -66,7 +78,9 @@ export function checkTotals(value: unknown, seen: StreamTotals): void {
 export function checkLoadable(header: StreamHeader, target: LoadTarget): void {
   const differences: string[] = [];
   if (header.model !== target.model) {
-    throw new StateRefused(`the state is of the model "${header.model}", this device is "${target.model}"`);
+    throw new StateRefused(
+      `the state is of the model ${quoted(header.model)}, this device is "${target.model}"`,
+    );
   }
   const versions = [target.stateVersion, ...target.loadsVersions];
   if (!versions.includes(header.stateVersion)) {
@@ -80,15 +94,18 @@ export function checkLoadable(header: StreamHeader, target: LoadTarget): void {
     );
   }
   for (const feature of header.requires) {
-    if (!knownFeatures.includes(feature)) differences.push(`it needs the unknown feature "${feature}"`);
+    if (!knownFeatures.includes(feature)) differences.push(`it needs the unknown feature ${quoted(feature)}`);
   }
   const keys = new Set([...Object.keys(header.geometry), ...Object.keys(target.geometry)]);
   for (const key of keys) {
     const there = Object.hasOwn(header.geometry, key) ? header.geometry[key] : undefined;
     const here = Object.hasOwn(target.geometry, key) ? target.geometry[key] : undefined;
-    if (there !== here) differences.push(`${key} is ${there ?? 'absent'} there and ${here ?? 'absent'} here`);
+    if (there !== here)
+      differences.push(`${quoted(key).slice(1, -1)} is ${quoted(there)} there and ${quoted(here)} here`);
   }
   if (differences.length === 0) return;
+  const more = differences.length - mostDifferences;
+  if (more > 0) differences.splice(mostDifferences, more, `and ${more} more`);
   throw new StateRefused(`this ${target.model} can't load the state: ${differences.join('; ')}`, {
     hint: 'Serve the destination with the same options as the source, and a version that is not older.',
   });

@@ -1,6 +1,7 @@
 import { Packr, Unpackr } from 'msgpackr';
 import { CompanionError, StateRefused } from '../../errors.ts';
 import { limits } from './format.ts';
+import { quoted } from './header.ts';
 
 // Plain msgpack: no records, no extension types. What other implementations read is what we write.
 const options = { useRecords: false, moreTypes: false, encodeUndefinedAsNil: true, copyBuffers: true };
@@ -42,7 +43,7 @@ export function unpackValue(bytes: Uint8Array, where: string): unknown {
     return unpackr.unpack(bytes);
   } catch (error) {
     throw new StateRefused(
-      `section "${where}" is no readable value: ${error instanceof Error ? error.message : String(error)}`,
+      `section ${quoted(where)} is no readable value: ${error instanceof Error ? error.message : String(error)}`,
       { cause: error },
     );
   }

@@ -324,7 +324,8 @@ describe('scopes', () => {
   });
 
   it('all reports every writable mapping, the short-lived ones too', () => {
-    let regions = [region(0, 0x4000), region(0x10000, 0x2000, 1)];
+    const byMessage = { ...region(0x50000, 0x1000), mapped: false };
+    let regions = [region(0, 0x4000), region(0x10000, 0x2000, 1), byMessage];
     const log = createDirtyLog({ scope: 'all', memory: { regions: () => regions }, attach: () => {} });
     log.start(4096, []);
     expect(report(log, 0, MiB)).toEqual([0, 0x1000, 0x2000, 0x3000]);

@@ -141,6 +141,7 @@ describe('a reset of the device by the guest in PRE_COPY', () => {
       target.controller.setState(s.RUNNING);
       expect(to.memory.equals(from.memory)).toBe(true);
       expect(to.registers).toEqual({ control: 0 });
+      expect(to.loads).toBe(2);
     });
   }
 

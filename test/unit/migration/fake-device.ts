@@ -25,6 +25,8 @@ export class FakeDevice implements DeviceMigration {
   preCopy?: () => PreCopySession;
   loaded: 'no' | 'loading' | 'yes' = 'no';
   loadVersion = 0;
+  /** How often a load began. */
+  loads = 0;
   sessions = 0;
   failNextRecord = false;
   onNext: (() => void) | undefined;
@@ -60,6 +62,7 @@ export class FakeDevice implements DeviceMigration {
     this.reset();
     this.loaded = 'loading';
     this.loadVersion = version;
+    this.loads++;
   }
 
   load(record: StateRecord): void {

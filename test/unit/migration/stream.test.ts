@@ -338,6 +338,21 @@ describe('a state that does not fit is refused as soon as its header is in', () 
     );
   });
 
+  it('in few words, whatever the stream says', () => {
+    const [header] = cut(plain) as [Chunk];
+    const fields = { model: 'fake', stateVersion: 2, requires: [], frameworkVersion: 1, pageSize: 1 };
+    const geometry = Object.fromEntries(
+      Array.from({ length: 2000 }, (_, i) => [`\u001b[2Jkey${i}`, 'x'.repeat(9)]),
+    );
+    const many = load(join(plain, [{ ...header, payload: pack({ ...fields, geometry }) }]));
+    expect(many).toContain('and 1993 more');
+    expect(many).not.toContain('\u001b');
+    const long = load(
+      join(plain, [{ ...header, payload: pack({ ...fields, geometry: {}, model: 'm'.repeat(9999) }) }]),
+    );
+    expect(long.length).toBeLessThan(300);
+  });
+
   it('because of a feature that is not known, or a newer framework', () => {
     const [header] = cut(plain) as [Chunk];
     const fields = {
