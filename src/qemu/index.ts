@@ -14,4 +14,11 @@ export {
   type MigrationEnd,
   MigrationFailed,
 } from './switchover/options.ts';
+export {
+  type Side,
+  Testbed,
+  type TestbedDevice,
+  type TestbedMigration,
+  type TestbedOptions,
+} from './testbed.ts';
 export type { VfioUserDevice, VmDescription } from './vm-arguments.ts';

@@ -1,0 +1,209 @@
+/**
+ * A guest with vfio-user devices that can be migrated there and back again: for test suites, scripts and
+ * benchmarks. Starts everything, ends everything.
+ */
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { MigrationReport } from '../report/types.ts';
+import { GuestAgent } from './guest-agent.ts';
+import { launchVm, type Vm } from './launch.ts';
+import { type ServedDevice, serveDevice } from './serve-device.ts';
+import { migrate } from './switchover/migrate.ts';
+import type { MigrateOptions } from './switchover/options.ts';
+import type { VmDescription } from './vm-arguments.ts';
+
+export interface TestbedDevice {
+  readonly id: string;
+  readonly model: string;
+  /** Options of the model. */
+  readonly set?: Readonly<Record<string, string | number | boolean>>;
+  readonly bus?: string;
+  readonly addr?: string;
+  /** Further arguments of `vfio-companion serve`. */
+  readonly args?: readonly string[];
+}
+
+export interface TestbedOptions {
+  readonly devices: readonly TestbedDevice[];
+  /** Without `devices` and `incoming`, which the testbed sees to. */
+  readonly vm?: Omit<VmDescription, 'devices' | 'incoming'>;
+  /** Where RAM travels; default unix. */
+  readonly transport?: 'unix' | 'tcp';
+}
+
+/** One side: a QEMU and the servers of its devices. */
+export interface Side {
+  readonly name: string;
+  readonly vm: Vm;
+  readonly servers: ReadonlyMap<string, ServedDevice>;
+  close(): Promise<void>;
+}
+
+export type TestbedMigration = Partial<Omit<MigrateOptions, 'source' | 'destination' | 'devices'>> & {
+  /** Prepared by `prepare()`; default: a fresh one. */
+  readonly destination?: Side;
+};
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return typeof address === 'object' && address !== null ? address.port : 0;
+}
+
+export class Testbed {
+  readonly folder: string;
+  readonly options: TestbedOptions;
+  /** The guest's control agent; follows the guest. */
+  readonly agent: GuestAgent;
+  readonly #sides = new Set<Side>();
+  #current: Side;
+  #hops = 0;
+
+  private constructor(options: TestbedOptions, folder: string, source: Side) {
+    this.options = options;
+    this.folder = folder;
+    this.#current = source;
+    this.#sides.add(source);
+    this.agent = new GuestAgent(source.vm.agentPath);
+  }
+
+  /** Starts servers and QEMU of the first side, and waits for QEMU's monitor (not for the guest). */
+  static async start(options: TestbedOptions): Promise<Testbed> {
+    const folder = mkdtempSync(join(tmpdir(), 'vfio-companion-'));
+    try {
+      return new Testbed(options, folder, await startSide(options, folder, 0, false));
+    } catch (error) {
+      rmSync(folder, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  /** Where the guest runs. */
+  get current(): Side {
+    return this.#current;
+  }
+
+  /** Starts a side that waits for the guest. `overrides` replace the models of devices, by id. */
+  async prepare(overrides: Readonly<Record<string, Partial<TestbedDevice>>> = {}): Promise<Side> {
+    this.#hops += 1;
+    const devices = this.options.devices.map((device) => ({ ...device, ...overrides[device.id] }));
+    const side = await startSide({ ...this.options, devices }, this.folder, this.#hops, true);
+    this.#sides.add(side);
+    return side;
+  }
+
+  /** What `migrate` has to be given to take the guest from where it is to `destination`. */
+  async migrateOptions(destination: Side): Promise<MigrateOptions> {
+    const source = this.#current;
+    const uri =
+      this.options.transport === 'tcp'
+        ? `tcp:127.0.0.1:${await freePort()}`
+        : `unix:${join(this.folder, `${destination.name}.ram`)}`;
+    return {
+      source: { qmp: source.vm.migrationQmpPath, pid: source.vm.pid },
+      destination: {
+        qmp: destination.vm.migrationQmpPath,
+        pid: destination.vm.pid,
+        kill: () => destination.vm.kill(),
+      },
+      uri,
+      devices: this.options.devices.map(({ id }) => ({
+        id,
+        source: source.servers.get(id)?.migrationSocket ?? '',
+        destination: destination.servers.get(id)?.migrationSocket ?? '',
+      })),
+    };
+  }
+
+  /**
+   * Migrates the guest to another side, which becomes the current one; the side that is left is ended. When
+   * the migration fails the destination is ended and the error thrown.
+   */
+  async migrate({ destination, ...options }: TestbedMigration = {}): Promise<MigrationReport> {
+    const source = this.#current;
+    const next = destination ?? (await this.prepare());
+    try {
+      const report = await migrate({ ...(await this.migrateOptions(next)), ...options });
+      this.follow(next);
+      await this.#end(source);
+      return report;
+    } catch (error) {
+      if (this.#current === source) await this.#end(next);
+      throw error;
+    }
+  }
+
+  /** The guest runs at `side` now: after a migration that was made by hand. */
+  follow(side: Side): void {
+    this.#current = side;
+    this.agent.attach(side.vm.agentPath);
+  }
+
+  /** Ends all processes and removes all files. Idempotent. */
+  async close(): Promise<void> {
+    this.agent.close();
+    await Promise.all([...this.#sides].map((side) => this.#end(side)));
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  async #end(side: Side): Promise<void> {
+    this.#sides.delete(side);
+    await side.close();
+  }
+}
+
+async function startSide(
+  options: TestbedOptions,
+  folder: string,
+  number: number,
+  incoming: boolean,
+): Promise<Side> {
+  const name = `side${number}`;
+  const own = join(folder, name);
+  mkdirSync(own, { mode: 0o700 });
+  const started: { close(): Promise<void> }[] = [];
+  const close = async (): Promise<void> => {
+    // QEMU first: a server that goes away under a QEMU makes it complain.
+    for (const each of started.reverse()) await each.close();
+    started.length = 0;
+  };
+  try {
+    const servers = new Map<string, ServedDevice>();
+    const launched = await Promise.allSettled(
+      options.devices.map(async ({ id, model, set, args }) => {
+        const server = await serveDevice({
+          model,
+          name: id,
+          folder: own,
+          held: incoming,
+          ...(set === undefined ? {} : { set }),
+          ...(args === undefined ? {} : { args }),
+        });
+        started.push(server);
+        servers.set(id, server);
+      }),
+    );
+    for (const result of launched) if (result.status === 'rejected') throw result.reason;
+    const devices = options.devices.map(({ id, bus, addr }) => ({
+      id,
+      socket: servers.get(id)?.socket ?? '',
+      ...(bus === undefined ? {} : { bus }),
+      ...(addr === undefined ? {} : { addr }),
+    }));
+    const description: VmDescription = {
+      ...options.vm,
+      devices,
+      ...(incoming ? { incoming: 'defer' as const } : {}),
+    };
+    const vm = await launchVm(description, { folder: own, name: 'vm' });
+    started.push(vm);
+    return { name, vm, servers, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
