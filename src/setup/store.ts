@@ -16,7 +16,12 @@ export interface StoreOptions {
   readonly deep?: boolean;
   /** Look for newer packages even if what is there is whole. */
   readonly update?: boolean;
+  /** Where package files come from, if not from Debian. */
+  readonly source?: (release: ReleaseName) => PackageSource;
 }
+
+/** Finds out which package files a set needs, and brings them into the pool. */
+export type PackageSource = Pick<PrivateApt, 'resolve' | 'fetch'>;
 
 /**
  * The folder of everything that set-up brings: `apt/` (indices), `debs/` (package files), and one folder
@@ -28,7 +33,8 @@ export class Store {
   readonly deep: boolean;
   readonly #say: (line: string) => void;
   readonly #update: boolean;
-  readonly #apts = new Map<ReleaseName, PrivateApt>();
+  readonly #source: (release: ReleaseName) => PackageSource;
+  readonly #sources = new Map<ReleaseName, PackageSource>();
 
   constructor(root: string, options: StoreOptions = {}) {
     this.root = root;
@@ -36,6 +42,8 @@ export class Store {
     this.deep = options.deep ?? false;
     this.#update = options.update ?? false;
     this.#say = options.say ?? (() => {});
+    this.#source =
+      options.source ?? ((release) => new PrivateApt(release, this.path('apt', release), this.pool));
   }
 
   say(line: string): void {
@@ -93,23 +101,23 @@ export class Store {
     earlier: readonly PackageFile[] | undefined,
   ): Promise<readonly PackageFile[]> {
     if (earlier !== undefined && (await damaged(this.pool, earlier)).length === 0) return earlier;
-    const apt = this.#apt(set.release);
+    const source = this.#packageSource(set.release);
     this.say(`${set.packages.join(', ')}: asking Debian ${set.target ?? set.release}`);
-    const packages = await apt.resolve(set);
+    const packages = await source.resolve(set);
     const missing = await damaged(this.pool, packages);
     const bytes = missing.reduce((sum, { size }) => sum + size, 0);
     if (bytes > 0) this.say(`downloading ${missing.length} packages, ${(bytes / 1e6).toFixed(1)} MB`);
-    await apt.fetch(packages);
+    await source.fetch(packages);
     return packages;
   }
 
-  #apt(release: ReleaseName): PrivateApt {
-    let apt = this.#apts.get(release);
-    if (apt === undefined) {
-      apt = new PrivateApt(release, this.path('apt', release), this.pool);
-      this.#apts.set(release, apt);
+  #packageSource(release: ReleaseName): PackageSource {
+    let source = this.#sources.get(release);
+    if (source === undefined) {
+      source = this.#source(release);
+      this.#sources.set(release, source);
     }
-    return apt;
+    return source;
   }
 }
 
