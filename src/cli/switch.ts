@@ -1,0 +1,89 @@
+import { type Command, InvalidArgumentError } from 'commander';
+import { CompanionError } from '../errors.ts';
+import { createLogger, type LogLevel } from '../log.ts';
+import { createReactor } from '../loop/index.ts';
+import { askSwitch, openPort, Switch } from '../net/index.ts';
+
+const BYTES_PER_PARKED_FRAME = 4096;
+
+interface SwitchCommandOptions {
+  readonly socket: string;
+  readonly parkLimit: number;
+  readonly uplink: readonly string[];
+  readonly pcap?: string;
+  readonly age: number;
+  readonly setLink?: string;
+  readonly stats?: boolean;
+  readonly logLevel: LogLevel;
+}
+
+function positive(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value <= 0)
+    throw new InvalidArgumentError('a positive whole number is wanted.');
+  return value;
+}
+
+/** Asks a running switch instead of being one; whether that was wanted. */
+function asked(options: SwitchCommandOptions): boolean {
+  if (options.setLink !== undefined) {
+    const equals = options.setLink.lastIndexOf('=');
+    const state = options.setLink.slice(equals + 1);
+    if (equals <= 0 || (state !== 'up' && state !== 'down'))
+      throw new CompanionError('VC_USAGE', `--set-link ${options.setLink}: PORT=up or PORT=down is wanted`);
+    askSwitch(options.socket, { op: 'setLink', port: options.setLink.slice(0, equals), up: state === 'up' });
+    return true;
+  }
+  if (options.stats !== true) return false;
+  const notice = askSwitch(options.socket, { op: 'stats' });
+  if (notice.op === 'stats') process.stdout.write(`${JSON.stringify(notice.stats, undefined, 2)}\n`);
+  return true;
+}
+
+async function runSwitch(options: SwitchCommandOptions): Promise<void> {
+  if (asked(options)) return;
+  const log = createLogger({ name: 'switch', level: options.logLevel });
+  const reactor = createReactor({ onError: (error) => log.error({ err: error }, 'unexpected') });
+  const network = new Switch({
+    reactor,
+    log,
+    path: options.socket,
+    ageSeconds: options.age,
+    parkLimits: { frames: options.parkLimit, bytes: options.parkLimit * BYTES_PER_PARKED_FRAME },
+  });
+  const stop = () => reactor.stop();
+  process.once('SIGINT', stop);
+  process.once('SIGTERM', stop);
+  try {
+    for (const [index, spec] of options.uplink.entries()) {
+      const pcap = index === 0 && options.pcap !== undefined ? { pcap: options.pcap } : {};
+      network.addUplink(openPort(spec, { reactor, log, ...pcap }), spec);
+    }
+    process.stdout.write(`${JSON.stringify({ event: 'ready', socket: options.socket })}\n`);
+    await reactor.run();
+  } finally {
+    network.close();
+    reactor.close();
+  }
+}
+
+/** Adds `switch`: a learning switch that devices and peers join by `--net switch:PATH`. */
+export function registerSwitch(program: Command): void {
+  program
+    .command('switch')
+    .description('run a network switch that devices join with --net switch:PATH')
+    .requiredOption('--socket <path>', 'where ports connect')
+    .option('--park-limit <frames>', 'frames kept for a device while it migrates', positive, 1024)
+    .option('--age <seconds>', 'forget an address after so long a silence', positive, 300)
+    .option(
+      '--uplink <spec>',
+      'join a tap:… or stream:… as a port, too; may be repeated',
+      (spec: string, all: readonly string[]) => [...all, spec],
+      [] as readonly string[],
+    )
+    .option('--pcap <file>', 'capture what passes the first uplink')
+    .option('--set-link <port=up|down>', 'pull or plug the cable of a port of a running switch, then exit')
+    .option('--stats', 'print the ports and counters of a running switch as JSON, then exit')
+    .option('--log-level <level>', 'trace, debug, info, warn, error or silent', 'info')
+    .action(runSwitch);
+}

@@ -1,0 +1,56 @@
+import { CapturedPort } from './capture.ts';
+import { NonePort } from './none.ts';
+import { PcapWriter } from './pcap.ts';
+import type { HostPort, PortContext } from './port.ts';
+import { type PortSpec, parsePortSpec } from './spec.ts';
+import { StreamPort } from './stream.ts';
+import { SwitchPort } from './switch/client.ts';
+import { TapPort } from './tap.ts';
+
+export { NetError, NetProtocolError } from './errors.ts';
+export { ethernet, etherType, formatMac, MAX_FRAME, parseMac } from './ethernet.ts';
+export type { HostPort, OffloadedHandler, PortContext, PortStats, ReceiveOffloads } from './port.ts';
+export { type PortSpec, parsePortSpec } from './spec.ts';
+export { Switch, type SwitchOptions, type SwitchStats } from './switch/switch.ts';
+export { askSwitch } from './switch/tool.ts';
+export type { FrameOffload, NetPort } from './types.ts';
+
+export interface OpenPortOptions extends PortContext {
+  /** Captures to this file, both directions. */
+  readonly pcap?: string;
+  /** Identity of the NIC for a switch, unless the specification names one. */
+  readonly identity?: string;
+}
+
+function openBare(spec: PortSpec, options: OpenPortOptions): HostPort {
+  const { reactor, log } = options;
+  switch (spec.kind) {
+    case 'none':
+      return new NonePort({ reactor, log });
+    case 'switch': {
+      const identity = spec.identity ?? options.identity;
+      return new SwitchPort({ reactor, log, ...spec, ...(identity === undefined ? {} : { identity }) });
+    }
+    case 'stream':
+      return new StreamPort({ reactor, log, ...spec });
+    case 'tap':
+      return new TapPort({ reactor, log, ...spec });
+  }
+}
+
+/**
+ * Opens a network port from what a user wrote after `--net`.
+ *
+ * @throws NetError for a specification that makes no sense, or when what it names isn't there
+ */
+export function openPort(spec: string, options: OpenPortOptions): HostPort {
+  const parsed = parsePortSpec(spec);
+  if (options.pcap === undefined) return openBare(parsed, options);
+  const writer = new PcapWriter(options.pcap);
+  try {
+    return new CapturedPort(openBare(parsed, options), writer, options);
+  } catch (error) {
+    writer.close();
+    throw error;
+  }
+}

@@ -1,0 +1,108 @@
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { NetError } from './errors.ts';
+import { MAX_FRAME } from './ethernet.ts';
+
+/** Layout of a capture file: draft-ietf-opsawg-pcap, the variant with nanoseconds. Little-endian. */
+const fileHeader = {
+  magic: 0,
+  versionMajor: 4,
+  versionMinor: 6,
+  snapLength: 16,
+  linkType: 20,
+  size: 24,
+} as const;
+const packetHeader = { seconds: 0, nanoseconds: 4, captured: 8, original: 12, size: 16 } as const;
+const MAGIC_NANOSECONDS = 0xa1b23c4d;
+const LINKTYPE_ETHERNET = 1;
+/** No frame is cut. */
+const SNAP_LENGTH = 262144;
+
+const BUFFER_SIZE = 256 * 1024;
+const MS_PER_SECOND = 1000;
+const NS_PER_MS = 1e6;
+
+/** Writes frames to a capture file that Wireshark and tcpdump open. Buffered: call `flush` from time to time. */
+export class PcapWriter {
+  readonly #fd: number;
+  readonly #path: string;
+  readonly #buffer = Buffer.alloc(BUFFER_SIZE);
+  readonly #nowMs: () => number;
+  #used = 0;
+  #failed = false;
+
+  /**
+   * Replaces a file that is there. What is on a network is nobody else's business: mode 0600.
+   *
+   * @param nowMs wall clock in milliseconds with fraction
+   */
+  constructor(path: string, nowMs: () => number = () => performance.timeOrigin + performance.now()) {
+    this.#path = path;
+    this.#nowMs = nowMs;
+    try {
+      this.#fd = openSync(path, 'w', 0o600);
+    } catch (error) {
+      throw new NetError(`can't write a capture to ${path}`, 'choose a directory that exists', error);
+    }
+    const header = this.#buffer;
+    header.writeUInt32LE(MAGIC_NANOSECONDS, fileHeader.magic);
+    header.writeUInt16LE(2, fileHeader.versionMajor);
+    header.writeUInt16LE(4, fileHeader.versionMinor);
+    header.writeUInt32LE(SNAP_LENGTH, fileHeader.snapLength);
+    header.writeUInt32LE(LINKTYPE_ETHERNET, fileHeader.linkType);
+    this.#used = fileHeader.size;
+  }
+
+  /** Adds a frame in pieces, `length` bytes in all. */
+  write(parts: readonly Uint8Array[], length: number): void {
+    if (this.#failed || length > MAX_FRAME) return;
+    if (!this.#begin(length)) return;
+    for (const part of parts) {
+      this.#buffer.set(part, this.#used);
+      this.#used += part.length;
+    }
+  }
+
+  writeOne(frame: Uint8Array): void {
+    if (this.#failed || frame.length > MAX_FRAME) return;
+    if (!this.#begin(frame.length)) return;
+    this.#buffer.set(frame, this.#used);
+    this.#used += frame.length;
+  }
+
+  /** Puts what is buffered into the file. @throws NetError once, when the disk is full or the like */
+  flush(): void {
+    if (this.#used === 0 || this.#failed) return;
+    try {
+      for (let at = 0; at < this.#used; ) at += writeSync(this.#fd, this.#buffer, at, this.#used - at);
+    } catch (error) {
+      this.#failed = true;
+      throw new NetError(`capture to ${this.#path} ends here`, 'is the disk full?', error);
+    } finally {
+      this.#used = 0;
+    }
+  }
+
+  close(): void {
+    try {
+      this.flush();
+    } finally {
+      closeSync(this.#fd);
+    }
+  }
+
+  #begin(length: number): boolean {
+    if (this.#used + packetHeader.size + length > BUFFER_SIZE) this.flush();
+    const now = this.#nowMs();
+    const seconds = Math.floor(now / MS_PER_SECOND);
+    const header = this.#buffer;
+    header.writeUInt32LE(seconds, this.#used + packetHeader.seconds);
+    header.writeUInt32LE(
+      Math.floor((now - seconds * MS_PER_SECOND) * NS_PER_MS),
+      this.#used + packetHeader.nanoseconds,
+    );
+    header.writeUInt32LE(length, this.#used + packetHeader.captured);
+    header.writeUInt32LE(length, this.#used + packetHeader.original);
+    this.#used += packetHeader.size;
+    return true;
+  }
+}

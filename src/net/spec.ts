@@ -1,0 +1,101 @@
+import { NetError } from './errors.ts';
+import type { StreamAddress } from './stream.ts';
+
+/** What `--net` says, taken apart. */
+export type PortSpec =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'switch'; readonly path: string; readonly identity?: string; readonly name?: string }
+  | {
+      readonly kind: 'stream';
+      readonly address: StreamAddress;
+      readonly server: boolean;
+      readonly reconnectMs?: number;
+    }
+  | { readonly kind: 'tap'; readonly name: string; readonly namespace?: string };
+
+const forms = `it is one of
+  none                                       nothing there
+  switch:PATH[,id=NIC][,name=TEXT]           a port of the switch at PATH; id: the same NIC at both ends of a migration
+  stream:unix:PATH[,server][,reconnect=MS]   QEMU's -netdev stream, passt
+  stream:HOST:PORT[,server][,reconnect=MS]
+  tap:NAME[@NETNS]                           a tap interface; NETNS: a name of ip netns, or a path`;
+
+function refuse(spec: string, why: string): never {
+  throw new NetError(`"${spec}" is no network port: ${why}`, forms);
+}
+
+/**
+ * Reads a port specification.
+ *
+ * @throws NetError saying what is wrong and which forms there are
+ */
+export function parsePortSpec(spec: string): PortSpec {
+  const [head = '', ...rest] = spec.split(',');
+  const colon = head.indexOf(':');
+  const kind = colon < 0 ? head : head.slice(0, colon);
+  const target = colon < 0 ? '' : head.slice(colon + 1);
+  const options = (...allowed: string[]) => parseOptions(spec, rest, allowed);
+  switch (kind) {
+    case 'none':
+      options();
+      if (colon >= 0) refuse(spec, 'none takes nothing');
+      return { kind };
+    case 'switch': {
+      const { id, name } = options('id', 'name');
+      if (target === '') refuse(spec, 'the path is missing');
+      return {
+        kind,
+        path: target,
+        ...(id === undefined ? {} : { identity: id }),
+        ...(name === undefined ? {} : { name }),
+      };
+    }
+    case 'stream': {
+      const { server, reconnect } = options('server', 'reconnect');
+      const reconnectMs = reconnect === undefined ? undefined : Number(reconnect);
+      if (reconnectMs !== undefined && !(Number.isInteger(reconnectMs) && reconnectMs >= 0))
+        refuse(spec, 'reconnect is milliseconds');
+      return {
+        kind,
+        address: streamAddress(spec, target),
+        server: server !== undefined && server !== 'off',
+        ...(reconnectMs === undefined ? {} : { reconnectMs }),
+      };
+    }
+    case 'tap': {
+      options();
+      const at = target.indexOf('@');
+      const name = at < 0 ? target : target.slice(0, at);
+      if (name === '') refuse(spec, "the interface's name is missing");
+      return { kind, name, ...(at < 0 ? {} : { namespace: target.slice(at + 1) }) };
+    }
+    default:
+      return refuse(spec, `"${kind}" is unknown`);
+  }
+}
+
+function parseOptions(spec: string, given: readonly string[], allowed: readonly string[]) {
+  const found: Partial<Record<string, string>> = {};
+  for (const option of given) {
+    const equals = option.indexOf('=');
+    const key = equals < 0 ? option : option.slice(0, equals);
+    if (!allowed.includes(key)) refuse(spec, `it has no option "${key}"`);
+    const value = equals < 0 ? 'on' : option.slice(equals + 1);
+    if (value === '') refuse(spec, `${key} is empty`);
+    found[key] = value;
+  }
+  return found;
+}
+
+function streamAddress(spec: string, target: string): StreamAddress {
+  if (target.startsWith('unix:')) {
+    const path = target.slice('unix:'.length);
+    if (path === '') refuse(spec, 'the path is missing');
+    return { type: 'unix', path };
+  }
+  const match = /^(?:\[([^\]]+)\]|([^:]+)):(\d+)$/.exec(target);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  if (host === undefined || !(port > 0 && port <= 0xffff)) refuse(spec, 'HOST:PORT or unix:PATH is wanted');
+  return { type: 'tcp', host, port };
+}

@@ -1,0 +1,321 @@
+import { ready, type Timer, type Watch } from '../../loop/types.ts';
+import { closeFd, connectUnix, rawArea, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
+import { NetError, NetProtocolError } from '../errors.ts';
+import { ethernet, formatMac, MAX_FRAME } from '../ethernet.ts';
+import { FrameQueue, type QueueLimits, RECORD_HEADER } from '../frame-queue.ts';
+import { BasePort, type PortContext } from '../port.ts';
+import {
+  decodeNotice,
+  encodeControl,
+  MAX_DATAGRAM,
+  type PortState,
+  PROTOCOL_VERSION,
+  type Request,
+  recordEnd,
+  recordKinds,
+} from './protocol.ts';
+
+export interface SwitchPortOptions extends PortContext {
+  readonly path: string;
+  /**
+   * Which NIC this is, the same at source and destination of a migration: a second port of the same identity
+   * waits in stand-by. Without, only `announce` takes over, by MAC address.
+   */
+  readonly identity?: string;
+  readonly name?: string;
+  /** Milliseconds between attempts to reach a switch that went away. Default 250. */
+  readonly reconnectMs?: number;
+}
+
+/** Frames waiting for the switch to read; beyond, `send` refuses. */
+const sendLimits: QueueLimits = { frames: 4096, bytes: 1024 * 1024 };
+/** Control messages and returned frames always find room: there are few of them. */
+const controlLimits: QueueLimits = { frames: 65536, bytes: 8 * 1024 * 1024 };
+/** So much waiting is sent at once, not at the end of the turn. */
+const FLUSH_BYTES = 32 * 1024;
+/** Most bytes in one datagram; the longest frame fits. */
+const SEND_BYTES = RECORD_HEADER + MAX_FRAME + 2048;
+const DATAGRAMS_PER_TURN = 16;
+const SOCKET_BUFFER = 1024 * 1024;
+const NS_PER_MS = 1e6;
+
+/** A port of a switch in another process (or in this one). */
+export class SwitchPort extends BasePort {
+  readonly kind = 'switch';
+  readonly #options: SwitchPortOptions;
+  readonly #out = new FrameQueue(sendLimits);
+  readonly #in = rawArea(MAX_DATAGRAM);
+  #inAt = 0;
+  #inEnd = 0;
+  #connection: { readonly fd: number; readonly watch: Watch } | undefined;
+  readonly #retry: Timer;
+  #state: PortState = 'active';
+  /** Between `park()` and the switch's answer: frames that still come go back. */
+  #returning = false;
+  #activateNext = false;
+  #flushPlanned = false;
+  #processing = false;
+  #closed = false;
+
+  /** @throws NetError when no switch is there */
+  constructor(options: SwitchPortOptions) {
+    super(options);
+    this.#options = options;
+    this.#retry = this.reactor.timer(() => this.#reconnect());
+    try {
+      this.#connect();
+    } catch (error) {
+      this.#retry.close();
+      throw new NetError(
+        `no switch at ${options.path}`,
+        'start one: vfio-companion switch --socket PATH',
+        error,
+      );
+    }
+  }
+
+  /** What this port is to the switch, as far as is known here. */
+  get state(): PortState {
+    return this.#state;
+  }
+
+  override send(parts: readonly Uint8Array[], length: number): boolean {
+    const fits = length >= ethernet.headerLength && length <= MAX_FRAME;
+    if (!fits || !this.sending || this.#state !== 'active' || this.#returning)
+      return this.counted(false, length);
+    if (!this.#out.push(parts, length)) {
+      this.#flush();
+      if (!this.#out.push(parts, length)) return this.counted(false, length);
+    }
+    if (this.#out.length >= FLUSH_BYTES) this.#flush();
+    else this.#planFlush();
+    return this.counted(true, length);
+  }
+
+  override ready(): void {
+    if (this.#processing || this.#inAt === this.#inEnd) return;
+    if (this.#process()) this.#readable();
+  }
+
+  override park(): boolean {
+    if (this.#connection === undefined || this.#state !== 'active') return false;
+    if (this.#returning) return true;
+    this.#control({ op: 'park' });
+    this.#returning = true;
+    this.#activateNext = false;
+    this.ready();
+    return true;
+  }
+
+  override standby(): void {
+    super.standby();
+    this.#state = 'standby';
+    this.#control({ op: 'standby' });
+    this.ready();
+  }
+
+  override activate(): void {
+    super.activate();
+    if (this.#returning) {
+      this.#activateNext = true;
+      return;
+    }
+    this.#state = 'active';
+    this.#control({ op: 'activate' });
+  }
+
+  override announce(mac: Uint8Array): void {
+    super.activate();
+    if (!this.#returning) this.#state = 'active';
+    this.#control({ op: 'announce', mac: formatMac(mac) });
+    // And for bridges behind the switch:
+    super.announce(mac);
+  }
+
+  override close(): void {
+    this.#closed = true;
+    this.#flush();
+    this.#disconnect();
+    this.#retry.close();
+    super.close();
+  }
+
+  #connect(): void {
+    const fd = connectUnix(this.#options.path, 'seqpacket');
+    setSocketBuffers(fd, SOCKET_BUFFER);
+    const watch = this.reactor.watch(fd, ready.read, (readiness) => {
+      if ((readiness & ready.write) !== 0) this.#flush();
+      if ((readiness & (ready.read | ready.hangup)) !== 0) this.#readable();
+    });
+    this.#connection = { fd, watch };
+    this.#returning = false;
+    const { identity, name } = this.#options;
+    this.#control({
+      op: 'hello',
+      version: PROTOCOL_VERSION,
+      ...(identity === undefined ? {} : { identity }),
+      ...(name === undefined ? {} : { name }),
+    });
+    if (this.#state === 'standby') this.#control({ op: 'standby' });
+    else this.#state = 'active';
+    this.setPeer(true);
+  }
+
+  #reconnect(): void {
+    try {
+      this.#connect();
+      this.log.info({ path: this.#options.path }, 'switch is back');
+    } catch {
+      this.#retryLater();
+    }
+  }
+
+  #retryLater(): void {
+    if (!this.#closed) this.#retry.arm((this.#options.reconnectMs ?? 250) * NS_PER_MS);
+  }
+
+  #disconnect(): void {
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    this.#connection = undefined;
+    connection.watch.close();
+    closeFd(connection.fd);
+    this.stats.sendDropped += this.#out.frames;
+    this.#out.clear();
+    this.#inAt = 0;
+    this.#inEnd = 0;
+    this.setPeer(false);
+  }
+
+  #lost(error: unknown): void {
+    if (this.#connection === undefined) return;
+    this.log.warn({ path: this.#options.path, err: error }, 'switch is gone');
+    this.#disconnect();
+    this.#retryLater();
+  }
+
+  #control(request: Request): void {
+    if (this.#connection === undefined) return;
+    this.#pushAlways(encodeControl(request), recordKinds.control);
+    this.#flush();
+  }
+
+  #pushAlways(body: Uint8Array, kind: number): void {
+    this.#out.limits = controlLimits;
+    if (!this.#out.push([body], body.length, kind)) this.stats.receiveDropped++;
+    this.#out.limits = sendLimits;
+  }
+
+  #planFlush(): void {
+    if (this.#flushPlanned) return;
+    this.#flushPlanned = true;
+    this.reactor.defer(this.#plannedFlush);
+  }
+
+  readonly #plannedFlush = (): void => {
+    this.#flushPlanned = false;
+    this.#flush();
+  };
+
+  #flush(): void {
+    const out = this.#out;
+    while (out.length > 0 && this.#connection !== undefined) {
+      const length = out.run(SEND_BYTES);
+      try {
+        if (sendArea(this.#connection.fd, out.area, out.head, length) < 0) break;
+      } catch (error) {
+        this.#lost(error);
+        return;
+      }
+      out.consume(length);
+    }
+    this.#updateInterest();
+  }
+
+  /** Reads unless the handler has no room: then what comes waits in the socket, and in the switch. */
+  #updateInterest(): void {
+    const reading = this.#inAt === this.#inEnd ? ready.read : 0;
+    const writing = this.#out.length > 0 ? ready.write : 0;
+    this.#connection?.watch.modify(reading | writing);
+  }
+
+  #readable(): void {
+    try {
+      for (let turn = 0; turn < DATAGRAMS_PER_TURN; turn++) {
+        const connection = this.#connection;
+        if (connection === undefined || this.#inAt !== this.#inEnd) return;
+        const length = recvBytes(connection.fd, this.#in.bytes, 0, MAX_DATAGRAM, false);
+        if (length < 0) break;
+        if (length === 0) {
+          this.#lost(undefined);
+          return;
+        }
+        this.#inAt = 0;
+        this.#inEnd = length;
+        if (!this.#process()) return;
+      }
+    } catch (error) {
+      this.#lost(error);
+      return;
+    }
+    this.#updateInterest();
+  }
+
+  /** Hands over what was received; false when the handler has no room, or the connection is gone. */
+  #process(): boolean {
+    this.#processing = true;
+    try {
+      while (this.#inAt < this.#inEnd) {
+        const start = this.#inAt + RECORD_HEADER;
+        const end = recordEnd(this.#in.bytes, this.#inAt, this.#inEnd);
+        const kind = this.#in.bytes.readUInt8(this.#inAt);
+        const body = this.#in.bytes.subarray(start, end);
+        if (kind === recordKinds.control) this.#notice(body);
+        else if (kind !== recordKinds.frame)
+          throw new NetProtocolError(`record of kind ${kind} from the switch`);
+        else if (!this.#frame(body)) {
+          this.#updateInterest();
+          return false;
+        }
+        if (this.#connection === undefined) return false;
+        this.#inAt = end;
+      }
+      return true;
+    } finally {
+      this.#processing = false;
+    }
+  }
+
+  #frame(frame: Uint8Array): boolean {
+    if (this.#returning) this.#pushAlways(frame, recordKinds.returned);
+    else if (!this.receiving || this.#state === 'standby' || frame.length < ethernet.headerLength)
+      this.stats.receiveDropped++;
+    else return this.deliver(frame);
+    return true;
+  }
+
+  #notice(body: Uint8Array): void {
+    const notice = decodeNotice(body);
+    switch (notice.op) {
+      case 'welcome':
+        this.#state = notice.state;
+        this.setPeer(notice.link);
+        return;
+      case 'link':
+        this.setPeer(notice.up);
+        return;
+      case 'parked':
+        this.#returning = false;
+        this.#state = 'parked';
+        this.#control({ op: 'returned' });
+        if (this.#activateNext) this.activate();
+        return;
+      case 'state':
+        if (!this.#returning) this.#state = notice.state;
+        return;
+      case 'done':
+      case 'stats':
+        return;
+    }
+  }
+}

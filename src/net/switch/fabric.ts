@@ -1,0 +1,104 @@
+import type { RawArea } from '../../posix/index.ts';
+import { ethernet } from '../ethernet.ts';
+import { RECORD_HEADER } from '../frame-queue.ts';
+import { type ForwardingOptions, ForwardingTable } from './forwarding-table.ts';
+import type { Member } from './member.ts';
+import { recordEnd, recordKinds } from './protocol.ts';
+
+const FLOOD = -1;
+const DROP = -2;
+
+/** What a datagram may hold besides frames is handled elsewhere; `start` and `end` bound the record's bytes. */
+export type OtherRecord = (member: Member, kind: number, bytes: Buffer, start: number, end: number) => void;
+
+/**
+ * The data path of the switch: learns where addresses are, and hands each frame on to the port of its
+ * destination, or to all. Consecutive frames for the same place travel together.
+ */
+export class Fabric {
+  readonly table: ForwardingTable;
+  /** Ports that take part in flooding. Replaced, never changed: a port may vanish while frames are handed out. */
+  #ports: readonly Member[] = [];
+  readonly #byNumber: (Member | undefined)[] = [];
+  readonly #now: () => number;
+
+  /** @param now seconds of a clock that goes forward */
+  constructor(options: ForwardingOptions, now: () => number) {
+    this.table = new ForwardingTable(options);
+    this.#now = now;
+  }
+
+  get ports(): readonly Member[] {
+    return this.#ports;
+  }
+
+  add(member: Member): void {
+    this.#byNumber[member.number] = member;
+    this.#ports = [...this.#ports, member];
+  }
+
+  remove(member: Member): void {
+    if (this.#byNumber[member.number] !== member) return;
+    this.#byNumber[member.number] = undefined;
+    this.#ports = this.#ports.filter((other) => other !== member);
+    this.table.forget(member.number);
+  }
+
+  at(number: number): Member | undefined {
+    return this.#byNumber[number];
+  }
+
+  /**
+   * Takes a datagram that came in at `member`.
+   *
+   * @throws NetProtocolError for what is no datagram of this protocol; frames before the fault may have gone on
+   */
+  receive(member: Member, area: RawArea, length: number, other: OtherRecord): void {
+    const { bytes } = area;
+    const now = this.#now();
+    let runStart = 0;
+    let runTarget = DROP;
+    let at = 0;
+    while (at < length) {
+      const end = recordEnd(bytes, at, length);
+      const kind = bytes.readUInt8(at);
+      const target =
+        kind === recordKinds.frame ? this.#route(member, bytes, at + RECORD_HEADER, end, now) : DROP;
+      if (target !== runTarget) {
+        this.#forward(member, runTarget, area, runStart, at);
+        runStart = at;
+        runTarget = target;
+      }
+      if (kind !== recordKinds.frame) other(member, kind, bytes, at + RECORD_HEADER, end);
+      at = end;
+    }
+    this.#forward(member, runTarget, area, runStart, length);
+  }
+
+  #route(member: Member, bytes: Buffer, at: number, end: number, now: number): number {
+    const { stats } = member;
+    if (end - at < ethernet.headerLength || member.state === 'standby' || !member.link) {
+      stats.dropped++;
+      return DROP;
+    }
+    stats.inFrames++;
+    stats.inBytes += end - at;
+    const sourceHigh = bytes.readUInt16BE(at + ethernet.source);
+    // A parked port is about to be somewhere else: a late frame of it teaches nothing. Group addresses are nobody's.
+    if (member.state === 'active' && (sourceHigh & 0x100) === 0)
+      this.table.learn(sourceHigh, bytes.readUInt32BE(at + ethernet.source + 2), member.number, now);
+    const high = bytes.readUInt16BE(at);
+    if ((high & 0x100) !== 0) return FLOOD;
+    const target = this.table.lookup(high, bytes.readUInt32BE(at + 2), now);
+    return target === member.number ? DROP : target;
+  }
+
+  #forward(from: Member, target: number, area: RawArea, start: number, end: number): void {
+    if (target === DROP || start === end) return;
+    if (target !== FLOOD) {
+      this.#byNumber[target]?.deliver(area, start, end);
+      return;
+    }
+    for (const member of this.#ports) if (member !== from) member.deliver(area, start, end);
+  }
+}

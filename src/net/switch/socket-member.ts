@@ -1,0 +1,142 @@
+import type { Logger } from '../../log.ts';
+import { type Reactor, ready, type Watch } from '../../loop/types.ts';
+import { closeFd, type RawArea, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
+import { FrameQueue, type QueueLimits, RECORD_HEADER, recordLength } from '../frame-queue.ts';
+import { Member } from './member.ts';
+import { encodeControl, MAX_DATAGRAM, type Notice, recordKinds } from './protocol.ts';
+
+/** Datagrams taken from one port before the others have their turn. */
+const DATAGRAMS_PER_TURN = 16;
+/** A peer that lets this much of what the switch has to tell it pile up is not reading. */
+const CONTROL_LIMITS: QueueLimits = { frames: 64, bytes: 64 * 1024 };
+const SOCKET_BUFFER = 1024 * 1024;
+/** Bytes put into one datagram when many small frames wait. */
+const SEND_BYTES = 64 * 1024;
+
+export interface SocketMemberEvents {
+  /** A datagram lies in `area`; may throw to have the port disconnected. */
+  datagram(member: SocketMember, area: RawArea, length: number): void;
+  closed(member: SocketMember): void;
+}
+
+/** A port whose other end is a process, on a seqpacket socket. */
+export class SocketMember extends Member {
+  readonly #fd: number;
+  readonly #watch: Watch;
+  readonly #control = new FrameQueue(CONTROL_LIMITS);
+  readonly #area: RawArea;
+  readonly #events: SocketMemberEvents;
+  readonly #log: Logger;
+  /** Has said hello, so it is a port and not just a tool that asks. */
+  joined = false;
+  #wantsRoom = false;
+
+  /** @param area where datagrams are received; shared, as they are handled one at a time */
+  constructor(
+    number: number,
+    fd: number,
+    limits: QueueLimits,
+    area: RawArea,
+    context: { reactor: Reactor; log: Logger; events: SocketMemberEvents },
+  ) {
+    super(number, `port ${number}`, limits);
+    // Until the hello it is no port: what it sends as one is dropped.
+    this.state = 'standby';
+    this.#fd = fd;
+    this.#area = area;
+    this.#events = context.events;
+    this.#log = context.log;
+    setSocketBuffers(fd, SOCKET_BUFFER);
+    this.#watch = context.reactor.watch(fd, ready.read, (readiness) => this.#ready(readiness));
+  }
+
+  override notify(notice: Notice): void {
+    if (this.gone) return;
+    const body = encodeControl(notice);
+    if (!this.#control.push([body], body.length, recordKinds.control)) {
+      this.#log.warn({ port: this.name }, 'port does not read what the switch tells it: disconnected');
+      this.disconnect();
+      return;
+    }
+    this.#flush();
+  }
+
+  override disconnect(): void {
+    if (this.gone) return;
+    this.gone = true;
+    this.#watch.close();
+    closeFd(this.#fd);
+    this.#events.closed(this);
+  }
+
+  protected override transmit(area: RawArea, start: number, end: number): number {
+    if (this.gone) return 0;
+    // Notices go first: they are about what follows.
+    if (this.#control.length > 0 && !this.#sendControl()) return 0;
+    let at = start;
+    while (at < end) {
+      let stop = end;
+      if (end - at > SEND_BYTES) {
+        stop = at;
+        do stop += RECORD_HEADER + recordLength(area.bytes, stop);
+        while (stop < end && stop - at < SEND_BYTES);
+      }
+      if (this.#send(area, at, stop - at) <= 0) break;
+      at = stop;
+    }
+    return at - start;
+  }
+
+  protected override wantRoom(on: boolean): void {
+    this.#wantsRoom = on;
+    this.#update();
+  }
+
+  #ready(readiness: number): void {
+    if ((readiness & ready.write) !== 0) this.#flush();
+    if ((readiness & (ready.read | ready.hangup)) === 0) return;
+    try {
+      for (let turn = 0; turn < DATAGRAMS_PER_TURN && !this.gone; turn++) {
+        const length = recvBytes(this.#fd, this.#area.bytes, 0, MAX_DATAGRAM, false);
+        if (length < 0) return;
+        if (length === 0) {
+          this.disconnect();
+          return;
+        }
+        this.#events.datagram(this, this.#area, length);
+      }
+    } catch (error) {
+      this.#log.warn({ port: this.name, err: error }, 'port disconnected');
+      this.disconnect();
+    }
+  }
+
+  #flush(): void {
+    if (this.#control.length > 0) this.#sendControl();
+    if (!this.gone && this.#control.length === 0) this.drain();
+    this.#update();
+  }
+
+  #sendControl(): boolean {
+    const queue = this.#control;
+    if (this.#send(queue.area, queue.head, queue.length) > 0) queue.clear();
+    return queue.length === 0;
+  }
+
+  #send(area: RawArea, at: number, length: number): number {
+    if (this.gone) return 0;
+    try {
+      return sendArea(this.#fd, area, at, length);
+    } catch (error) {
+      this.#log.debug({ port: this.name, err: error }, 'port gone');
+      this.disconnect();
+      return 0;
+    }
+  }
+
+  #update(): void {
+    if (this.gone) return;
+    const more = this.#wantsRoom || this.#control.length > 0;
+    this.#watch.modify(more ? ready.read | ready.write : ready.read);
+  }
+}

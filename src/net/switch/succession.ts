@@ -1,0 +1,185 @@
+import type { Logger } from '../../log.ts';
+import type { Reactor, Timer } from '../../loop/types.ts';
+import { FrameQueue, type QueueLimits } from '../frame-queue.ts';
+import type { Fabric } from './fabric.ts';
+import type { Member } from './member.ts';
+import type { PortState } from './protocol.ts';
+
+/** How long a successor waits for the frames that a parked port has still to give back. */
+const RETURN_DEADLINE_NS = 1e9;
+const NS_PER_SECOND = 1e9;
+
+export interface SuccessionOptions {
+  readonly reactor: Reactor;
+  readonly log: Logger;
+  readonly fabric: Fabric;
+  readonly parkLimits: QueueLimits;
+  /** Seconds that frames are kept for a parked port whose process is gone. */
+  readonly parkSeconds: number;
+}
+
+/**
+ * Which of several ports is a NIC at the moment, across a migration: parking one, another one taking its
+ * place with what was kept, and what happens when either dies meanwhile. Order of delivery: frames that the
+ * parked port gave back, frames that were queued for it, frames that came after.
+ */
+export class Succession {
+  readonly #options: SuccessionOptions;
+  readonly #timers = new Map<Member, Timer>();
+
+  constructor(options: SuccessionOptions) {
+    this.#options = options;
+  }
+
+  /** A new port of this identity is in charge, unless another one is. */
+  initialState(member: Member): PortState {
+    return this.#inCharge(member) === undefined ? 'active' : 'standby';
+  }
+
+  park(member: Member): void {
+    if (member.state !== 'active') return;
+    member.state = 'parked';
+    member.returned = new FrameQueue(this.#options.parkLimits);
+    member.queue.limits = this.#options.parkLimits;
+    member.notify({ op: 'parked' });
+  }
+
+  /** A parked port has given back everything. */
+  returnComplete(member: Member): void {
+    const { returned, successor } = member;
+    if (returned === undefined) return;
+    member.returned = undefined;
+    member.successor = undefined;
+    this.#stopTimer(member);
+    member.stats.parkDropped += returned.append(member.queue);
+    member.queue = returned;
+    if (successor !== undefined && !successor.gone) this.#takeOver(successor, member);
+  }
+
+  standby(member: Member): void {
+    if (member.state === 'standby') return;
+    this.returnComplete(member);
+    this.#set(member, 'standby');
+    member.stats.dropped += member.queue.frames;
+    member.queue.clear();
+    this.#options.fabric.table.forget(member.number);
+  }
+
+  /** `member` is in charge from now on. */
+  activate(member: Member): void {
+    if (member.state === 'active') return;
+    if (member.state === 'parked') {
+      this.returnComplete(member);
+      if (member.state !== 'parked') return;
+      this.#set(member, 'active');
+      member.drain();
+      return;
+    }
+    const owner = this.#inCharge(member);
+    if (owner === undefined) {
+      this.#set(member, 'active');
+      member.drain();
+    } else this.#succeed(member, owner);
+  }
+
+  /** A MAC address lives at `member` now, whatever was known about it. */
+  announce(member: Member, high: number, low: number, now: number): void {
+    const { fabric } = this.#options;
+    const owner = fabric.at(fabric.table.lookup(high, low, now));
+    if (member.state !== 'active') this.activate(member);
+    if (owner !== undefined && owner !== member && owner.state === 'parked') this.#succeed(member, owner);
+    if (member.state === 'active') fabric.table.learn(high, low, member.number, now);
+  }
+
+  /** The connection of `member` has ended. */
+  gone(member: Member): void {
+    const { fabric, parkSeconds } = this.#options;
+    for (const other of fabric.ports) if (other.successor === member) other.successor = undefined;
+    if (member.state === 'parked') {
+      const { successor } = member;
+      this.returnComplete(member);
+      if (successor === undefined)
+        this.#after(member, parkSeconds * NS_PER_SECOND, () => {
+          this.#options.log.warn(
+            { port: member.name, frames: member.queue.frames },
+            'nobody took the place of a parked port: what was kept for it is dropped',
+          );
+          this.#leave(member);
+        });
+      return;
+    }
+    this.#leave(member);
+  }
+
+  close(): void {
+    for (const timer of this.#timers.values()) timer.close();
+    this.#timers.clear();
+  }
+
+  #leave(member: Member): void {
+    const wasInCharge = member.state !== 'standby';
+    this.#stopTimer(member);
+    this.#options.fabric.remove(member);
+    member.queue.clear();
+    if (!wasInCharge || member.identity === undefined) return;
+    const next = this.#options.fabric.ports.find(
+      (other) => other.identity === member.identity && other.state === 'standby' && !other.gone,
+    );
+    if (next === undefined) return;
+    this.#set(next, 'active');
+    next.drain();
+  }
+
+  #succeed(member: Member, owner: Member): void {
+    if (owner.returned === undefined) {
+      this.#takeOver(member, owner);
+      return;
+    }
+    owner.successor = member;
+    this.#after(owner, RETURN_DEADLINE_NS, () => this.returnComplete(owner));
+  }
+
+  #takeOver(member: Member, owner: Member): void {
+    const { fabric, log } = this.#options;
+    const kept = owner.queue;
+    owner.queue = new FrameQueue(member.queue.limits);
+    log.info({ port: member.name, from: owner.name, frames: kept.frames }, 'port takes over');
+    member.stats.dropped += kept.append(member.queue);
+    member.queue = kept;
+    fabric.table.move(owner.number, member.number);
+    this.#stopTimer(owner);
+    this.#set(owner, 'standby');
+    if (owner.gone) this.#leave(owner);
+    this.#set(member, 'active');
+    member.drain();
+  }
+
+  /** The port that is in charge of `member`'s identity, other than itself. */
+  #inCharge(member: Member): Member | undefined {
+    if (member.identity === undefined) return undefined;
+    return this.#options.fabric.ports.find(
+      (other) => other !== member && other.identity === member.identity && other.state !== 'standby',
+    );
+  }
+
+  #set(member: Member, state: PortState): void {
+    if (member.state === state) return;
+    member.state = state;
+    member.notify({ op: 'state', state });
+  }
+
+  #after(member: Member, delayNs: number, action: () => void): void {
+    this.#stopTimer(member);
+    const timer = this.#options.reactor.timer(() => {
+      this.#stopTimer(member);
+      action();
+    });
+    this.#timers.set(member, timer);
+    timer.arm(delayNs);
+  }
+
+  #stopTimer(member: Member): void {
+    this.#timers.get(member)?.close();
+    this.#timers.delete(member);
+  }
+}

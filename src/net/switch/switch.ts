@@ -1,0 +1,246 @@
+import { unlinkSync } from 'node:fs';
+import { ready, type Watch } from '../../loop/types.ts';
+import { acceptUnix, closeFd, listenUnix, type RawArea, rawArea } from '../../posix/index.ts';
+import { NetError, NetProtocolError } from '../errors.ts';
+import { parseMac } from '../ethernet.ts';
+import type { QueueLimits } from '../frame-queue.ts';
+import type { HostPort, PortContext } from '../port.ts';
+import { Fabric } from './fabric.ts';
+import type { Member, MemberStats } from './member.ts';
+import {
+  decodeRequest,
+  MAX_DATAGRAM,
+  type PortState,
+  PROTOCOL_VERSION,
+  type Request,
+  recordKinds,
+} from './protocol.ts';
+import { SocketMember } from './socket-member.ts';
+import { Succession } from './succession.ts';
+import { UplinkMember } from './uplink-member.ts';
+
+export interface SwitchOptions extends PortContext {
+  /** Where ports connect; no listening without. */
+  readonly path?: string;
+  /** What is kept for one parked port. Default: 1,024 frames, 4 MiB. */
+  readonly parkLimits?: QueueLimits;
+  /** What waits for one port that is slow. Default: 1,024 frames, 1 MiB. */
+  readonly queueLimits?: QueueLimits;
+  /** Seconds after which a silent address is forgotten. Default 300. */
+  readonly ageSeconds?: number;
+  /** Addresses in the forwarding table, and of these for one port. Default 8,192 and 2,048. */
+  readonly addresses?: number;
+  readonly addressesPerPort?: number;
+  /** Ports and tools connected at the same time. Default 64. */
+  readonly maxPorts?: number;
+  /** Seconds that frames are kept for a parked port whose process is gone. Default 60. */
+  readonly parkSeconds?: number;
+}
+
+export const defaultParkLimits: QueueLimits = { frames: 1024, bytes: 4 * 1024 * 1024 };
+const defaultQueueLimits: QueueLimits = { frames: 1024, bytes: 1024 * 1024 };
+
+/** One port as `stats` shows it. */
+export interface SwitchPortStats extends MemberStats {
+  readonly port: number;
+  readonly name: string;
+  readonly identity?: string;
+  readonly state: PortState;
+  readonly link: boolean;
+  readonly queued: number;
+}
+
+export interface SwitchStats {
+  readonly addresses: number;
+  readonly ports: readonly SwitchPortStats[];
+}
+
+/** A learning switch: devices and peers join it over a UNIX socket; frames for a migrating one wait in it. */
+export class Switch {
+  readonly #options: SwitchOptions;
+  readonly #fabric: Fabric;
+  readonly #succession: Succession;
+  readonly #area: RawArea = rawArea(MAX_DATAGRAM);
+  /** Everybody connected, ports and tools alike, by number. */
+  readonly #connected = new Map<number, Member>();
+  readonly #listener: { readonly fd: number; readonly watch: Watch } | undefined;
+  #closed = false;
+
+  constructor(options: SwitchOptions) {
+    this.#options = options;
+    this.#fabric = new Fabric(
+      {
+        entries: options.addresses ?? 8192,
+        ageSeconds: options.ageSeconds ?? 300,
+        perPort: options.addressesPerPort ?? 2048,
+      },
+      () => this.#seconds(),
+    );
+    this.#succession = new Succession({
+      reactor: options.reactor,
+      log: options.log,
+      fabric: this.#fabric,
+      parkLimits: options.parkLimits ?? defaultParkLimits,
+      parkSeconds: options.parkSeconds ?? 60,
+    });
+    if (options.path === undefined) return;
+    const fd = listenUnix(options.path, { type: 'seqpacket' });
+    this.#listener = { fd, watch: options.reactor.watch(fd, ready.read, () => this.#accept()) };
+  }
+
+  get stats(): SwitchStats {
+    const ports = this.#fabric.ports.map((member) => ({
+      port: member.number,
+      name: member.name,
+      ...(member.identity === undefined ? {} : { identity: member.identity }),
+      state: member.state,
+      link: member.link,
+      queued: member.queue.frames + (member.returned?.frames ?? 0),
+      ...member.stats,
+    }));
+    return { addresses: this.#fabric.table.size, ports };
+  }
+
+  /** Joins another port (a tap, a stream) to the switch, which owns it from then on. */
+  addUplink(port: HostPort, name: string): void {
+    const member = new UplinkMember(this.#freeNumber(), name, this.#queueLimits, port, (from, area, length) =>
+      this.#fabric.receive(from, area, length, () => {}),
+    );
+    this.#connected.set(member.number, member);
+    this.#fabric.add(member);
+  }
+
+  /**
+   * Pulls or plugs the cable of every port with this identity, name or number.
+   *
+   * @throws NetError when there is none
+   */
+  setLink(name: string, up: boolean): void {
+    const found = this.#fabric.ports.filter(
+      (port) => port.identity === name || port.name === name || String(port.number) === name,
+    );
+    if (found.length === 0) throw new NetError(`the switch has no port "${name}"`);
+    for (const port of found) {
+      port.link = up;
+      port.notify({ op: 'link', up });
+    }
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const member of [...this.#connected.values()]) member.disconnect();
+    this.#succession.close();
+    if (this.#listener === undefined || this.#options.path === undefined) return;
+    this.#listener.watch.close();
+    closeFd(this.#listener.fd);
+    try {
+      unlinkSync(this.#options.path);
+    } catch (error) {
+      this.#options.log.debug({ err: error }, 'the socket of the switch was gone already');
+    }
+  }
+
+  get #queueLimits(): QueueLimits {
+    return this.#options.queueLimits ?? defaultQueueLimits;
+  }
+
+  #seconds(): number {
+    return this.#options.reactor.now() / 1e9;
+  }
+
+  #freeNumber(): number {
+    let number = 0;
+    // A parked port whose process is gone is not connected but keeps its number.
+    while (this.#connected.has(number) || this.#fabric.at(number) !== undefined) number++;
+    return number;
+  }
+
+  #accept(): void {
+    const { log, reactor } = this.#options;
+    for (;;) {
+      const fd = this.#listener === undefined ? undefined : acceptUnix(this.#listener.fd);
+      if (fd === undefined) return;
+      if (this.#connected.size >= (this.#options.maxPorts ?? 64)) {
+        log.warn('too many ports: connection refused');
+        closeFd(fd);
+        continue;
+      }
+      const member = new SocketMember(this.#freeNumber(), fd, this.#queueLimits, this.#area, {
+        reactor,
+        log,
+        events: {
+          datagram: (from, area, length) => this.#datagram(from, area, length),
+          closed: (from) => this.#disconnected(from),
+        },
+      });
+      this.#connected.set(member.number, member);
+    }
+  }
+
+  #disconnected(member: SocketMember): void {
+    this.#connected.delete(member.number);
+    if (!member.joined) return;
+    this.#options.log.info({ port: member.name }, 'port left');
+    if (this.#closed) this.#fabric.remove(member);
+    else this.#succession.gone(member);
+  }
+
+  #datagram(from: SocketMember, area: RawArea, length: number): void {
+    if (!from.joined && area.bytes.readUInt8(0) !== recordKinds.control)
+      throw new NetProtocolError('frames before the hello');
+    this.#fabric.receive(from, area, length, this.#other);
+  }
+
+  readonly #other = (from: Member, kind: number, bytes: Buffer, start: number, end: number): void => {
+    if (!(from instanceof SocketMember)) return;
+    if (kind === recordKinds.control) {
+      this.#request(from, decodeRequest(bytes.subarray(start, end)));
+      return;
+    }
+    if (from.returned === undefined) {
+      // Comes too late: the successor's deadline is over.
+      if (from.state === 'active' || !from.joined)
+        throw new NetProtocolError('frames returned by a port in use');
+      from.stats.parkDropped++;
+    } else if (!from.returned.push([bytes.subarray(start, end)], end - start)) from.stats.parkDropped++;
+  };
+
+  #request(from: SocketMember, request: Request): void {
+    if (request.op === 'hello') this.#hello(from, request);
+    else if (request.op === 'setLink') this.#answer(from, () => this.setLink(request.port, request.up));
+    else if (request.op === 'stats') from.notify({ op: 'stats', stats: this.stats });
+    else if (!from.joined) throw new NetProtocolError(`${request.op} before the hello`);
+    else if (request.op === 'park') this.#succession.park(from);
+    else if (request.op === 'returned') this.#succession.returnComplete(from);
+    else if (request.op === 'activate') this.#succession.activate(from);
+    else if (request.op === 'standby') this.#succession.standby(from);
+    else {
+      const mac = Buffer.from(parseMac(request.mac));
+      this.#succession.announce(from, mac.readUInt16BE(0), mac.readUInt32BE(2), this.#seconds());
+    }
+  }
+
+  #answer(to: SocketMember, action: () => void): void {
+    try {
+      action();
+      to.notify({ op: 'done', ok: true });
+    } catch (error) {
+      if (!(error instanceof NetError)) throw error;
+      to.notify({ op: 'done', ok: false, reason: error.message });
+    }
+  }
+
+  #hello(from: SocketMember, hello: Request & { op: 'hello' }): void {
+    if (from.joined) throw new NetProtocolError('a second hello');
+    if (hello.version !== PROTOCOL_VERSION)
+      throw new NetProtocolError(`protocol version ${hello.version}, this switch speaks ${PROTOCOL_VERSION}`);
+    from.joined = true;
+    from.identity = hello.identity;
+    from.name = hello.name ?? hello.identity ?? from.name;
+    from.state = this.#succession.initialState(from);
+    this.#fabric.add(from);
+    this.#options.log.info({ port: from.name, number: from.number, state: from.state }, 'port joined');
+    from.notify({ op: 'welcome', port: from.number, state: from.state, link: from.link });
+  }
+}
