@@ -30,6 +30,7 @@ export interface FileWindow {
 
 interface SharedWindow extends FileWindow {
   readonly key: string;
+  readonly identity: string;
   readonly memory: MappedMemory;
   users: number;
 }
@@ -44,6 +45,8 @@ export class FileWindows {
   readonly #windows = new Map<string, SharedWindow>();
   /** Without users: maybe still seen through a view, maybe wanted again in a moment. */
   readonly #unused = new Set<SharedWindow>();
+  /** Users of any window, by file. */
+  readonly #users = new Map<string, number>();
   #count = 0;
 
   /**
@@ -60,25 +63,36 @@ export class FileWindows {
     // The file may have grown since.
     const window =
       known !== undefined && known.bytes.length >= needed ? known : this.#map(file, start, key, writable);
-    window.users += 1;
+    this.#use(window, 1);
     this.#unused.delete(window);
     return window;
   }
 
   release(window: FileWindow): void {
     const shared = window as SharedWindow;
-    shared.users -= 1;
+    this.#use(shared, -1);
     if (shared.users === 0) this.#unused.add(shared);
   }
 
-  /** Unmaps what has no users. */
+  /**
+   * Unmaps what has no users. A file that other windows hold in memory anyway keeps all of its windows: firmware
+   * takes away a region and maps most of it again a moment later.
+   */
   collect(): void {
     for (const window of this.#unused) {
+      if (this.#users.has(window.identity)) continue;
       if (this.#windows.get(window.key) === window) this.#windows.delete(window.key);
       window.memory.unmap();
+      this.#unused.delete(window);
       this.#count -= 1;
     }
-    this.#unused.clear();
+  }
+
+  #use(window: SharedWindow, by: 1 | -1): void {
+    window.users += by;
+    const users = (this.#users.get(window.identity) ?? 0) + by;
+    if (users === 0) this.#users.delete(window.identity);
+    else this.#users.set(window.identity, users);
   }
 
   #map(file: SharedFile, start: number, key: string, writable: boolean): SharedWindow {
@@ -87,7 +101,8 @@ export class FileWindows {
     // Readable whenever it is writable: processors have no other kind of page.
     const prot = writable ? mmapProt.READ | mmapProt.WRITE : mmapProt.READ;
     const memory = MappedMemory.map(file.fd, start, Math.min(file.size - start, WINDOW_SIZE), prot);
-    const window = { key, memory, bytes: memory.windows[0] ?? Buffer.alloc(0), users: 0 };
+    const { identity } = file;
+    const window = { key, identity, memory, bytes: memory.windows[0] ?? Buffer.alloc(0), users: 0 };
     this.#windows.set(key, window);
     this.#count += 1;
     return window;
