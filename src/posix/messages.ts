@@ -63,7 +63,7 @@ export function recvMessage(
   return received;
 }
 
-/** As `recvMessage` for a peer that sends no descriptors; any that come are closed by the kernel. */
+/** As `recvMessage` on a stream whose peer sends no descriptors; any that come are closed by the kernel. */
 export function recvBytes(fd: number, buffer: Buffer, at: number, length: number, wait: boolean): number {
   checkRange(buffer, at, length);
   const target = targetAddress.of(buffer) + at;
