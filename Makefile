@@ -20,12 +20,15 @@ setup: build
 
 build: $(BUILT)
 
-# By content: a checkout that touches the lock file is no reason to install again.
+# By content: a checkout that touches the lock file is no reason to install again. `npm ci` refuses when the
+# registry lacks optional packages of other platforms; `npm install` then takes the same versions.
 $(INSTALLED): package-lock.json
 	@sum=$$(sha256sum package-lock.json); \
-	if [ ! -d node_modules ] || [ "$$sum" != "$$(cat $@ 2>/dev/null)" ]; then \
-	  npm ci --no-audit --no-fund && echo "$$sum" >$@; \
-	else touch $@; fi
+	if [ -d node_modules ] && [ "$$sum" = "$$(cat $@ 2>/dev/null)" ]; then touch $@; exit; fi; \
+	echo 'setup: installing npm packages'; log=$$(mktemp); \
+	npm ci --no-audit --no-fund >$$log 2>&1 || npm install --no-save --no-audit --no-fund >>$$log 2>&1 || \
+	  { cat $$log; rm -f $$log; exit 1; }; \
+	rm -f $$log; echo "$$sum" >$@
 
 $(BUILT): $(INSTALLED) tsconfig.json $(SOURCES)
 	@node_modules/.bin/tsc -p tsconfig.json
