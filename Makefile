@@ -34,8 +34,9 @@ $(BUILT): $(INSTALLED) tsconfig.json $(SOURCES)
 	@node_modules/.bin/tsc -p tsconfig.json
 	@touch $@
 
-test: setup lint
+test: setup
 	$(VITEST) run $(VITEST_ARGS)
+	@$(MAKE) --no-print-directory lint
 
 test-fast: build
 	$(VITEST) run --project fast $(VITEST_ARGS)
