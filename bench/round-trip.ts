@@ -1,12 +1,13 @@
 /**
  * REGION_READ round trips: our native server against libvfio-user's C sample server, in alternation, measured
- * by the same client on the same machine in the same run. Prints a table and, last, one line of JSON.
+ * by the same client on the same machine in the same run, client and server pinned to a CPU each (as a vCPU and
+ * a device server are) and, for comparison, both to one. Prints a table and, last, one line of JSON.
  *
  *   node dist/bench/round-trip.js [--reference /path/to/samples/server] [--rounds 6] [--reads 20000]
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -102,8 +103,19 @@ async function waitFor(path: string): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 100));
 }
 
+const clientCpu = 0;
+const placements =
+  cpus().length > 1
+    ? [
+        { placement: 'two CPUs', cpu: 1 },
+        { placement: 'one CPU', cpu: clientCpu },
+      ]
+    : [{ placement: 'one CPU', cpu: clientCpu }];
+
 interface Contestant {
   readonly name: string;
+  readonly placement: string;
+  readonly cpu: number;
   readonly command: string;
   readonly args: (path: string) => string[];
   readonly samples: Float64Array[];
@@ -122,43 +134,50 @@ async function compare(): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), 'vc-bench-'));
   const self = fileURLToPath(import.meta.url);
   const ours = (busy: number) => (path: string) => [self, '--serve', path, '--busy-wait-ns', String(busy)];
-  const contestants: Contestant[] = [
-    { name: 'native', command: process.execPath, args: ours(0), samples: [] },
-    { name: 'native, busy-waiting', command: process.execPath, args: ours(200_000), samples: [] },
-  ];
-  const { reference } = values;
-  if (reference !== undefined) {
-    contestants.push({ name: 'libvfio-user', command: reference, args: (path) => [path], samples: [] });
+  const contestants: Contestant[] = [];
+  for (const { placement, cpu } of placements) {
+    const add = (name: string, command: string, args: (path: string) => string[]) =>
+      contestants.push({ name, placement, cpu, command, args, samples: [] });
+    add('native', process.execPath, ours(0));
+    add('native, busy-waiting', process.execPath, ours(200_000));
+    const { reference } = values;
+    if (reference !== undefined) add('libvfio-user', reference, (path) => [path]);
   }
+  execFileSync('taskset', ['-cp', String(clientCpu), String(process.pid)]);
   try {
     for (let round = 0; round < Number(values.rounds); round++) {
       for (const contestant of contestants) {
         // A fresh process each time: the sample server ends when its client leaves.
         const path = join(directory, `${round}`);
-        const child = spawn(contestant.command, contestant.args(path), { stdio: 'ignore' });
+        const { command, args, cpu } = contestant;
+        const child = spawn('taskset', ['-c', String(cpu), command, ...args(path)], { stdio: 'ignore' });
         await waitFor(path);
         contestant.samples.push(measure(path, Number(values.reads)));
         await stop(child);
         rmSync(path, { force: true });
       }
     }
-    report(contestants.map(({ name, samples }) => ({ name, ...figures(samples) })));
+    report(contestants.map(({ name, placement, samples }) => ({ name, placement, ...figures(samples) })));
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
 }
 
-function report(rows: readonly ({ readonly name: string } & Figures)[]): void {
-  const base = rows.find(({ name }) => name === 'libvfio-user');
+interface Row extends Figures {
+  readonly name: string;
+  readonly placement: string;
+}
+
+function report(rows: readonly Row[]): void {
   const results = rows.map((row) => {
+    const base = rows.find(({ name, placement }) => name === 'libvfio-user' && placement === row.placement);
     const ratio = base === undefined ? undefined : Math.round((row.median / base.median) * 1000) / 1000;
     return { ...row, ratio };
   });
-  for (const { name, median, p99, ratio } of results) {
+  for (const { name, placement, median, p99, ratio } of results) {
     const against = ratio === undefined ? '' : `  ${ratio.toFixed(2)} × libvfio-user`;
-    console.log(
-      `${name.padEnd(22)} median ${median.toFixed(2).padStart(7)} µs  p99 ${p99.toFixed(2).padStart(8)} µs${against}`,
-    );
+    const times = `median ${median.toFixed(2).padStart(7)} µs  p99 ${p99.toFixed(2).padStart(8)} µs`;
+    console.log(`${placement.padEnd(8)}  ${name.padEnd(22)} ${times}${against}`);
   }
   console.log(JSON.stringify({ bench: 'round-trip', unit: 'µs', results }));
 }

@@ -63,6 +63,14 @@ const maxQueuedRequests = 65536;
 const maxQueuedRequestBytes = 64 * 1024 * 1024;
 /** Messages served in one turn of the loop, so that timers and other descriptors get theirs. */
 const messagesPerTurn = 256;
+/**
+ * Tries to receive the next request right after a read was answered, before the loop is gone back to: a guest that
+ * reads registers one after another asks again within some microseconds, about what a sleep and a wake-up cost.
+ */
+const lingerTries = 32;
+/** Lingering in vain so often in a row ends it; it is tried again after that many reads, and later and later. */
+const lingerFailures = 2;
+const lingerRetry = { first: 32, last: 4096 } as const;
 /** Waits for DMA inside one another: a config write served during a wait may need DMA itself. */
 const maxWaitDepth = 8;
 const nsPerMs = 1e6;
@@ -111,6 +119,11 @@ export class Session implements DmaPort, HandlerContext {
   #serving = false;
   #draining = false;
   #interest: number = ready.read;
+  /** The last message served was a read, after which nothing is left to do. */
+  #answeredRead = false;
+  #lingerFailed = 0;
+  #lingerPause = 0;
+  #lingerRetry: number = lingerRetry.first;
   #ended = false;
 
   constructor(options: SessionOptions) {
@@ -260,7 +273,7 @@ export class Session implements DmaPort, HandlerContext {
           found = true;
           if (this.#queue.length > 0) this.#drain();
         }
-      } while (left > 0 && !this.blocked && this.#socket.receive());
+      } while (left > 0 && !this.blocked && this.#receiveMore(found));
     } finally {
       this.#serving = false;
     }
@@ -281,6 +294,27 @@ export class Session implements DmaPort, HandlerContext {
     this.#watch.modify(interest);
     if (this.blocked) this.#outputTimer.arm(this.#options.outputTimeoutMs * nsPerMs);
     else this.#outputTimer.cancel();
+  }
+
+  /** After a write the loop comes first: the device may have left work to it. */
+  #receiveMore(served: boolean): boolean {
+    if (!served) return this.#socket.receive();
+    if (!this.#answeredRead) return false;
+    if (this.#lingerFailed >= lingerFailures) {
+      this.#lingerPause -= 1;
+      if (this.#lingerPause > 0) return false;
+      this.#lingerFailed = lingerFailures - 1;
+    }
+    for (let tries = 0; tries < lingerTries && this.open; tries++) {
+      if (!this.#socket.receive()) continue;
+      this.#lingerFailed = 0;
+      this.#lingerRetry = lingerRetry.first;
+      return true;
+    }
+    this.#lingerFailed += 1;
+    this.#lingerPause = this.#lingerRetry;
+    this.#lingerRetry = Math.min(2 * this.#lingerRetry, lingerRetry.last);
+    return false;
   }
 
   #end(): void {
@@ -340,6 +374,7 @@ export class Session implements DmaPort, HandlerContext {
       return true;
     }
     const fds = socket.takeDescriptors();
+    this.#answeredRead = cmd === command.REGION_READ;
     const type = flags & headerFlags.typeMask;
     if (type === headerFlags.typeReply) this.#onReply(id, cmd, flags, buffer, at, length, fds);
     else if (type !== headerFlags.typeCommand) {
