@@ -8,7 +8,7 @@ import { type DeviceRun, type Run, refusal, within } from './run.ts';
 const tailMs = 4;
 
 export async function finish(run: Run): Promise<void> {
-  await checkDowntime(run);
+  checkDowntime(run);
   const states = run.devices.map((device) => moveState(run, device));
   const before = run.destination.lastEvent;
   const arrived = run.destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
@@ -28,10 +28,7 @@ export async function finish(run: Run): Promise<void> {
 }
 
 /** With everything at rest the rest of the blackout is known well: is it still within the limit? */
-async function checkDowntime(run: Run): Promise<void> {
-  await run.each(async (device) => {
-    device.dataSize = await device.source.dataSize();
-  });
+function checkDowntime(run: Run): void {
   const spentMs = (Timeline.now() - (run.timeline.zeroUs ?? Timeline.now())) / 1000;
   let bytes = 0;
   for (const device of run.devices) bytes += device.dataSize;

@@ -24,17 +24,20 @@ export async function quiesce(run: Run): Promise<void> {
   await timeline.span('quiesce', async () => {
     await run.each((device) => rest(device));
     await run.each(async (device) => {
-      // A device that did not precopy is in RUNNING_P2P or RUNNING and passes through STOP by itself.
-      await device.source.setState(migrationState.STOP_COPY);
+      if (device.address.bus !== 0) device.address = await addressOf(run.source, device.id);
     });
-  });
-  await run.each(async (device) => {
-    if (device.address.bus !== 0) device.address = await addressOf(run.source, device.id);
   });
   const borrowed = run.devices.filter((device) => needsBusMaster(device));
   if (borrowed.length > 0) await run.until(borrowBusMaster(run, borrowed));
-  await run.each((device) => markPages(run, device));
-  await run.each((device) => readMsixTable(run, device));
+  // All devices are in their P2P state by now; a device without P2P passes through STOP by itself.
+  await run.each((device) =>
+    Promise.all([
+      device.source.setState(migrationState.STOP_COPY),
+      markPages(run, device),
+      readMsixTable(run, device),
+      measureRest(device),
+    ]),
+  );
   if (run.giveBack !== undefined) await run.until(run.giveBack());
   run.cf8 = await run.until(cf8);
 }
@@ -90,6 +93,11 @@ async function borrowBusMaster(run: Run, devices: readonly DeviceRun[]): Promise
     const value = commandOf(frozen(device).config) | neededBits(device);
     await ports.write(device.address, commandOffset, 2, value);
   }
+}
+
+/** How much state is left; asked last, when the device is at rest. */
+async function measureRest(device: DeviceRun): Promise<void> {
+  device.dataSize = await device.source.dataSize();
 }
 
 async function markPages(run: Run, device: DeviceRun): Promise<void> {
