@@ -2,8 +2,10 @@
 import { Command, CommanderError } from 'commander';
 import { CompanionError } from '../errors.ts';
 import { registerDoctor } from './doctor.ts';
+import { registerMigrate } from './migrate.ts';
 import { registerModels } from './models.ts';
 import { registerServe } from './serve.ts';
+import { registerSwitch } from './switch.ts';
 
 /** Exit statuses, beside 0 for "all that was claimed has been checked". */
 const exitStatus = { failed: 1, usage: 2 } as const;
@@ -14,7 +16,8 @@ const program = new Command('vfio-companion')
   .showHelpAfterError('(see vfio-companion help)')
   .exitOverride();
 
-for (const register of [registerServe, registerModels, registerDoctor]) register(program);
+for (const register of [registerServe, registerMigrate, registerModels, registerSwitch, registerDoctor])
+  register(program);
 
 try {
   await program.parseAsync();

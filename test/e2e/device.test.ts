@@ -1,0 +1,128 @@
+import { readFileSync } from 'node:fs';
+import { afterEach, describe, expect, it } from 'vitest';
+import { launchVm } from '../../src/qemu/launch.ts';
+import { Testbed, type TestbedOptions } from '../../src/qemu/testbed.ts';
+
+const bootMs = 120_000;
+let bed: Testbed | undefined;
+
+afterEach(async () => {
+  await bed?.close();
+  bed = undefined;
+});
+
+async function boot(options: TestbedOptions): Promise<Testbed> {
+  bed = await Testbed.start(options);
+  await bed.agent.waitReady({ timeoutMs: bootMs });
+  return bed;
+}
+
+const ramtest = (arguments_: string): string => `ramtest ${arguments_}`;
+
+/** Every check of the guest's own program, by name, must be ok. */
+async function checkRam(testbed: Testbed, arguments_: string): Promise<string> {
+  const { status, stdout } = await testbed.agent.run(ramtest(arguments_), { timeoutMs: bootMs });
+  expect(stdout, `ramtest ${arguments_}`).not.toMatch(/^not ok/m);
+  expect({ status, stdout }).toMatchObject({ status: 0, stdout: expect.stringMatching(/^ok /m) });
+  return stdout;
+}
+
+/** Boots again without a driver bound to anything of ours, as a guest's operator would. */
+async function reboot(testbed: Testbed): Promise<void> {
+  const before = await testbed.agent.check('cat /proc/sys/kernel/random/boot_id');
+  await testbed.agent.run('(sleep 0.2; reboot -f) >/dev/null 2>&1 &', { timeoutMs: bootMs });
+  const deadline = Date.now() + bootMs;
+  for (;;) {
+    const now = await testbed.agent.run('cat /proc/sys/kernel/random/boot_id', { timeoutMs: bootMs });
+    if (now.status === 0 && now.stdout.trim() !== before.trim()) break;
+    if (Date.now() > deadline) throw new Error('the guest did not come back');
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+  await testbed.agent.waitReady({ timeoutMs: bootMs });
+}
+
+describe('a device under a stock QEMU', () => {
+  it('shows the guest what the model says it is', async () => {
+    const testbed = await boot({ devices: [{ id: 'dev0', model: 'ram', addr: '5' }] });
+    const shown = await testbed.agent.check('pcitool 0000:00:05.0 show');
+    expect(shown).toContain('1b36:11e1');
+    const sysfs = await testbed.agent.check(
+      'cd /sys/bus/pci/devices/0000:00:05.0; cat vendor device class; stat -c %s resource0 resource2; cat reset_method',
+    );
+    expect(sysfs.split('\n')).toEqual(['0x1b36', '0x11e1', '0x058000', '8192', '16777216', 'flr']);
+  });
+
+  it('does DMA both ways and interrupts by MSI-X, before and after a function reset and a reboot', async () => {
+    const testbed = await boot({ devices: [{ id: 'dev0', model: 'ram', addr: '5' }] });
+    await checkRam(testbed, '--mode msix');
+    await testbed.agent.check('echo 1 >/sys/bus/pci/devices/0000:00:05.0/reset');
+    await checkRam(testbed, '--mode poll');
+    await reboot(testbed);
+    await checkRam(testbed, '--mode msix');
+  });
+
+  it('interrupts by INTx on an old machine without PCIe', async () => {
+    const testbed = await boot({
+      vm: { machine: 'pc' },
+      devices: [{ id: 'dev0', model: 'ram', set: { interrupt: 'intx' }, addr: '5' }],
+    });
+    await checkRam(testbed, '--mode intx');
+  });
+
+  it('reaches memory above 4 GiB, and sits behind a root port', async () => {
+    const testbed = await boot({
+      vm: { memoryMiB: 3072, rootPorts: ['port0'] },
+      devices: [{ id: 'dev0', model: 'ram', bus: 'port0' }],
+    });
+    await checkRam(testbed, '--mode msix --above 0x100000000');
+  });
+
+  it('works with translated addresses and MSI-X through the guest’s own vfio-pci', async () => {
+    const testbed = await boot({
+      vm: {
+        machineOptions: ['kernel-irqchip=split'],
+        args: ['-device', 'intel-iommu,caching-mode=on,intremap=on'],
+        append: 'intel_iommu=on iommu=strict',
+      },
+      devices: [{ id: 'dev0', model: 'ram', addr: '5' }],
+    });
+    await checkRam(testbed, '--mode vfio');
+  });
+
+  it('serves the next QEMU after one was killed, and gives everything of the first back', async () => {
+    const testbed = await boot({ devices: [{ id: 'dev0', model: 'ram', addr: '5' }] });
+    await checkRam(testbed, '--mode poll');
+    const server = testbed.current.servers.get('dev0');
+    if (!server) throw new Error('there is no server');
+    const held = (): { fds: number; guestMaps: number } => ({
+      fds: Number(readFileSync(`/proc/${server.pid}/status`, 'utf8').match(/^FDSize:\s+(\d+)/m)?.[1]),
+      guestMaps: readFileSync(`/proc/${server.pid}/maps`, 'utf8').match(/memory-backend-memfd/g)?.length ?? 0,
+    });
+    expect(held().guestMaps).toBeGreaterThan(0);
+    await testbed.current.vm.kill('SIGKILL');
+    await expect.poll(() => held().guestMaps, { timeout: 10_000 }).toBe(0);
+    const vm = await launchVm(
+      { devices: [{ id: 'dev0', socket: server.socket, addr: '5' }] },
+      { name: 'next' },
+    );
+    try {
+      await vm.agent().waitReady({ timeoutMs: bootMs });
+      const { status, stdout } = await vm.agent().run(ramtest('--mode poll'), { timeoutMs: bootMs });
+      expect({ status, stdout }).toMatchObject({ status: 0 });
+    } finally {
+      await vm.close();
+    }
+  });
+
+  it('answers through a timer model with INTx and storage that the guest maps', async () => {
+    const testbed = await boot({ devices: [{ id: 'dev0', model: 'timer', set: { dma: false }, addr: '5' }] });
+    const shown = await testbed.agent.check('pcitool 0000:00:05.0 show');
+    expect(shown).toContain('dead:beef');
+    await testbed.agent.check('pcitool 0000:00:05.0 enable');
+    // The first page is mapped into the guest, the second one is trapped.
+    for (const offset of ['0x10', '0x1010']) {
+      await testbed.agent.check(`pcitool 0000:00:05.0 write 1 ${offset} 4 0x12345678`);
+      expect(await testbed.agent.check(`pcitool 0000:00:05.0 read 1 ${offset} 4`)).toContain('12345678');
+    }
+  });
+});
