@@ -52,7 +52,9 @@ interface Pending {
  *     -chardev socket,id=agent,path=PATH,server=on,wait=off -serial file:console.log -serial chardev:agent
  *
  * It lives through a live migration: call `attach` with the destination's socket, before or after the guest
- * has moved. Requests that were under way are sent again, and the guest runs each of them once.
+ * has moved. Requests that were under way are sent again, and the guest runs each of them once; only a
+ * guest that boots anew has forgotten them. So let a command that reboots it return first:
+ * `(sleep 0.2; reboot -f) &`.
  */
 export class GuestAgent {
   readonly #prefix = randomBytes(6).toString('hex');

@@ -265,6 +265,7 @@ export class PrivateApt {
       'APT::Architecture': 'amd64',
       'APT::Architectures': 'amd64',
       'Acquire::Languages': 'none',
+      'Acquire::GzipIndexes': 'true',
       'Acquire::Retries': '2',
     };
     if (login !== null) {

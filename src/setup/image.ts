@@ -94,7 +94,11 @@ export async function ensureImage(store: Store, name: KernelName = defaultKernel
       dropUnused(store, name, folder);
     });
   }
-  utimesSync(store.path(folder), new Date(), new Date());
+  try {
+    utimesSync(store.path(folder), new Date(), new Date());
+  } catch {
+    // Somebody else's cache, which we only read: its owner decides what is unused.
+  }
   return guestKernel(store, name, id, kernel.facts.version ?? '');
 }
 

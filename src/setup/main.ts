@@ -47,10 +47,13 @@ async function main(): Promise<void> {
   }
 }
 
+/** Prints what the machine is to blame for; anything else is a mistake of ours, and shows its stack. */
 function complain(error: unknown): void {
-  if (!(error instanceof CompanionError)) throw error;
+  const hint =
+    error instanceof CompanionError ? error.hint : 'check the disk and the folder, and run it again';
+  if (!(error instanceof CompanionError) && !(error instanceof Error && 'syscall' in error)) throw error;
   process.stderr.write(`setup: ${error.message}\n`);
-  if (error.hint !== undefined) process.stderr.write(`setup: what to do: ${error.hint}\n`);
+  if (hint !== undefined) process.stderr.write(`setup: what to do: ${hint}\n`);
   process.exitCode = 1;
 }
 

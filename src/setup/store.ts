@@ -1,7 +1,8 @@
-import { mkdirSync } from 'node:fs';
+import { accessSync, constants, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { damaged, type PackageFile, PrivateApt } from './apt.ts';
 import type { PackageSet, ReleaseName } from './catalog.ts';
+import { SetupError } from './errors.ts';
 import { identity } from './hash.ts';
 import { withLock } from './lock.ts';
 import { faultOf, type Manifest, makeFolder, readManifest } from './tree.ts';
@@ -56,7 +57,16 @@ export class Store {
 
   /** Runs `work` as the only process that changes this store. */
   async exclusively<T>(work: () => Promise<T>): Promise<T> {
-    mkdirSync(this.root, { recursive: true });
+    try {
+      mkdirSync(this.root, { recursive: true });
+      accessSync(this.root, constants.W_OK);
+    } catch (cause) {
+      throw new SetupError(
+        `the cache folder ${this.root} cannot be written to`,
+        'set VFIO_COMPANION_CACHE to a folder of your own',
+        cause,
+      );
+    }
     return await withLock(this.path('lock'), work, () =>
       this.say('waiting for another set-up that is running (it holds the lock of the cache)'),
     );
