@@ -1,0 +1,160 @@
+import { existsSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { NetError } from '../../src/net/errors.ts';
+import { broadcast, mac, NetWorld, numbered } from './net-world.ts';
+
+let world: NetWorld;
+beforeEach(() => {
+  world = new NetWorld();
+});
+afterEach(() => world.close());
+
+const [A, B, C] = [mac(1), mac(2), mac(3)];
+
+function send(port: { send(parts: readonly Uint8Array[], length: number): boolean }, frame: Buffer): boolean {
+  return port.send([frame.subarray(0, 20), frame.subarray(20)], frame.length);
+}
+
+describe('switch', () => {
+  test('floods what it does not know, learns, then sends to one place only', async () => {
+    const network = world.makeSwitch();
+    const [a, boxA] = await world.joined(network);
+    const [b, boxB] = await world.joined(network);
+    const [, boxC] = await world.joined(network);
+    send(a, numbered(B, A, 1));
+    await world.until(() => boxB.frames.length === 1 && boxC.frames.length === 1);
+    expect(boxB.frames[0]).toEqual(numbered(B, A, 1));
+    send(b, numbered(A, B, 2));
+    await world.until(() => boxA.frames.length === 1);
+    send(a, numbered(B, A, 3));
+    await world.until(() => boxB.frames.length === 2);
+    await world.settle();
+    expect(boxC.sequences).toEqual([1]);
+    send(a, numbered(broadcast, A, 4));
+    await world.until(() => boxC.frames.length === 2 && boxB.frames.length === 3);
+    expect(boxA.sequences).toEqual([2]);
+  });
+
+  test('frames for several places, mixed in one burst, arrive in order', async () => {
+    const network = world.makeSwitch();
+    const [a] = await world.joined(network);
+    const [b, boxB] = await world.joined(network);
+    const [c, boxC] = await world.joined(network);
+    send(b, numbered(broadcast, B, 0));
+    send(c, numbered(broadcast, C, 0));
+    await world.until(() => network.stats.addresses === 2);
+    await world.settle();
+    boxB.frames = [];
+    boxC.frames = [];
+    const targets = [B, C, B, B, broadcast, C, C, B, broadcast, B];
+    for (let n = 0; n < 300; n++) send(a, numbered(targets[n % 10] as Uint8Array, A, n, 60 + (n % 7) * 200));
+    const forB = Array.from({ length: 300 }, (_, n) => n).filter((n) => targets[n % 10] !== C);
+    const forC = Array.from({ length: 300 }, (_, n) => n).filter((n) => targets[n % 10] !== B);
+    await world.until(() => boxB.frames.length === forB.length && boxC.frames.length === forC.length);
+    expect(boxB.sequences).toEqual(forB);
+    expect(boxC.sequences).toEqual(forC);
+    expect(boxB.frames[7]?.length).toBe(numbered(B, A, forB[7] ?? 0, 60 + ((forB[7] ?? 0) % 7) * 200).length);
+  });
+
+  test('forgets an address after its age', async () => {
+    const network = world.makeSwitch({ ageSeconds: 0.05 });
+    const [a] = await world.joined(network);
+    const [b] = await world.joined(network);
+    const [, boxC] = await world.joined(network);
+    send(b, numbered(A, B, 0));
+    await world.until(() => boxC.frames.length === 1);
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    send(a, numbered(B, A, 1));
+    await world.until(() => boxC.frames.length === 2);
+  });
+
+  test('carries the longest frames and refuses longer and shorter ones', async () => {
+    const network = world.makeSwitch();
+    const [a] = await world.joined(network);
+    const [, boxB] = await world.joined(network);
+    const longest = 0xffff + 22;
+    expect(send(a, numbered(B, A, 1, longest))).toBe(true);
+    expect(send(a, numbered(B, A, 2, longest + 1))).toBe(false);
+    expect(a.send([new Uint8Array(13)], 13)).toBe(false);
+    await world.until(() => boxB.frames.length === 1);
+    expect(boxB.frames[0]?.length).toBe(longest);
+    expect(a.stats).toMatchObject({ sentFrames: 1, sendDropped: 2 });
+  });
+
+  test('a port without room loses nothing up to the bounds, then drops are counted, order kept', async () => {
+    const network = world.makeSwitch({ queueLimits: { frames: 50, bytes: 1e6 } });
+    const [a] = await world.joined(network);
+    const [b, boxB] = await world.joined(network);
+    send(b, numbered(broadcast, B, 0));
+    await world.until(() => network.stats.addresses === 1);
+    boxB.room = false;
+    const total = 4000;
+    for (let n = 0; n < total; n++) {
+      expect(send(a, numbered(B, A, n, 1500))).toBe(true);
+      if (n % 20 === 0) await world.settle();
+    }
+    await world.settle();
+    const dropped = network.stats.ports[1]?.dropped ?? 0;
+    expect(network.stats.ports[1]?.queued).toBe(50);
+    expect(dropped).toBeGreaterThan(0);
+    boxB.room = true;
+    b.ready();
+    await world.until(() => boxB.frames.length === total - dropped);
+    expect(boxB.sequences).toEqual([...boxB.sequences].sort((x, y) => x - y));
+    expect(boxB.sequences.slice(0, 50)).toEqual(Array.from({ length: 50 }, (_, n) => n));
+  });
+
+  test('link: pulled at the switch, at the port, and when the switch dies and comes back', async () => {
+    const network = world.makeSwitch();
+    const [a] = await world.joined(network, { name: 'vm', reconnectMs: 5 });
+    const [, boxB] = await world.joined(network);
+    const seen: boolean[] = [];
+    a.onLink((up) => seen.push(up));
+    network.setLink('vm', false);
+    await world.until(() => !a.linkUp);
+    expect(send(a, numbered(B, A, 1))).toBe(false);
+    network.setLink('vm', true);
+    await world.until(() => a.linkUp);
+    a.setLink(false);
+    expect(send(a, numbered(B, A, 1))).toBe(false);
+    a.setLink(true);
+    expect(send(a, numbered(B, A, 2))).toBe(true);
+    await world.until(() => boxB.frames.length === 1);
+    network.close();
+    await world.until(() => !a.linkUp);
+    expect(send(a, numbered(B, A, 3))).toBe(false);
+    expect(existsSync(world.path('sw'))).toBe(false);
+    const again = world.makeSwitch();
+    await world.until(() => a.linkUp);
+    const [, boxC] = await world.joined(again);
+    expect(send(a, numbered(B, A, 4))).toBe(true);
+    await world.until(() => boxC.frames.length === 1);
+    expect(seen).toEqual([false, true, false, true, false, true]);
+    expect(() => network.setLink('nobody', true)).toThrow(NetError);
+  });
+
+  test('no switch there: says how to start one', () => {
+    expect(() => world.port()).toThrow(/no switch at/);
+  });
+
+  test('a port that leaves is forgotten', async () => {
+    const network = world.makeSwitch();
+    const [a] = await world.joined(network);
+    const [b] = await world.joined(network);
+    send(b, numbered(broadcast, B, 0));
+    await world.until(() => network.stats.addresses === 1);
+    b.close();
+    await world.until(() => network.stats.ports.length === 1);
+    expect(network.stats.addresses).toBe(0);
+    expect(send(a, numbered(B, A, 1))).toBe(true);
+  });
+
+  test('refuses more ports than it may have', async () => {
+    const network = world.makeSwitch({ maxPorts: 2 });
+    await world.joined(network);
+    await world.joined(network);
+    const third = world.port({ reconnectMs: 60_000 });
+    await world.until(() => !third.linkUp);
+    expect(network.stats.ports.length).toBe(2);
+  });
+});
