@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { errno, errnoOf } from '../../../src/errors.ts';
 import { migrationState as s } from '../../../src/migration/index.ts';
+import { cut } from './chunks.ts';
 import { FakeDevice, fakeMigration, readAll } from './fake-device.ts';
 
 function failure(work: () => unknown): unknown {
@@ -154,6 +155,17 @@ describe('a reset of the device by the guest in PRE_COPY', () => {
       source.controller.deviceWasReset();
     };
     const first = readAll(source.controller);
+    // Header, section name, the record during which it happened, restart.
+    expect(
+      cut(first)
+        .map(({ type, disposition }) => [type, disposition])
+        .slice(0, 4),
+    ).toEqual([
+      [1, 0],
+      [2, 0],
+      [4, 1],
+      [5, 0],
+    ]);
     source.controller.setState(s.STOP_COPY);
     const to = new FakeDevice();
     const target = fakeMigration(to);
@@ -161,6 +173,38 @@ describe('a reset of the device by the guest in PRE_COPY', () => {
     target.controller.write(Buffer.concat([first, readAll(source.controller)]));
     target.controller.setState(s.STOP);
     expect(to.memory.equals(from.memory)).toBe(true);
+  });
+
+  it('in the middle of a long record drops what is left of it', () => {
+    const device = filled({ memorySize: 1 << 20 });
+    const whole = device.memory;
+    device.preCopy = () => {
+      let left = 1;
+      return {
+        initialBytes: () => left * whole.length,
+        dirtyBytes: () => 0,
+        next: () => (left-- > 0 ? { section: 'memory', offset: 0, bytes: whole } : undefined),
+        final: () => [{ section: 'registers', value: { control: 0 } }],
+        end: () => {},
+      };
+    };
+    const source = fakeMigration(device);
+    source.controller.setState(s.PRE_COPY);
+    const head = Buffer.alloc(100_000);
+    source.controller.read(head);
+    source.controller.deviceWasReset();
+    const rest = readAll(source.controller);
+    source.controller.setState(s.STOP_COPY);
+    const stream = Buffer.concat([head, rest, readAll(source.controller)]);
+    const bulk = cut(stream).filter(({ type }) => type === 4);
+    expect(bulk.map(({ disposition }) => disposition).slice(0, 3)).toEqual([0, 1, 0]);
+    expect(bulk).toHaveLength(2 + 16);
+    const to = new FakeDevice({ memorySize: 1 << 20 });
+    const target = fakeMigration(to);
+    target.controller.setState(s.RESUMING);
+    target.controller.write(stream);
+    target.controller.setState(s.STOP);
+    expect(to.memory.equals(whole)).toBe(true);
   });
 
   it('outside PRE_COPY ends in RUNNING', () => {

@@ -119,6 +119,17 @@ describe('a sound stream', () => {
   });
 });
 
+it('a restart after framework sections forgets these too', () => {
+  const chunks = cut(plain);
+  const body = chunks.slice(1, -1);
+  const restart: Chunk = { ...(chunks[0] as Chunk), type: 5, payload: Buffer.alloc(0) };
+  const again = body.filter(({ type }) => type !== 2);
+  const all = renumber([chunks[0] as Chunk, ...body, restart, ...again]);
+  expect(load(join(plain, [...all, endFor(all)]))).toBe('loaded');
+  const without = renumber([chunks[0] as Chunk, ...body, restart, ...again.slice(0, -1)]);
+  expect(load(join(plain, [...without, endFor(without)]))).toContain('no section "pci"');
+});
+
 /** The end chunk that fits the chunks given. */
 function endFor(chunks: readonly Chunk[]): Chunk {
   const sums = chunks.map((chunk) => chunkBytes(chunk).subarray(-4));
