@@ -19,6 +19,7 @@ interface CliOptions {
   readonly from: QmpAddress;
   readonly to: QmpAddress;
   readonly uri: string;
+  readonly listen?: string;
   readonly device: readonly MigratedDevice[];
   readonly downtimeLimit: number;
   readonly maxSeconds: number;
@@ -83,6 +84,7 @@ export function registerMigrate(program: Command): void {
     .requiredOption('--from <qmp>', 'QMP of the source: a path or tcp:HOST:PORT', parseQmpAddress)
     .requiredOption('--to <qmp>', 'QMP of the destination', parseQmpAddress)
     .requiredOption('--uri <uri>', 'where RAM travels: unix:PATH or tcp:HOST:PORT')
+    .option('--listen <uri>', 'where the destination listens, if not the same, such as tcp:0.0.0.0:4444')
     .requiredOption(
       '--device <id=source,destination>',
       'a vfio-user device and the migration sockets of its two servers; may be repeated',
@@ -148,6 +150,7 @@ function toMigrateOptions(
     source: { qmp: options.from },
     destination: { qmp: options.to },
     uri: options.uri,
+    ...(options.listen === undefined ? {} : { listenUri: options.listen }),
     devices: options.device,
     downtimeLimitMs: options.downtimeLimit,
     maxSeconds: options.maxSeconds,

@@ -21,6 +21,7 @@ export async function finish(run: Run): Promise<void> {
   run.progressed.continued = true;
   await run.until(run.source.execute('migrate-continue', { state: 'pre-switchover' }));
   run.timeline.add('continue', start, Timeline.now());
+  await run.enter('final');
   await run.until(arrived);
   run.progressed.completed = true;
   run.timeline.add('final-ram', start, Timeline.now());

@@ -54,7 +54,6 @@ async function steps(run: Run): Promise<void> {
   await preCopy(run);
   await run.enter('pre-switchover');
   await quiesce(run);
-  await run.enter('final');
   await finish(run);
   await run.enter('replay');
   await replay(run);

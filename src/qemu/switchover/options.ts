@@ -29,6 +29,8 @@ export interface MigrateOptions {
   readonly destination: MigrationEnd;
   /** Where RAM travels: "unix:/path" or "tcp:host:port". */
   readonly uri: string;
+  /** Where the destination listens, when that is written differently ("tcp:0.0.0.0:4444"); default `uri`. */
+  readonly listenUri?: string;
   /** Every vfio-user device of the VM; one that is left out would be lost, so that is refused. */
   readonly devices: readonly MigratedDevice[];
   /** Longest blackout to aim at, ms; default 300. */

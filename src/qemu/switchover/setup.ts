@@ -86,9 +86,9 @@ async function setQemu(run: Run): Promise<void> {
 }
 
 async function startRam(run: Run): Promise<void> {
-  const { uri } = run.options;
+  const { uri, listenUri } = run.options;
   try {
-    await run.destination.execute('migrate-incoming', { uri });
+    await run.destination.execute('migrate-incoming', { uri: listenUri ?? uri });
   } catch (error) {
     // A destination that was started with -incoming URI listens already.
     const listens = error instanceof QmpError && /already been started|was not specified/.test(error.message);

@@ -1,0 +1,171 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { htmlReport } from '../../../src/report/html.ts';
+import { junitReport } from '../../../src/report/junit.ts';
+import { createProgressView } from '../../../src/report/progress.ts';
+import { summary } from '../../../src/report/summary.ts';
+import { Timeline } from '../../../src/report/timeline.ts';
+import type { MigrationReport, PrecopySample, Progress } from '../../../src/report/types.ts';
+import { writeWhole } from '../../../src/report/write.ts';
+
+function sample(elapsedMs: number): PrecopySample {
+  return {
+    elapsedMs,
+    round: 2,
+    ramRemaining: 1e6,
+    ramTotal: 2e6,
+    ramTransferred: 5e6,
+    dirtyPagesRate: 10,
+    devices: [{ id: 'nic0', initialBytes: 0, dirtyBytes: 100, sentBytes: 5000, dirtyPages: 12 }],
+    estimateMs: 21,
+    deviceEstimateMs: 9,
+    held: false,
+  };
+}
+
+const report: MigrationReport = {
+  outcome: 'migrated',
+  startedAt: '2026-01-01T00:00:00.000Z',
+  totalMs: 1234,
+  blackoutUs: 31_400,
+  downtimeLimitMs: 300,
+  rounds: 2,
+  ramBytes: 268_435_456,
+  timeline: [
+    { part: 'detect', startUs: 0, endUs: 400 },
+    { part: 'marking', device: 'nic0', startUs: 900, endUs: 2900, note: '512 pages' },
+  ],
+  samples: [sample(0), sample(50)],
+  phases: [],
+  devices: [
+    {
+      id: 'nic0</script><b>',
+      model: 'ram',
+      stateBytes: 1000,
+      finalBytes: 500,
+      markedPages: 512,
+      markingUs: 2000,
+      replayedRegisters: 5,
+      replayPath: 'ecam',
+      configDifferences: [],
+      msixTableEqual: true,
+      stateEqual: true,
+    },
+  ],
+  ram: { pages: 65_536, differing: 0, milliseconds: 60, first: [] },
+  qemu: { source: '11.1.3', destination: '11.1.3' },
+  error: null,
+  warnings: [],
+};
+
+describe('summary', () => {
+  it('tells the blackout, its parts and what was checked', () => {
+    const text = summary(report);
+    expect(text).toContain('stood still for 31.4 ms (limit 300 ms)');
+    expect(text).toMatch(/marking nic0 +2\.00 ms +\+0\.90 ms +512 pages/);
+    expect(text).toContain('RAM proof: 0 of 65536 pages differ');
+  });
+});
+
+describe('htmlReport', () => {
+  it('is one page that fetches and runs nothing, with both drawings', async () => {
+    const html = await htmlReport(report);
+    expect(html.match(/<svg/g)).toHaveLength(2);
+    expect(html.match(/<script/g)).toHaveLength(1);
+    expect(html).toContain('<script type="application/json"');
+    expect(html).not.toContain('nic0</script>');
+    expect(html).not.toMatch(/<(link|img|iframe|object)|@import|url\((?!["']?#)/i);
+    expect(html.replace(/xmlns(:xlink)?="[^"]*"/g, '')).not.toMatch(/https?:\/\//);
+    const data = /id="report">(.*)<\/script>/s.exec(html)?.[1] ?? '';
+    expect(JSON.parse(data)).toEqual(report);
+  });
+
+  it('says what failed', async () => {
+    const error = { code: 'VC_X', message: 'it broke <here>', phase: 'replay' as const };
+    const html = await htmlReport({ ...report, outcome: 'source', error, timeline: [], samples: [] });
+    expect(html).toContain('Migration failed: VC_X');
+    expect(html).toContain('it broke &lt;here&gt;');
+  });
+});
+
+describe('junitReport', () => {
+  it('has a case for each thing that was compared', () => {
+    const xml = junitReport(report);
+    expect(xml).toContain('tests="5" failures="0"');
+    expect(xml).toContain('device nic0&lt;/script&gt;');
+  });
+
+  it('fails what differs and what took too long', () => {
+    const ram = { pages: 10, differing: 2, milliseconds: 1, first: [] };
+    const xml = junitReport({ ...report, ram, downtimeLimitMs: 20, error: null, outcome: 'source' });
+    expect(xml).toContain('failures="3"');
+    expect(xml).toContain('2 of 10 pages differ');
+  });
+});
+
+describe('createProgressView', () => {
+  const steps: Progress[] = [
+    { phase: 'check', elapsedMs: 1 },
+    { phase: 'precopy', elapsedMs: 10, sample: sample(0) },
+    { phase: 'precopy', elapsedMs: 60, sample: sample(50) },
+    { phase: 'precopy', elapsedMs: 1500, sample: sample(1490) },
+    { phase: 'done', elapsedMs: 1600 },
+  ];
+  const run = (isTTY: boolean): string => {
+    let text = '';
+    const view = createProgressView({ isTTY, columns: 100, write: (more) => (text += more) });
+    for (const step of steps) view.update(step);
+    view.end();
+    return text;
+  };
+
+  it('rewrites one line on a terminal', () => {
+    const text = run(true);
+    expect(text.split('\r')).toHaveLength(6);
+    expect(text.endsWith('\n')).toBe(true);
+    for (const line of text.split(/\r|\n/)) expect(line.replace('\x1b[K', '').length).toBeLessThan(100);
+  });
+
+  it('prints few plain lines elsewhere', () => {
+    const text = run(false);
+    expect(text).not.toContain('\x1b');
+    expect(text.trimEnd().split('\n')).toHaveLength(4);
+    expect(text).toContain('nic0 4.88 KiB sent, 100 B dirty, 12 pages');
+  });
+});
+
+describe('Timeline', () => {
+  it('counts from the stop of the vCPUs', async () => {
+    const timeline = new Timeline();
+    const zero = Timeline.now();
+    timeline.zero(zero);
+    timeline.add('marking', zero + 100, zero + 350, { device: 'nic0' });
+    await expect(timeline.span('replay', () => Promise.reject(new Error('x')))).rejects.toThrow('x');
+    const [marking, replay] = timeline.spans();
+    expect([marking, replay].map((span) => span?.part).sort()).toEqual(['marking', 'replay']);
+    expect(timeline.spans().find(({ part }) => part === 'marking')).toEqual({
+      part: 'marking',
+      device: 'nic0',
+      startUs: 100,
+      endUs: 350,
+    });
+  });
+});
+
+describe('writeWhole', () => {
+  it('replaces a file as a whole, and says what it can't write', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'vc-report-'));
+    try {
+      const path = join(folder, 'report.html');
+      writeFileSync(path, 'old');
+      await expect(writeWhole(join(folder, 'none', 'x'), 'new')).rejects.toThrow(/can't be written/);
+      await writeWhole(path, 'new');
+      expect(readFileSync(path, 'utf8')).toBe('new');
+      expect(readdirSync(folder)).toEqual(['report.html']);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+});
