@@ -1,0 +1,170 @@
+import type { Mlx5Core } from '../core.ts';
+import { CompletionQueue, cqState, logCqeBytes } from '../cq.ts';
+import { EventQueue, eqState, logEqeBytes } from '../eq.ts';
+import { limits } from '../limits.ts';
+import { PagedRing } from '../memory.ts';
+import {
+  commandStatus,
+  cqc,
+  createCqIn,
+  createCqOut,
+  createEqIn,
+  createEqOut,
+  destroyCqIn,
+  destroyEqIn,
+  eqc,
+  modifyCqIn,
+  queryCqIn,
+  queryCqOut,
+  queryEqIn,
+  queryEqOut,
+} from '../prm/index.ts';
+import { CommandRefused, require, syndrome } from '../refusal.ts';
+import { isAddress, readPageList } from '../work-queue.ts';
+import { command, opMod } from './command.ts';
+
+/** `modify_field_select` of MODIFY_CQ (`MLX5_CQ_MODIFY_*`). */
+const cqModify = { PERIOD: 1, COUNT: 2, OVERRUN: 4, PERIOD_MODE: 16 } as const;
+const cqModifyResize = 1;
+const cqModifySupported = cqModify.PERIOD | cqModify.COUNT | cqModify.PERIOD_MODE;
+
+function inUse(what: string): CommandRefused {
+  return new CommandRefused(commandStatus.BAD_RES_STATE_ERR, syndrome.objectInUse, `${what} is in use`);
+}
+
+/** Number of pages of a ring made of 4 KiB pages or larger ones. */
+function ringPages(input: Buffer, at: number, logSize: number, logPageSize: number): number[] {
+  const count = PagedRing.pagesNeeded(logSize, logCqeBytes, logPageSize);
+  return readPageList(input, at, count, logPageSize);
+}
+
+function createEq(core: Mlx5Core, input: Buffer, output: Buffer): void {
+  const at = createEqIn.byte('eq_context_entry');
+  const logSize = eqc.get(input, 'log_eq_size', at);
+  const intr = eqc.get(input, 'intr', at);
+  const uarPage = eqc.get(input, 'uar_page', at);
+  require(logSize <= limits.logEqSize, 'badSize', `log_eq_size ${logSize}`);
+  require(eqc.get(input, 'log_page_size', at) === 0, 'badSize', 'EQ page size');
+  require(eqc.get(input, 'page_offset', at) === 0, 'badPageList', 'page_offset is not supported');
+  require(intr < core.vectors, 'badVector', `interrupt vector ${intr}`);
+  require(core.uars.find(uarPage) !== undefined, 'badUar', `UAR ${uarPage}`);
+  const mask = createEqIn.byte('event_bitmask');
+  const count = PagedRing.pagesNeeded(logSize, logEqeBytes);
+  const pages = readPageList(input, createEqIn.byte('pas'), count);
+  const id = core.eqs.table.allocate();
+  core.eqs.add(
+    new EventQueue(id, {
+      pages,
+      logSize,
+      intr,
+      uarPage,
+      maskHigh: input.readUInt32BE(mask),
+      maskLow: input.readUInt32BE(mask + 4),
+    }),
+  );
+  createEqOut.set(output, 'eq_number', id);
+}
+
+function destroyEq(core: Mlx5Core, input: Buffer): void {
+  const id = destroyEqIn.get(input, 'eq_number');
+  core.eqs.table.get(id);
+  for (const cq of core.cqs.table.values()) if (cq.settings.eqn === id) throw inUse(`EQ ${id}`);
+  core.eqs.remove(id);
+}
+
+function queryEq(core: Mlx5Core, input: Buffer, output: Buffer): void {
+  const eq = core.eqs.table.get(queryEqIn.get(input, 'eq_number'));
+  const at = queryEqOut.byte('eq_context_entry');
+  eqc.set(output, 'status', eq.status, at);
+  eqc.set(output, 'st', eq.armed ? eqState.ARMED : eqState.FIRED, at);
+  eqc.set(output, 'log_eq_size', eq.settings.logSize, at);
+  eqc.set(output, 'uar_page', eq.settings.uarPage, at);
+  eqc.set(output, 'intr', eq.settings.intr, at);
+  eqc.set(output, 'consumer_counter', eq.ci, at);
+  eqc.set(output, 'producer_counter', eq.pi, at);
+}
+
+function createCq(core: Mlx5Core, input: Buffer, output: Buffer): void {
+  const at = createCqIn.byte('cq_context');
+  const logSize = cqc.get(input, 'log_cq_size', at);
+  const logPageSize = cqc.get(input, 'log_page_size', at);
+  const eqn = cqc.get(input, 'c_eqn_or_apu_element', at) & 0xff;
+  const uarPage = cqc.get(input, 'uar_page', at);
+  const dbr = cqc.get64(input, 'dbr_addr', at);
+  require(logSize <= limits.logCqSize, 'badSize', `log_cq_size ${logSize}`);
+  require(logPageSize <= 8, 'badSize', 'CQ page size');
+  require(cqc.get(input, 'page_offset', at) === 0, 'badPageList', 'page_offset is not supported');
+  require(cqc.get(input, 'cqe_sz', at) === 0, 'unsupportedType', 'only CQEs of 64 bytes');
+  require(cqc.get(input, 'cqe_comp_en', at) === 0, 'unsupportedType', 'CQE compression');
+  require(core.eqs.table.find(eqn) !== undefined, 'badDestination', `EQ ${eqn}`);
+  require(core.uars.find(uarPage) !== undefined, 'badUar', `UAR ${uarPage}`);
+  require(isAddress(dbr, 8, 8), 'badAddress', 'doorbell record address');
+  const pages = ringPages(input, createCqIn.byte('pas'), logSize, logPageSize);
+  require(logPageSize === 0 || pages.length > 0, 'badPageList', 'no pages');
+  const id = core.cqs.table.allocate();
+  const cq = new CompletionQueue(id, {
+    pages,
+    logSize,
+    logPageSize,
+    eqn,
+    uarPage,
+    dbr,
+    oi: cqc.get(input, 'oi', at) === 1,
+  });
+  cq.period = cqc.get(input, 'cq_period', at);
+  cq.maxCount = cqc.get(input, 'cq_max_count', at);
+  cq.periodMode = cqc.get(input, 'cq_period_mode', at);
+  core.cqs.table.add(cq);
+  createCqOut.set(output, 'cqn', id);
+}
+
+function destroyCq(core: Mlx5Core, input: Buffer): void {
+  const id = destroyCqIn.get(input, 'cqn');
+  core.cqs.table.get(id);
+  for (const sq of core.sqs.table.values()) if (sq.settings.cqn === id) throw inUse(`CQ ${id}`);
+  for (const rq of core.rqs.table.values()) if (rq.settings.cqn === id) throw inUse(`CQ ${id}`);
+  core.cqs.remove(id);
+}
+
+function queryCq(core: Mlx5Core, input: Buffer, output: Buffer): void {
+  const cq = core.cqs.table.get(queryCqIn.get(input, 'cqn'));
+  const at = queryCqOut.byte('cq_context');
+  const armedState = cq.solicitedOnly ? cqState.SOLICITED_ARMED : cqState.ARMED;
+  cqc.set(output, 'status', cq.status, at);
+  cqc.set(output, 'st', cq.armed ? armedState : cqState.FIRED, at);
+  cqc.set(output, 'oi', cq.settings.oi ? 1 : 0, at);
+  cqc.set(output, 'cq_period_mode', cq.periodMode, at);
+  cqc.set(output, 'log_cq_size', cq.settings.logSize, at);
+  cqc.set(output, 'uar_page', cq.settings.uarPage, at);
+  cqc.set(output, 'cq_period', cq.period, at);
+  cqc.set(output, 'cq_max_count', cq.maxCount, at);
+  cqc.set(output, 'c_eqn_or_apu_element', cq.settings.eqn, at);
+  cqc.set(output, 'log_page_size', cq.settings.logPageSize, at);
+  cqc.set(output, 'consumer_counter', cq.ci, at);
+  cqc.set(output, 'producer_counter', cq.pi, at);
+  cqc.set64(output, 'dbr_addr', cq.settings.dbr, at);
+}
+
+function modifyCq(core: Mlx5Core, input: Buffer): void {
+  const cq = core.cqs.table.get(modifyCqIn.get(input, 'cqn'));
+  const at = modifyCqIn.byte('cq_context');
+  require(opMod(input) !== cqModifyResize, 'unsupportedType', 'resizing a CQ');
+  const mask = modifyCqIn.get(input, 'modify_field_select_resize_field_select');
+  require((mask & ~cqModifySupported) === 0, 'badModifyMask', `MODIFY_CQ mask ${mask}`);
+  if ((mask & cqModify.PERIOD) !== 0) cq.period = cqc.get(input, 'cq_period', at);
+  if ((mask & cqModify.COUNT) !== 0) cq.maxCount = cqc.get(input, 'cq_max_count', at);
+  if ((mask & cqModify.PERIOD_MODE) !== 0) cq.periodMode = cqc.get(input, 'cq_period_mode', at);
+  cq.touch();
+  core.cqs.evaluate(cq);
+}
+
+/** Event and completion queues. */
+export const queueCommands = [
+  command('CREATE_EQ', createEqIn, createEqOut, createEq),
+  command('DESTROY_EQ', destroyEqIn, undefined, destroyEq),
+  command('QUERY_EQ', queryEqIn, queryEqOut, queryEq),
+  command('CREATE_CQ', createCqIn, createCqOut, createCq),
+  command('DESTROY_CQ', destroyCqIn, undefined, destroyCq),
+  command('QUERY_CQ', queryCqIn, queryCqOut, queryCq),
+  command('MODIFY_CQ', modifyCqIn, undefined, modifyCq),
+];

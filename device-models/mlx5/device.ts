@@ -1,0 +1,68 @@
+import { randomFillSync } from 'node:crypto';
+import type { Device, DeviceHost, ResetKind } from '../../src/device/index.ts';
+import type { NetPort } from '../../src/net/types.ts';
+import { CommandInterface } from './command-interface.ts';
+import { executor } from './commands/command.ts';
+import { commands } from './commands/index.ts';
+import { Mlx5Core } from './core.ts';
+import { Bar0 } from './init-segment.ts';
+import { Mlx5Migration } from './migration/index.ts';
+import { parseMac, randomMac } from './vport.ts';
+
+/** Everything that an instance is made with. */
+export interface Mlx5Options {
+  /** MSI-X vectors; one channel fewer, and at most 8 channels are of use. */
+  readonly vectors: number;
+  /** `52:54:00:…`; empty: a random one. */
+  readonly mac: string;
+}
+
+/** One mlx5 virtual function. */
+export class Mlx5Device implements Device {
+  readonly bars: { readonly 0: Bar0 };
+  readonly migration: Mlx5Migration;
+  readonly core: Mlx5Core;
+  readonly commandInterface: CommandInterface;
+  readonly #host: DeviceHost;
+
+  constructor(host: DeviceHost, options: Mlx5Options, port: NetPort) {
+    this.#host = host;
+    const mac = parseMac(options.mac) ?? randomMac(randomFillSync);
+    this.core = new Mlx5Core(host, { vectors: options.vectors, mac, port });
+    this.commandInterface = new CommandInterface(host, this.core.eqs, executor(this.core, commands));
+    this.bars = { 0: new Bar0(this.core, this.commandInterface) };
+    this.migration = new Mlx5Migration(this.core, this.commandInterface);
+  }
+
+  /** Link up or down by an operator, as if the cable were pulled; the guest gets the event. */
+  setLink(up: boolean): void {
+    this.core.link.set(up, this.#host.mayInitiate);
+  }
+
+  /** A function level reset keeps what belongs to the port: its counters and its link. */
+  reset(kind: ResetKind): void {
+    this.core.clearObjects();
+    this.core.function.reset();
+    this.core.vport.reset();
+    this.commandInterface.reset();
+    if (kind === 'flr') this.core.counters.clearVport();
+    else this.core.counters.clearAll();
+    this.core.link.reported = this.core.link.up;
+  }
+
+  /** Everything runs to completion in its own callback: nothing is under way between two of them. */
+  quiesce(): void {}
+
+  resume(): void {
+    this.commandInterface.wake();
+    this.core.wake();
+  }
+
+  commandChanged(): void {
+    if (this.#host.pci.busMaster && this.#host.mayInitiate) this.resume();
+  }
+
+  close(): void {
+    this.core.close();
+  }
+}

@@ -1,0 +1,54 @@
+/**
+ * What one guest may hold and ask for. Everything that a guest makes the device remember or repeat is bounded by
+ * a line of this table, so that memory and time per guest are known.
+ */
+export const limits = {
+  /** Longest command input and output in bytes, without the mailbox blocks' own overhead. */
+  commandBytes: 16 * 1024,
+  /** 64-byte entries: `log_max_eq_sz`, `log_max_cq_sz`. */
+  logEqSize: 16,
+  logCqSize: 17,
+  /** Strides of a work queue, and bytes of a stride. */
+  logWqSize: 15,
+  logReceiveStride: { min: 4, max: 10 },
+  /** Largest send WQE in bytes: 16 basic blocks. */
+  sendWqeBytes: 1024,
+  eqs: 32,
+  cqs: 512,
+  sqs: 256,
+  rqs: 128,
+  uars: 32,
+  pds: 256,
+  transportDomains: 256,
+  mkeys: 1024,
+  tiss: 256,
+  tirs: 512,
+  rqts: 256,
+  rqtEntries: 1024,
+  qCounters: 64,
+  flowTables: 256,
+  logFlowTableSize: 24,
+  flowGroups: 1024,
+  flowEntries: 8192,
+  flowDestinations: 64,
+  /** Tables that one frame may pass through. */
+  steeringHops: 64,
+  /** Receive queues that one frame may be copied to. */
+  steeringCopies: 32,
+  grantedPages: 4096,
+  macList: 256,
+  vlanList: 256,
+  /** Payload of one LSO WQE (`GSO_MAX_SIZE`) and the segments that it may become. */
+  lsoPayloadBytes: 512 * 1024,
+  lsoSegments: 16 * 1024,
+  /** Bytes of headers that are copied out of guest memory for parsing and rewriting. */
+  headerBytes: 256,
+  /** Bytes that a send queue may send in one go before the device loop serves others. */
+  sendBurstBytes: 1024 * 1024,
+  sendBurstWqes: 1024,
+} as const;
+
+/** Largest frame on the wire with FCS: what PMTU reports as `max_mtu`. Leaves the guest an MTU of 9978. */
+export const maxHardMtu = 10_000;
+/** Hard MTU of an interface with MTU 1500 (Ethernet header 14, VLAN tag 4, FCS 4). */
+export const defaultHardMtu = 1522;

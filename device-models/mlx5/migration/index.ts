@@ -1,0 +1,163 @@
+import {
+  type DeviceMigration,
+  type PreCopySession,
+  type StateRecord,
+  StateRefused,
+} from '../../../src/device/index.ts';
+import type { CommandInterface } from '../command-interface.ts';
+import type { Mlx5Core } from '../core.ts';
+import type { DeviceObject } from '../objects.ts';
+import { loadDevice, saveDevice } from './device-state.ts';
+import { type ObjectCodec, objectCodecs } from './objects.ts';
+import { goneSection, Mlx5PreCopy, objectRecord, typicalRecordBytes } from './precopy.ts';
+import { StateReader } from './reader.ts';
+
+const idsSection = 'ids';
+const progressSection = 'progress';
+const deviceSection = 'device';
+/** Records that a state may have before it is taken for an attack: every object a few times over. */
+const maxRecords = 200_000;
+
+/** Saves and loads a whole device, object by object. */
+export class Mlx5Migration implements DeviceMigration {
+  readonly p2p = true;
+  readonly geometry: Readonly<Record<string, number>>;
+  readonly #core: Mlx5Core;
+  readonly #commands: CommandInterface;
+  readonly #byKind = new Map<string, ObjectCodec>(objectCodecs.map((codec) => [codec.kind, codec]));
+  /** Objects that have arrived, by kind and id; nothing of the device changes before all are there. */
+  #staged = new Map<string, Map<number, DeviceObject>>();
+  #ids: StateReader | undefined;
+  #progress: StateReader | undefined;
+  #device: StateReader | undefined;
+  #records = 0;
+
+  constructor(core: Mlx5Core, commands: CommandInterface) {
+    this.#core = core;
+    this.#commands = commands;
+    this.geometry = { vectors: core.vectors };
+  }
+
+  estimate(): number {
+    let objects = 0;
+    for (const codec of objectCodecs) objects += codec.table(this.#core).size;
+    return objects * typicalRecordBytes + 4096;
+  }
+
+  *save(): Iterable<StateRecord> {
+    for (const codec of objectCodecs) {
+      for (const object of codec.table(this.#core).values()) yield objectRecord(codec, object);
+    }
+    yield* this.#tail();
+  }
+
+  preCopy(): PreCopySession {
+    return new Mlx5PreCopy(this.#core, () => this.#tail());
+  }
+
+  /** What is only true once the device stands still. */
+  *#tail(): Iterable<StateRecord> {
+    const ids: Record<string, number> = {};
+    const progress: Record<string, unknown> = {};
+    for (const codec of objectCodecs) {
+      const table = codec.table(this.#core);
+      ids[codec.kind] = table.next;
+      const { progress: of } = codec;
+      if (of === undefined) continue;
+      progress[codec.kind] = [...table.values()].map((object) => ({ id: object.id, ...of(object) }));
+    }
+    yield { section: idsSection, value: ids };
+    yield { section: progressSection, value: progress };
+    yield { section: deviceSection, value: saveDevice(this.#core, this.#commands) };
+  }
+
+  beginLoad(_version: number): void {
+    this.#staged = new Map(objectCodecs.map((codec) => [codec.kind, new Map<number, DeviceObject>()]));
+    this.#ids = undefined;
+    this.#progress = undefined;
+    this.#device = undefined;
+    this.#records = 0;
+  }
+
+  load(record: StateRecord): void {
+    if (!('value' in record)) throw new StateRefused(`section ${record.section} can't be bulk`);
+    if (++this.#records > maxRecords) throw new StateRefused('the state has too many records');
+    const state = new StateReader(record.value, record.section);
+    const codec = this.#byKind.get(record.section);
+    if (codec !== undefined) this.#stage(codec, state);
+    else if (record.section === goneSection) this.#forget(record.value);
+    else if (record.section === idsSection) this.#ids = state;
+    else if (record.section === progressSection) this.#progress = state;
+    else if (record.section === deviceSection) this.#device = state;
+    else throw new StateRefused(`the mlx5 model has no section "${record.section}"`);
+  }
+
+  #stage(codec: ObjectCodec, state: StateReader): void {
+    const table = codec.table(this.#core);
+    const id = this.#objectId(codec, state);
+    const staged = this.#staged.get(codec.kind);
+    if (staged === undefined) throw new StateRefused('a record came before the start of the state');
+    staged.set(id, codec.load(this.#core, id, state));
+    if (staged.size > table.limit) throw new StateRefused(`more than ${table.limit} of ${codec.kind}`);
+  }
+
+  #objectId(codec: ObjectCodec, state: StateReader): number {
+    const id = state.uint('id', 32);
+    if (!codec.table(this.#core).isId(id)) throw state.refuse('id', 'is out of range');
+    return id;
+  }
+
+  #forget(value: unknown): void {
+    const { kind, id } = value as { kind?: unknown; id?: unknown };
+    const staged = typeof kind === 'string' ? this.#staged.get(kind) : undefined;
+    if (staged === undefined || typeof id !== 'number') throw new StateRefused('a removal names no kind');
+    staged.delete(id);
+  }
+
+  endLoad(): void {
+    const ids = this.#ids;
+    const progress = this.#progress;
+    const device = this.#device;
+    if (ids === undefined || progress === undefined || device === undefined) {
+      throw new StateRefused('the state of the mlx5 model is not complete');
+    }
+    const core = this.#core;
+    core.clearObjects();
+    for (const codec of objectCodecs) this.#install(codec, ids, progress);
+    loadDevice(core, this.#commands, device);
+    core.objectsLoaded();
+    this.#check();
+    this.#staged.clear();
+  }
+
+  #install(codec: ObjectCodec, ids: StateReader, progress: StateReader): void {
+    const table = codec.table(this.#core);
+    for (const object of this.#staged.get(codec.kind)?.values() ?? []) table.add(object);
+    const next = ids.uint(codec.kind, 32);
+    if (!table.isId(next)) throw ids.refuse(codec.kind, 'is out of range');
+    table.next = next;
+    if (codec.restore === undefined) return;
+    const entries = progress.records(codec.kind, table.limit);
+    if (entries.length !== table.size) throw progress.refuse(codec.kind, 'does not cover all objects');
+    for (const entry of entries) {
+      const object = table.find(this.#objectId(codec, entry));
+      if (object === undefined) throw entry.refuse('id', 'is no object');
+      codec.restore(object, entry);
+    }
+  }
+
+  /** What objects need of each other, and limits that span kinds. */
+  #check(): void {
+    const core = this.#core;
+    for (const codec of objectCodecs) {
+      for (const object of codec.table(core).values()) {
+        codec.check?.(core, object, (what) => new StateRefused(`${codec.kind} ${object.id} ${what}`));
+      }
+    }
+    const { root } = core.steering;
+    if (root !== undefined && core.steering.tables.find(root) === undefined) {
+      throw new StateRefused(`the root flow table ${root} does not exist`);
+    }
+    if (!core.steering.withinLimits()) throw new StateRefused('too many flow entries');
+  }
+}

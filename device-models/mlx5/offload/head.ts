@@ -1,0 +1,70 @@
+import { macAddressesBytes, vlanTagBytes } from '../frame/parse.ts';
+import { storeUint16 } from '../frame/transport-checksum.ts';
+import { limits } from '../limits.ts';
+
+/**
+ * The private copy of a frame's headers, which offloads rewrite. In front of the frame there is room for a VLAN tag,
+ * so that inserting one moves two addresses and not the rest.
+ */
+export class FrameHead {
+  readonly #storage = Buffer.alloc(vlanTagBytes + limits.headerBytes);
+  /** The frame, as it came from the guest. */
+  readonly bytes: Buffer = this.#storage.subarray(vlanTagBytes);
+  /** Bytes of it that are valid. */
+  length = 0;
+  #tagged = false;
+  /** Views by length, made once: a frame costs no allocation for its head. */
+  readonly #plain: Uint8Array[] = [];
+  readonly #withTag: Uint8Array[] = [];
+
+  constructor() {
+    for (let length = 0; length <= limits.headerBytes; length++) {
+      this.#plain.push(this.bytes.subarray(0, length));
+      this.#withTag.push(this.#storage.subarray(0, length + vlanTagBytes));
+    }
+  }
+
+  /** Room left for headers. */
+  get room(): number {
+    return limits.headerBytes - this.length;
+  }
+
+  start(): void {
+    this.length = 0;
+    this.#tagged = false;
+  }
+
+  append(source: Uint8Array, from: number, count: number): void {
+    for (let index = 0; index < count; index++) this.bytes[this.length + index] = source[from + index] ?? 0;
+    this.length += count;
+  }
+
+  /** Zeros up to `length` bytes. */
+  pad(length: number): void {
+    this.bytes.fill(0, this.length, length);
+    this.length = length;
+  }
+
+  /** Puts a tag after the addresses. Headers behind them may still be rewritten, the addresses no more. */
+  insertVlan(type: number, tci: number): void {
+    this.#storage.copyWithin(0, vlanTagBytes, vlanTagBytes + macAddressesBytes);
+    storeUint16(this.#storage, macAddressesBytes, type);
+    storeUint16(this.#storage, macAddressesBytes + 2, tci);
+    this.#tagged = true;
+  }
+
+  /** Bytes of a tag that the view has and the frame had not. */
+  get inserted(): number {
+    return this.#tagged ? vlanTagBytes : 0;
+  }
+
+  /** What goes on the wire. */
+  view(): Uint8Array {
+    return (this.#tagged ? this.#withTag : this.#plain)[this.length] ?? this.bytes;
+  }
+
+  /** The head as the parser saw it, without an inserted tag. */
+  plainView(): Uint8Array {
+    return this.#plain[this.length] ?? this.bytes;
+  }
+}

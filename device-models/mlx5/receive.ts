@@ -1,0 +1,186 @@
+import type { DeviceHost, Timer } from '../../src/device/index.ts';
+import type { Counters } from './counters.ts';
+import type { CompletionQueue } from './cq.ts';
+import { FrameInfo, macHeaderBytes, parseFrame } from './frame/parse.ts';
+import { checkReceived, ReceiveChecksum } from './frame/transport-checksum.ts';
+import { limits } from './limits.ts';
+import type { ObjectTable } from './objects.ts';
+import { delivery, type ReceiveQueue, type ReceiveQueues } from './rq.ts';
+import { fillMatch } from './steering/match.ts';
+import { type Steering, SteeringResult } from './steering/tables.ts';
+import { dispatchType, type Rqt, RssResult, rssHash, type Tir } from './steering/tir.ts';
+
+/** How often a frame that waits for a buffer is offered again, and how long it may wait before frames are dropped. */
+const retryNs = 200_000;
+const patienceNs = 20_000_000;
+
+/** What the receive path needs of the rest of the device. */
+export interface ReceiveParts {
+  readonly steering: Steering;
+  readonly tirs: ObjectTable<Tir>;
+  readonly rqts: ObjectTable<Rqt>;
+  readonly rqs: ReceiveQueues;
+  readonly counters: Counters;
+  /** Whether frames are taken at all, and the longest that is (bytes without FCS). */
+  readonly accepts: () => boolean;
+  readonly maxFrame: () => number;
+  /** There is room again: the port may hand over what it keeps. */
+  readonly ready: () => void;
+}
+
+class Frame {
+  bytes: Uint8Array = new Uint8Array(0);
+  readonly info = new FrameInfo();
+  readonly checksum = new ReceiveChecksum();
+  readonly rss = new RssResult();
+  flowTag = 0;
+}
+
+/**
+ * From the port to receive queues: flow tables, RSS, delivery. A frame whose queue has no buffer waits at the port for a
+ * short time, as it would in a NIC's packet buffer; then it counts as out-of-buffer.
+ */
+export class ReceivePath {
+  readonly #host: DeviceHost;
+  readonly #parts: ReceiveParts;
+  readonly #frame = new Frame();
+  readonly #steered = new SteeringResult();
+  readonly #retry: Timer;
+  /** The queue that a frame waits for, since when. */
+  #waitingFor: ReceiveQueue | undefined;
+  #waitingSince = 0;
+  /** Queues that were waited for in vain; they get no patience until they have buffers again. */
+  readonly #starved = new Set<number>();
+  #busy = false;
+
+  constructor(host: DeviceHost, parts: ReceiveParts) {
+    this.#host = host;
+    this.#parts = parts;
+    this.#retry = host.timer(() => this.#offerAgain());
+  }
+
+  close(): void {
+    this.#retry.close();
+  }
+
+  clear(): void {
+    this.#waitingFor = undefined;
+    this.#starved.clear();
+    this.#retry.cancel();
+  }
+
+  #offerAgain(): void {
+    if (this.#host.mayInitiate) this.#parts.ready();
+  }
+
+  /** The guest armed a CQ, which it does after it has refilled the queues behind it. */
+  armed(cq: CompletionQueue): void {
+    if (this.#waitingFor?.settings.cqn === cq.id && !this.#busy && this.#host.mayInitiate)
+      this.#parts.ready();
+  }
+
+  /** A frame from the port. False: not now, offer it again. */
+  receive(bytes: Uint8Array): boolean {
+    if (!this.#host.mayInitiate) return false;
+    // A frame that this device sends to itself must not disturb one that is being received.
+    if (this.#busy) return true;
+    this.#busy = true;
+    try {
+      return this.#receive(bytes);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  #receive(bytes: Uint8Array): boolean {
+    const { counters } = this.#parts;
+    const frame = this.#frame;
+    const { info } = frame;
+    if (bytes.length < macHeaderBytes) return true;
+    parseFrame(bytes, bytes.length, bytes.length, info);
+    if (!this.#parts.accepts() || !this.#host.pci.busMaster) {
+      counters.received(info.cast, bytes.length);
+      counters.count('rxDiscards');
+      return true;
+    }
+    if (bytes.length > this.#parts.maxFrame()) {
+      counters.received(info.cast, bytes.length);
+      counters.count('rxTooLong');
+      return true;
+    }
+    const { steering } = this.#parts;
+    fillMatch(bytes, info, steering.packet);
+    steering.steer(this.#steered);
+    const { tirs } = this.#steered;
+    frame.bytes = bytes;
+    frame.flowTag = this.#steered.flowTag;
+    let delivered = false;
+    let checked = false;
+    for (const tirn of tirs) {
+      const rq = this.#queueFor(tirn, frame);
+      if (rq === undefined) continue;
+      if (tirs.length === 1 && this.#mustWait(rq)) return false;
+      if (!checked) checkReceived(bytes, info, frame.checksum);
+      checked = true;
+      if (this.#deliver(rq, frame)) delivered = true;
+    }
+    counters.received(info.cast, bytes.length);
+    if (delivered) counters.accepted(info.cast, bytes.length);
+    else if (tirs.length === 0) counters.count('rxFiltered');
+    return true;
+  }
+
+  #queueFor(tirn: number, frame: Frame): ReceiveQueue | undefined {
+    const tir = this.#parts.tirs.find(tirn);
+    if (tir === undefined) return undefined;
+    if (tir.settings.dispType === dispatchType.DIRECT) {
+      frame.rss.hash = 0;
+      frame.rss.type = 0;
+      return this.#parts.rqs.table.find(tir.settings.inlineRqn);
+    }
+    const rqt = this.#parts.rqts.find(tir.settings.indirectTable);
+    if (rqt === undefined) return undefined;
+    rssHash(tir, frame.bytes, frame.info, frame.rss);
+    return this.#parts.rqs.table.find(rqt.select(frame.rss.hash));
+  }
+
+  #deliver(rq: ReceiveQueue, frame: Frame): boolean {
+    const { counters, rqs } = this.#parts;
+    switch (rqs.deliver(rq, frame)) {
+      case delivery.done:
+        return true;
+      case delivery.noBuffer: {
+        counters.count('rxOutOfBuffer');
+        const counter = rqs.counter(rq);
+        if (counter !== undefined) counter.outOfBuffer++;
+        return false;
+      }
+      default:
+        counters.count('rxDiscards');
+        return false;
+    }
+  }
+
+  /** Whether a frame for `rq` should wait at the port for a buffer. */
+  #mustWait(rq: ReceiveQueue): boolean {
+    const { rqs } = this.#parts;
+    if (rqs.hasBuffer(rq)) {
+      this.#starved.delete(rq.id);
+      if (this.#waitingFor === rq) this.#waitingFor = undefined;
+      return false;
+    }
+    if (!rq.fed || this.#starved.has(rq.id)) return false;
+    const now = this.#host.now();
+    if (this.#waitingFor !== rq) {
+      this.#waitingFor = rq;
+      this.#waitingSince = now;
+    } else if (now - this.#waitingSince > patienceNs) {
+      this.#waitingFor = undefined;
+      if (this.#starved.size >= limits.rqs) this.#starved.clear();
+      this.#starved.add(rq.id);
+      return false;
+    }
+    this.#retry.arm(retryNs);
+    return true;
+  }
+}

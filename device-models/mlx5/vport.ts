@@ -1,0 +1,74 @@
+import { defaultHardMtu } from './limits.ts';
+
+/** `MLX5_VPORT_STATE_*`. */
+export const vportState = { DOWN: 0, UP: 1 } as const;
+/** `MLX5_VPORT_ADMIN_STATE_*`. */
+export const vportAdminState = { DOWN: 0, UP: 1, AUTO: 2 } as const;
+/** `allowed_list_type` (`MLX5_NVPRT_LIST_TYPE_*`). */
+export const listType = { UC: 0, MC: 1, VLAN: 2 } as const;
+/** `paos_reg.admin_status` (`MLX5_PORT_UP`, `MLX5_PORT_DOWN`). */
+export const portStatus = { UP: 1, DOWN: 2 } as const;
+
+export const macBytes = 6;
+
+/** What belongs to the virtual port rather than to an object: addresses, MTU, filters' lists, admin states. */
+export class Vport {
+  readonly #factoryMac: Uint8Array;
+  /** `permanent_address`. */
+  mac: Uint8Array;
+  mtu = 0;
+  promiscUc = false;
+  promiscMc = false;
+  promiscAll = false;
+  /** Lists that the driver keeps up to date, by `listType`: MAC addresses as numbers, VLAN ids. */
+  lists: readonly [number[], number[], number[]] = [[], [], []];
+  adminState: number = vportAdminState.UP;
+  /** PAOS: what the driver asked for; the link itself is the port's. */
+  portAdmin: number = portStatus.UP;
+  /** PMTU admin and operational value: longest frame with FCS. */
+  hardMtu = defaultHardMtu;
+  /** Whether any TIR asked for frames of this vport itself (see `selfLoopback`). */
+  selfLoopback = 0;
+
+  constructor(mac: Uint8Array) {
+    this.#factoryMac = mac;
+    this.mac = mac;
+    this.reset();
+  }
+
+  reset(): void {
+    this.mac = Uint8Array.from(this.#factoryMac);
+    this.mtu = defaultHardMtu;
+    this.promiscUc = false;
+    this.promiscMc = false;
+    this.promiscAll = false;
+    this.lists = [[], [], []];
+    this.adminState = vportAdminState.UP;
+    this.portAdmin = portStatus.UP;
+    this.hardMtu = defaultHardMtu;
+    this.selfLoopback = 0;
+  }
+
+  isOwnMac(frame: Uint8Array): boolean {
+    for (let index = 0; index < macBytes; index++) if (frame[index] !== this.mac[index]) return false;
+    return true;
+  }
+}
+
+const locallyAdministered = 0x02;
+const group = 0x01;
+
+/** `52:54:00:12:34:56` as bytes; undefined when it is no unicast address. */
+export function parseMac(text: string): Uint8Array | undefined {
+  if (!/^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$/.test(text)) return undefined;
+  const bytes = Uint8Array.from(text.split(':'), (part) => Number.parseInt(part, 16));
+  return ((bytes[0] ?? 0) & group) === 0 ? bytes : undefined;
+}
+
+/** A random locally administered unicast address. */
+export function randomMac(random: (bytes: Uint8Array) => unknown): Uint8Array {
+  const bytes = new Uint8Array(macBytes);
+  random(bytes);
+  bytes[0] = ((bytes[0] ?? 0) & ~group) | locallyAdministered;
+  return bytes;
+}
