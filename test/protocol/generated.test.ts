@@ -1,9 +1,11 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { operations } from '../../src/vfio-user/client/index.ts';
+import { encodeRequest } from '../../src/vfio-user/messages.ts';
 import { fuzzEnd, fuzzMessage } from '../fuzz/generate.ts';
 import { FuzzTarget, openDescriptors } from '../fuzz/target.ts';
 
-/** Messages in one run; `make fuzz` goes on for much longer, see test/fuzz/run.ts. */
+/** Messages in one run; `make fuzz` goes on for much longer, see test/fuzz/main.ts. */
 const conversations = 120;
 const perConversation = 100;
 
@@ -29,6 +31,26 @@ describe('native server, generated messages', () => {
     expect(target.sent).toBeGreaterThanOrEqual((conversations / 2) * perConversation);
     expect(target.answered).toBeGreaterThan(target.sent / 3);
     target.close();
+    expect(openDescriptors()).toBe(before);
+  });
+
+  it('would notice a device that fails, and one that keeps descriptors', () => {
+    const failing = new FuzzTarget();
+    failing.device.onRead = () => {
+      throw new TypeError('a bug');
+    };
+    expect(() => failing.alive()).toThrow(/internal error/);
+    failing.device.onRead = undefined;
+    failing.close();
+
+    const before = openDescriptors();
+    const keeping = new FuzzTarget();
+    keeping.device.detach = () => undefined;
+    const map = operations.dmaMap({ iova: 4096, size: 4096, prot: 3 });
+    keeping.send({ bytes: encodeRequest(map.spec, 1, map.value), fds: 1 });
+    keeping.close();
+    expect(openDescriptors()).toBe(before + 1);
+    keeping.device.dmaUnmapAll();
     expect(openDescriptors()).toBe(before);
   });
 });

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { SwitchPort } from '../../src/net/switch/client.ts';
 import type { Switch, SwitchOptions } from '../../src/net/switch/switch.ts';
+import { closeFd, connectUnix, sendMessage } from '../../src/posix/index.ts';
 import { broadcast, type Inbox, mac, NetWorld, numbered } from './net-world.ts';
 
 let world: NetWorld;
@@ -163,14 +164,31 @@ describe('stand-by', () => {
   });
 
   test('a port that never finishes parking holds its successor up for a moment only', async () => {
-    const { network, source, stream } = await stage('nic0');
-    // The source's process hangs right after it has asked: it never answers the switch.
-    source.park();
-    const frozen = network as unknown as object;
-    expect(frozen).toBeDefined();
-    await stream(3);
+    const network = world.makeSwitch({ returnSeconds: 0.02 });
+    const [peer] = await world.joined(network);
+    // A process that asks to be parked and then hangs: it never says that it has returned everything.
+    const fd = connectUnix(world.path('sw'), 'seqpacket');
+    world.onClose(() => closeFd(fd));
+    const say = (message: object) => {
+      const body = Buffer.from(JSON.stringify(message));
+      const header = Buffer.from([2, 0, 0, body.length]);
+      sendMessage(fd, header, header.length, body, undefined, true);
+    };
+    say({ op: 'hello', version: 1, identity: 'nic0' });
+    say({ op: 'announce', mac: '52:54:00:00:00:01' });
+    say({ op: 'park' });
+    await world.until(() => network.stats.ports[1]?.state === 'parked');
+    for (const n of upTo(3)) peer.send([numbered(VM, PEER, n)], 64);
     const [destination, box] = await world.joined(network, { identity: 'nic0' });
     destination.announce(VM);
+    expect(destination.state).toBe('active');
     await world.until(() => box.frames.length >= 3);
+    expect(box.sequences.slice(0, 3)).toEqual(upTo(3));
+    // Too late, and no reason to hang up: its time was over.
+    const late = numbered(VM, PEER, 9);
+    sendMessage(fd, Buffer.from([1, 0, 0, late.length]), 4, late, undefined, true);
+    await world.settle();
+    expect(network.stats.ports.length).toBe(3);
+    expect(box.sequences).not.toContain(9);
   });
 });

@@ -45,6 +45,7 @@ export class NetWorld {
   readonly log = silentLogger;
   readonly directory = mkdtempSync(join(tmpdir(), 'vc-net-'));
   readonly errors: unknown[] = [];
+  #named = 0;
   readonly #closers: (() => void)[] = [];
 
   path(name: string): string {
@@ -72,10 +73,10 @@ export class NetWorld {
 
   /** A port with an inbox, known to the switch. */
   async joined(network: Switch, options: Partial<SwitchPortOptions> = {}): Promise<[SwitchPort, Inbox]> {
-    const before = network.stats.ports.length;
-    const port = this.port(options);
+    const name = options.name ?? `port-${++this.#named}`;
+    const port = this.port({ ...options, name });
     const box = inbox(port);
-    await this.until(() => network.stats.ports.length === before + 1);
+    await this.until(() => network.stats.ports.some((joined) => joined.name === name));
     await this.settle();
     return [port, box];
   }
