@@ -205,6 +205,7 @@ describe('a reset of the device by the guest in PRE_COPY', () => {
     target.controller.write(stream);
     target.controller.setState(s.STOP);
     expect(to.memory.equals(whole)).toBe(true);
+    expect(to.bulks).toBe(1 + 16);
   });
 
   it('outside PRE_COPY ends in RUNNING', () => {
@@ -237,13 +238,14 @@ describe('failures', () => {
 
   it('of a save void the stream, and the device can go on', () => {
     const device = filled();
-    const { controller } = fakeMigration(device);
+    const { controller, calls } = fakeMigration(device);
     controller.setState(s.PRE_COPY);
     device.failNextRecord = true;
     expect(() => controller.read(Buffer.alloc(1 << 20))).toThrow('can not read itself');
     device.failNextRecord = false;
     expect(errnoOf(failure(() => controller.read(Buffer.alloc(100))))).toBe(errno.EIO);
     expect(errnoOf(failure(() => controller.setState(s.STOP_COPY)))).toBe(errno.EIO);
+    expect(calls).not.toContain('stop');
     controller.setState(s.RUNNING);
     controller.setState(s.PRE_COPY);
     expect(readAll(controller).length).toBeGreaterThan(8 * 4096);

@@ -27,6 +27,8 @@ export class FakeDevice implements DeviceMigration {
   loadVersion = 0;
   /** How often a load began. */
   loads = 0;
+  /** Bulk records that came. */
+  bulks = 0;
   sessions = 0;
   failNextRecord = false;
   onNext: (() => void) | undefined;
@@ -70,6 +72,7 @@ export class FakeDevice implements DeviceMigration {
       if (record.offset + record.bytes.length > this.memory.length)
         throw new StateRefused('outside the memory');
       this.memory.set(record.bytes, record.offset);
+      this.bulks++;
     } else if ('value' in record && record.section === 'registers') {
       this.registers = record.value as Record<string, unknown>;
     } else throw new StateRefused(`no section ${record.section}`);
