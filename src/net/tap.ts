@@ -27,6 +27,8 @@ const FRAMES_PER_TURN = 64;
 /** Pieces of one frame that are written without putting them together first. */
 const MAX_PIECES = 128;
 const CARRIER_CHECK_NS = 500e6;
+/** While it is down somebody may be waiting for it: a bridge port comes up a moment after the tap is opened. */
+const CARRIER_CHECK_DOWN_NS = 20e6;
 
 /**
  * A Linux tap interface: the other end is the host's network stack, usually through a bridge. Frames leave
@@ -170,11 +172,11 @@ export class TapPort extends BasePort {
     return false;
   }
 
-  /** Interfaces tell of their state by netlink; twice a second is soon enough for a cable, and far less code. */
+  /** Interfaces tell of their state by netlink; looking twice a second is far less code. */
   #checkCarrier(): void {
     const running = tunRunning(this.#tun);
     // Our own `setLink(false)` takes the carrier, which says nothing about the other end.
     this.setPeer(running || this.cablePulled);
-    this.#carrier.arm(CARRIER_CHECK_NS);
+    this.#carrier.arm(running ? CARRIER_CHECK_NS : CARRIER_CHECK_DOWN_NS);
   }
 }

@@ -99,6 +99,7 @@ export class Fabric {
       this.#byNumber[target]?.deliver(area, start, end);
       return;
     }
-    for (const member of this.#ports) if (member !== from) member.deliver(area, start, end);
+    for (const member of this.#ports)
+      if (member !== from && member.state !== 'standby') member.deliver(area, start, end);
   }
 }

@@ -2,6 +2,8 @@ import { randomInt } from 'node:crypto';
 
 const WAYS = 4;
 const FREE = -1;
+/** Seconds between two searches for old addresses of a port that has used up its share. */
+const SEARCH_SECONDS = 1;
 
 export interface ForwardingOptions {
   /** Addresses kept; rounded up to a power of two. */
@@ -25,6 +27,7 @@ export class ForwardingTable {
   readonly #port: Int32Array;
   readonly #seen: Float64Array;
   readonly #held = new Map<number, number>();
+  readonly #searched = new Map<number, number>();
   readonly #age: number;
   readonly #perPort: number;
   /** So that nobody outside can choose addresses which fall into one set. */
@@ -64,6 +67,9 @@ export class ForwardingTable {
       return true;
     }
     if ((this.#held.get(port) ?? 0) >= this.#perPort) {
+      // Looking through the whole table for every frame would be a way to keep the switch busy.
+      if (now - (this.#searched.get(port) ?? -Infinity) < SEARCH_SECONDS) return false;
+      this.#searched.set(port, now);
       this.#expire(port, now);
       if ((this.#held.get(port) ?? 0) >= this.#perPort) return false;
     }
@@ -90,6 +96,7 @@ export class ForwardingTable {
   forget(port: number): void {
     for (let slot = 0; slot < this.#port.length; slot++) if (this.#port[slot] === port) this.#drop(slot);
     this.#held.delete(port);
+    this.#searched.delete(port);
   }
 
   #expire(port: number, now: number): void {

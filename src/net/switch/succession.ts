@@ -5,8 +5,6 @@ import type { Fabric } from './fabric.ts';
 import type { Member } from './member.ts';
 import type { PortState } from './protocol.ts';
 
-/** How long a successor waits for the frames that a parked port has still to give back. */
-const RETURN_DEADLINE_NS = 1e9;
 const NS_PER_SECOND = 1e9;
 
 export interface SuccessionOptions {
@@ -16,6 +14,8 @@ export interface SuccessionOptions {
   readonly parkLimits: QueueLimits;
   /** Seconds that frames are kept for a parked port whose process is gone. */
   readonly parkSeconds: number;
+  /** Seconds that a successor waits for the frames that a parked port has still to give back. */
+  readonly returnSeconds: number;
 }
 
 /**
@@ -136,7 +136,7 @@ export class Succession {
       return;
     }
     owner.successor = member;
-    this.#after(owner, RETURN_DEADLINE_NS, () => this.returnComplete(owner));
+    this.#after(owner, this.#options.returnSeconds * NS_PER_SECOND, () => this.returnComplete(owner));
   }
 
   #takeOver(member: Member, owner: Member): void {

@@ -35,6 +35,8 @@ export interface SwitchOptions extends PortContext {
   readonly maxPorts?: number;
   /** Seconds that frames are kept for a parked port whose process is gone. Default 60. */
   readonly parkSeconds?: number;
+  /** Seconds that a successor waits for a parking port that does not finish. Default 1. */
+  readonly returnSeconds?: number;
 }
 
 export const defaultParkLimits: QueueLimits = { frames: 1024, bytes: 4 * 1024 * 1024 };
@@ -82,6 +84,7 @@ export class Switch {
       fabric: this.#fabric,
       parkLimits: options.parkLimits ?? defaultParkLimits,
       parkSeconds: options.parkSeconds ?? 60,
+      returnSeconds: options.returnSeconds ?? 1,
     });
     if (options.path === undefined) return;
     const fd = listenUnix(options.path, { type: 'seqpacket' });
