@@ -32,6 +32,8 @@ export interface VmDescription {
   readonly append?: string;
   /** Ids of PCIe root ports to add (q35). */
   readonly rootPorts?: readonly string[];
+  /** Devices that must come before all others, as "intel-iommu,caching-mode=on". */
+  readonly platformDevices?: readonly string[];
   readonly devices?: readonly VfioUserDevice[];
   /** Wait for a migration (`-incoming defer`); implies that the vCPUs are not started. */
   readonly incoming?: 'defer';
@@ -96,6 +98,7 @@ export function vmArguments(description: VmDescription, resolved: ResolvedVm): s
     args.push('-append', ['console=ttyS0', 'panic=-1', description.append ?? ''].join(' ').trim());
   }
   if (resolved.initrd !== undefined) args.push('-initrd', resolved.initrd);
+  for (const device of description.platformDevices ?? []) args.push('-device', device);
   description.rootPorts?.forEach((id, index) => {
     args.push('-device', `pcie-root-port,id=${id},bus=pcie.0,chassis=${index + 1},slot=${index + 1}`);
   });

@@ -155,7 +155,7 @@ describe('Timeline', () => {
 });
 
 describe('writeWhole', () => {
-  it('replaces a file as a whole, and says what it can't write', async () => {
+  it('replaces a file as a whole, and says what can not be written', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'vc-report-'));
     try {
       const path = join(folder, 'report.html');

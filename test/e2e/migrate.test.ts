@@ -1,0 +1,238 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import type { Testbed, TestbedMigration } from '../../src/qemu/index.ts';
+import { MigrationFailed } from '../../src/qemu/index.ts';
+import {
+  alive,
+  boot,
+  bootNothing,
+  churnCount,
+  closeAll,
+  everything,
+  expectChurn,
+  expectWorkload,
+  patient,
+  ramId,
+  startChurn,
+  startWorkload,
+} from './migration-world.ts';
+
+afterEach(closeAll);
+
+/** Migrates and expects that to fail; returns the error. */
+async function failing(bed: Testbed, options: TestbedMigration): Promise<MigrationFailed> {
+  const error: unknown = await bed.migrate(options).then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  expect(error).toBeInstanceOf(MigrationFailed);
+  return error as MigrationFailed;
+}
+
+describe('a guest whose device writes its memory', () => {
+  it('arrives whole, there and back ten times', async () => {
+    const bed = await boot();
+    await startChurn(bed, 300);
+    await startWorkload(bed);
+    for (let hop = 0; hop < 10; hop += 1) {
+      const count = await churnCount(bed);
+      const report = await bed.migrate({ verify: everything, ...patient });
+      expect(report.ram).toMatchObject({ differing: 0, pages: 65_536 });
+      expect(report.devices[0]).toMatchObject({
+        stateEqual: true,
+        msixTableEqual: true,
+        configDifferences: [],
+        markedPages: 300,
+      });
+      expect(report.blackoutUs).toBeGreaterThan(0);
+      await expectChurn(bed, count);
+    }
+    await expectWorkload(bed);
+  });
+
+  it('would not without marking: the RAM proof says so, and the guest goes on at the source', async () => {
+    const bed = await boot();
+    await startChurn(bed, 300);
+    await startWorkload(bed);
+    const before = bed.current;
+    const error = await failing(bed, { verify: { ram: true }, markDirtyPages: false, ...patient });
+    expect(error).toMatchObject({ code: 'VC_RAM_DIFFERS', outcome: 'source' });
+    expect(error.report.ram?.differing).toBeGreaterThan(0);
+    expect(bed.current).toBe(before);
+    await expectChurn(bed, await churnCount(bed));
+    await expectWorkload(bed);
+    // The same guest can still be migrated, rightly.
+    const report = await bed.migrate({ verify: everything, ...patient });
+    expect(report.ram?.differing).toBe(0);
+    await expectWorkload(bed);
+  });
+
+  it('is marked although the guest has switched Bus Master off meanwhile', async () => {
+    const bed = await boot();
+    await startChurn(bed, 200);
+    const report = await bed.migrate({
+      verify: everything,
+      ...patient,
+      onPhase: async (phase) => {
+        if (phase !== 'precopy') return;
+        await expectChurn(bed, await churnCount(bed));
+        await bed.agent.check(`pcitool ${ramId} config-write 4 2 2`);
+      },
+    });
+    expect(report.devices[0]?.markedPages).toBeGreaterThan(0);
+    expect(report.ram?.differing).toBe(0);
+    expect(await bed.agent.check(`pcitool ${ramId} config-read 4 2`)).toMatch(/^(0x)?0*2$/);
+    // Port 0xCF8 was borrowed on both sides; the guest's own accesses still work, and so does the device.
+    await bed.agent.check(`pcitool ${ramId} enable`);
+    await expectChurn(bed, await churnCount(bed));
+  });
+});
+
+describe('machines, buses and transports', () => {
+  it.each<[string, Parameters<typeof boot>[0], TestbedMigration]>([
+    ['pc', { vm: { machine: 'pc' } }, {}],
+    ['a root port', { vm: { rootPorts: ['rp0'] }, devices: [{ id: 'dev0', model: 'ram', bus: 'rp0' }] }, {}],
+    ['INTx', { devices: [{ id: 'dev0', model: 'ram', set: { interrupt: 'intx' } }] }, {}],
+    ['MSI', { devices: [{ id: 'dev0', model: 'ram', set: { interrupt: 'msi' } }] }, {}],
+    [
+      'tcp and multifd',
+      { transport: 'tcp' },
+      { capabilities: { multifd: true }, parameters: { 'multifd-channels': 2 } },
+    ],
+    ['xbzrle', {}, { capabilities: { xbzrle: true } }],
+    [
+      'no P2P, no PRE_COPY',
+      { devices: [{ id: 'dev0', model: 'ram', args: ['--no-p2p', '--no-precopy'] }] },
+      {},
+    ],
+  ])('migrates with %s', async (_name, options, migration) => {
+    const bed = await boot(options);
+    await startChurn(bed, 100);
+    for (let hop = 0; hop < 2; hop += 1) {
+      const report = await bed.migrate({ verify: everything, ...patient, ...migration });
+      expect(report.ram?.differing).toBe(0);
+      await expectChurn(bed, await churnCount(bed));
+    }
+    expect(await bed.agent.check('ramtest --mode poll')).not.toContain('not ok');
+  });
+
+  it('migrates two devices of one VM', async () => {
+    const bed = await boot({
+      devices: [
+        { id: 'dev0', model: 'ram' },
+        { id: 'dev1', model: 'ram' },
+      ],
+    });
+    await startChurn(bed, 100);
+    await startWorkload(bed);
+    const report = await bed.migrate({ verify: everything, ...patient });
+    expect(report.devices.map(({ stateEqual }) => stateEqual)).toEqual([true, true]);
+    expect(report.ram?.differing).toBe(0);
+    await expectWorkload(bed);
+  });
+
+  it('migrates while the firmware runs and BARs may be unassigned', async () => {
+    const bed = await bootNothing();
+    for (let hop = 0; hop < 3; hop += 1) {
+      const report = await bed.migrate({ verify: everything, ...patient });
+      expect(report.ram?.differing).toBe(0);
+    }
+  });
+
+  it('migrates through a reboot of the guest', async () => {
+    const bed = await boot();
+    await startChurn(bed, 100);
+    await bed.current.vm.qmp.execute('system_reset');
+    const report = await bed.migrate({ verify: everything, ...patient });
+    expect(report.ram?.differing).toBe(0);
+    await bed.agent.waitReady({ timeoutMs: 120_000 });
+    expect(await bed.agent.check('ramtest --mode poll')).not.toContain('not ok');
+  });
+});
+
+describe('a migration that must not happen', () => {
+  it('is refused when the destination serves another model, with nothing touched', async () => {
+    const bed = await bootNothing();
+    const destination = await bed.prepare({ dev0: { model: 'hello' } });
+    const error = await failing(bed, { destination });
+    expect(error).toMatchObject({ code: 'VC_STATE_REFUSED', outcome: 'source' });
+    expect(await bed.current.vm.qmp.execute('query-status')).toMatchObject({ status: 'running' });
+  });
+
+  it('is refused when the destination has another geometry, while the guest runs', async () => {
+    const bed = await bootNothing();
+    const destination = await bed.prepare({ dev0: { set: { megabytes: 32 } } });
+    const error = await failing(bed, { destination });
+    expect(error.outcome).toBe('source');
+    expect(error.report.phases.map(({ phase }) => phase)).not.toContain('pre-switchover');
+    expect(await bed.current.vm.qmp.execute('query-status')).toMatchObject({ status: 'running' });
+  });
+
+  it('is refused when a device would be left behind', async () => {
+    const bed = await bootNothing({
+      devices: [
+        { id: 'dev0', model: 'ram' },
+        { id: 'dev1', model: 'hello' },
+      ],
+    });
+    const destination = await bed.prepare();
+    const { devices } = await bed.migrateOptions(destination);
+    const { migrate } = await import('../../src/qemu/index.ts');
+    const options = { ...(await bed.migrateOptions(destination)), devices: devices.slice(0, 1) };
+    await expect(migrate(options)).rejects.toThrow(/not to be migrated: dev1/);
+  });
+
+  it('is refused behind a translating vIOMMU', async () => {
+    const bed = await boot({
+      vm: {
+        machineOptions: ['kernel-irqchip=split'],
+        append: 'intel_iommu=on iommu.passthrough=0 iommu.strict=1',
+        platformDevices: ['intel-iommu,caching-mode=on'],
+      },
+    });
+    const error = await failing(bed, {});
+    expect(error).toMatchObject({ code: 'VC_VIOMMU', outcome: 'source' });
+    expect(await bed.current.vm.qmp.execute('query-status')).toMatchObject({ status: 'running' });
+  });
+});
+
+describe('cancelling', () => {
+  it.each(['setup', 'precopy', 'pre-switchover', 'replay', 'resume'] as const)(
+    'in phase %s leaves the guest at the source, able to migrate later',
+    async (when) => {
+      const bed = await boot();
+      await startChurn(bed, 100);
+      await startWorkload(bed);
+      const cancel = new AbortController();
+      const destination = await bed.prepare();
+      const error = await failing(bed, {
+        destination,
+        ...patient,
+        signal: cancel.signal,
+        onPhase: (phase) => {
+          if (phase === when) cancel.abort();
+        },
+      });
+      expect(error).toMatchObject({ code: 'VC_CANCELLED', outcome: 'source' });
+      expect(alive(destination.vm.pid)).toBe(false);
+      await expectChurn(bed, await churnCount(bed));
+      await expectWorkload(bed);
+      const report = await bed.migrate({ verify: everything, ...patient });
+      expect(report.ram?.differing).toBe(0);
+      await expectChurn(bed, await churnCount(bed));
+      await expectWorkload(bed);
+    },
+  );
+});
+
+describe('convergence', () => {
+  it('gives up when the limit can not be met, and says what would be needed', async () => {
+    const bed = await boot();
+    await startChurn(bed, 300);
+    await startWorkload(bed);
+    const error = await failing(bed, { downtimeLimitMs: 3, maxSeconds: 2 });
+    expect(error).toMatchObject({ code: 'VC_NOT_CONVERGED', outcome: 'source' });
+    expect(error.hint).toMatch(/downtime limit of about \d+ ms/);
+    expect(error.report.phases.map(({ phase }) => phase)).not.toContain('pre-switchover');
+    await expectWorkload(bed);
+  });
+});

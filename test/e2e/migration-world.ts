@@ -1,0 +1,104 @@
+/** What the migration tests share: a guest that checks its own memory, and a device that writes into it. */
+import { expect } from 'vitest';
+import { Testbed, type TestbedOptions } from '../../src/qemu/index.ts';
+
+/** Vendor and device of the `ram` model, as the guest's `pcitool` wants them. */
+export const ramId = '1b36:11e1';
+const pcitool = `pcitool ${ramId}`;
+/** Guest RAM above this is not Linux's (`mem=` on its command line): the churn ring may write there. */
+const linuxMemory = '192M';
+const ringAddress = 0xc40_0000;
+
+/** Registers of BAR 0; device-models/ram/registers.ts. */
+const churnRegister = { address: 0x60, pages: 0x68, interval: 0x6c, count: 0x70 } as const;
+
+const open = new Set<Testbed>();
+
+/** A guest with the given devices (default: one `ram`), booted. Ended by `closeAll`. */
+export async function boot(options: Partial<TestbedOptions> = {}): Promise<Testbed> {
+  const bed = await start({ ...options, vm: { append: `mem=${linuxMemory}`, ...options.vm } });
+  await bed.agent.waitReady({ timeoutMs: 120_000 });
+  return bed;
+}
+
+/** As `boot`, without a kernel: the firmware looks for something to boot. Quick. */
+export async function bootNothing(options: Partial<TestbedOptions> = {}): Promise<Testbed> {
+  return start({ ...options, vm: { boot: 'none', memoryMiB: 128, ...options.vm } });
+}
+
+async function start(options: Partial<TestbedOptions>): Promise<Testbed> {
+  const bed = await Testbed.start({ devices: [{ id: 'dev0', model: 'ram' }], ...options });
+  open.add(bed);
+  return bed;
+}
+
+export async function closeAll(): Promise<void> {
+  const all = [...open];
+  open.clear();
+  await Promise.all(all.map((bed) => bed.close()));
+}
+
+/** Lets the device write `pages` pages of guest memory round and round, one every `intervalUs`. */
+export async function startChurn(bed: Testbed, pages: number, intervalUs = 300): Promise<void> {
+  const write = (offset: number, size: number, value: number): string =>
+    `${pcitool} write 0 ${offset} ${size} ${value}`;
+  await bed.agent.check(
+    [
+      `${pcitool} enable`,
+      write(churnRegister.address, 8, ringAddress),
+      write(churnRegister.pages, 4, pages),
+      write(churnRegister.interval, 4, intervalUs),
+    ].join(' && '),
+  );
+}
+
+export async function churnCount(bed: Testbed): Promise<number> {
+  return Number(await bed.agent.check(`${pcitool} read 0 ${churnRegister.count} 4`));
+}
+
+/** The device goes on writing where it left off. */
+export async function expectChurn(bed: Testbed, atLeast: number): Promise<void> {
+  await expect.poll(() => churnCount(bed), { timeout: 20_000 }).toBeGreaterThan(atLeast);
+}
+
+/** Starts the guest's own memory checker in the background. */
+export async function startWorkload(bed: Testbed, mib = 24, rate = 8): Promise<void> {
+  await bed.agent.check(`workload --mib ${mib} --rate ${rate} >/run/workload.out 2>&1 &`);
+}
+
+export interface WorkloadState {
+  readonly rewrites: number;
+  readonly errors: number;
+}
+
+export async function workload(bed: Testbed): Promise<WorkloadState> {
+  const line = await bed.agent.check('cat /run/workload');
+  const numberAfter = (word: string): number =>
+    Number(new RegExp(`${word} (\\d+)`).exec(line)?.[1] ?? Number.NaN);
+  return { rewrites: numberAfter('rewrites'), errors: numberAfter('errors') };
+}
+
+/** The checker has found nothing wrong and goes on. */
+export async function expectWorkload(bed: Testbed): Promise<void> {
+  const before = await workload(bed);
+  expect(before.errors).toBe(0);
+  await expect
+    .poll(async () => (await workload(bed)).rewrites, { timeout: 20_000 })
+    .toBeGreaterThan(before.rewrites);
+  expect((await workload(bed)).errors).toBe(0);
+}
+
+/** Whether a process still exists. */
+export function alive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** All comparisons. */
+export const everything = { ram: true, state: true, config: true } as const;
+/** Room for a machine on which other things run: these tests are not about the downtime. */
+export const patient = { downtimeLimitMs: 5000 } as const;
