@@ -110,7 +110,7 @@ function guestKernel(store: Store, name: KernelName, id: string, release: string
     release,
     vmlinuz,
     boot: existsSync(vmlinux) ? vmlinux : vmlinuz,
-    initrd: store.path(imageFolder(name, id), 'initrd.gz'),
+    initrd: store.path(imageFolder(name, id), 'initrd.cpio'),
   };
 }
 
@@ -148,7 +148,7 @@ async function build(store: Store, name: KernelName, into: string): Promise<void
     libraries: async (program) => await listLibraries(userland, program),
     own,
   });
-  writeFileSync(join(into, 'initrd.gz'), image);
+  writeFileSync(join(into, 'initrd.cpio'), image);
 }
 
 /** Compiles a static guest program, so that it runs on any userland. */
