@@ -17,6 +17,8 @@ export interface ServedDeviceOptions {
   readonly set?: Readonly<Record<string, string | number | boolean>>;
   /** Start held: for the destination of a migration. */
   readonly held?: boolean;
+  /** Another version of `vfio-companion` to run (its main.js); default this one. */
+  readonly program?: string;
   /** Further arguments of `serve`. */
   readonly args?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
@@ -72,7 +74,7 @@ export async function serveDevice(options: ServedDeviceOptions): Promise<ServedD
       name: `device server ${name}`,
       command: process.execPath,
       args: [
-        program(),
+        options.program ?? program(),
         'serve',
         options.model,
         ...['--socket', socket, '--migration-socket', migrationSocket],

@@ -21,6 +21,8 @@ export interface TestbedDevice {
   readonly set?: Readonly<Record<string, string | number | boolean>>;
   readonly bus?: string;
   readonly addr?: string;
+  /** Another version of `vfio-companion` to serve it with (its main.js). */
+  readonly program?: string;
   /** Further arguments of `vfio-companion serve`. */
   readonly args?: readonly string[];
 }
@@ -174,7 +176,7 @@ async function startSide(
   try {
     const servers = new Map<string, ServedDevice>();
     const launched = await Promise.allSettled(
-      options.devices.map(async ({ id, model, set, args }) => {
+      options.devices.map(async ({ id, model, set, args, program }) => {
         const server = await serveDevice({
           model,
           name: id,
@@ -182,6 +184,7 @@ async function startSide(
           held: incoming,
           ...(set === undefined ? {} : { set }),
           ...(args === undefined ? {} : { args }),
+          ...(program === undefined ? {} : { program }),
         });
         started.push(server);
         servers.set(id, server);

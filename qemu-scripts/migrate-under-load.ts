@@ -1,0 +1,17 @@
+/** Migrates a guest whose device writes thousands of pages: migrate-under-load [PAGES, default 10000]. */
+import { summary } from '../src/report/summary.ts';
+import { bootScene, checkGuest, play, progress, startLoad } from './scene.ts';
+
+const pages = Number(process.argv[2] ?? 10_000);
+const bed = await bootScene();
+await play(bed, async () => {
+  await startLoad(bed, { mib: 64, rate: 32, pages, intervalUs: 20 });
+  const report = await bed.migrate({
+    verify: { ram: true },
+    downtimeLimitMs: 2000,
+    onProgress: progress.update,
+  });
+  progress.end();
+  console.log(summary(report));
+  console.log(`the guest's own check: ${await checkGuest(bed)}`);
+});

@@ -1,0 +1,361 @@
+/**
+ * Faults at each phase of a migration. Always: the guest runs on exactly one side, or is reported lost because
+ * its only copy was killed; nothing hangs, nothing is left behind.
+ */
+
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { execa } from 'execa';
+import { afterEach, describe, expect, it } from 'vitest';
+import {
+  MigrationFailed,
+  migrate,
+  type Side,
+  type Testbed,
+  type TestbedMigration,
+} from '../../src/qemu/index.ts';
+import type { Outcome, Phase } from '../../src/report/types.ts';
+import { checkoutRoot } from '../../src/setup/index.ts';
+import {
+  alive,
+  boot,
+  bootNothing,
+  closeAll,
+  expectWorkload,
+  patient,
+  startWorkload,
+} from './migration-world.ts';
+
+afterEach(closeAll);
+
+type Victim = 'source server' | 'destination server' | 'source QEMU' | 'destination QEMU';
+
+async function strike(
+  victim: Victim,
+  source: Side,
+  destination: Side,
+  signal: NodeJS.Signals,
+): Promise<void> {
+  const side = victim.startsWith('source') ? source : destination;
+  if (victim.endsWith('QEMU')) await side.vm.kill(signal);
+  else await side.servers.get('dev0')?.kill(signal);
+}
+
+async function running(side: Side): Promise<boolean> {
+  if (!alive(side.vm.pid)) return false;
+  const status = (await side.vm.qmp.execute('query-status')) as { status: string };
+  return status.status === 'running';
+}
+
+interface Ended {
+  readonly outcome: Outcome;
+  readonly error: MigrationFailed | undefined;
+}
+
+/** Migrates by hand, so that both sides can be looked at afterwards. */
+async function attempt(bed: Testbed, destination: Side, options: TestbedMigration): Promise<Ended> {
+  const { destination: _unused, ...rest } = options;
+  try {
+    const report = await migrate({ ...(await bed.migrateOptions(destination)), ...patient, ...rest });
+    return { outcome: report.outcome, error: undefined };
+  } catch (error) {
+    if (!(error instanceof MigrationFailed)) throw error;
+    return { outcome: error.outcome, error };
+  }
+}
+
+/** Exactly one side runs the guest, and it is the one that was reported. */
+async function expectOneSide(outcome: Outcome, source: Side, destination: Side): Promise<void> {
+  const state = { source: await running(source), destination: await running(destination) };
+  expect(state).toEqual({ source: outcome === 'source', destination: outcome === 'migrated' });
+}
+
+/** What may come of it; two entries where it depends on how far the data had got. */
+const table: Record<Victim, Partial<Record<Phase, readonly Outcome[]>>> = {
+  'source server': {
+    setup: ['source'],
+    precopy: ['source'],
+    'pre-switchover': ['source'],
+    final: ['source', 'migrated'],
+    replay: ['migrated'],
+    done: ['migrated'],
+  },
+  'destination server': {
+    setup: ['source'],
+    precopy: ['source'],
+    'pre-switchover': ['source'],
+    final: ['source'],
+    replay: ['source'],
+    resume: ['source'],
+    done: ['migrated'],
+  },
+  'source QEMU': {
+    setup: ['lost'],
+    precopy: ['lost'],
+    'pre-switchover': ['lost'],
+    final: ['lost', 'migrated'],
+    replay: ['migrated'],
+    done: ['migrated'],
+  },
+  'destination QEMU': {
+    setup: ['source'],
+    precopy: ['source'],
+    'pre-switchover': ['source'],
+    final: ['source'],
+    replay: ['source'],
+    resume: ['source'],
+  },
+};
+
+const cases = Object.entries(table).flatMap(([victim, phases]) =>
+  Object.entries(phases).map(([phase, outcomes]) => [victim as Victim, phase as Phase, outcomes] as const),
+);
+
+describe('kill -9', () => {
+  it.each(cases)('of the %s in phase %s', async (victim, when, outcomes) => {
+    const bed = await bootNothing();
+    const source = bed.current;
+    const destination = await bed.prepare();
+    const { outcome, error } = await attempt(bed, destination, {
+      onPhase: async (phase) => {
+        if (phase === when) await strike(victim, source, destination, 'SIGKILL');
+      },
+    });
+    expect(outcomes).toContain(outcome);
+    expect(error === undefined).toBe(outcome === 'migrated');
+    if (error !== undefined && !(victim === 'source QEMU'))
+      expect(error.message).toMatch(/runs at the source/);
+    await expectOneSide(outcome, source, destination);
+    if (outcome === 'source') expect(alive(destination.vm.pid)).toBe(false);
+  });
+});
+
+describe('a guest at work', () => {
+  it.each<[Victim, Phase]>([
+    ['destination QEMU', 'precopy'],
+    ['destination QEMU', 'final'],
+    ['destination QEMU', 'resume'],
+    ['destination server', 'replay'],
+  ])('survives the end of the %s in phase %s', async (victim, when) => {
+    const bed = await boot();
+    await startWorkload(bed);
+    const source = bed.current;
+    const destination = await bed.prepare();
+    const { outcome } = await attempt(bed, destination, {
+      onPhase: async (phase) => {
+        if (phase === when) await strike(victim, source, destination, 'SIGKILL');
+      },
+    });
+    expect(outcome).toBe('source');
+    await expectWorkload(bed);
+    expect(await bed.agent.check('ramtest --mode poll')).not.toContain('not ok');
+    const report = await bed.migrate({ verify: { ram: true, state: true, config: true }, ...patient });
+    expect(report.ram?.differing).toBe(0);
+    await expectWorkload(bed);
+  });
+});
+
+describe('a silent party', () => {
+  const timeouts = { command: 1500, final: 4000, rollback: 4000 } as const;
+
+  it.each<[Victim, Phase, readonly Outcome[]]>([
+    ['destination QEMU', 'precopy', ['source']],
+    ['destination QEMU', 'replay', ['source']],
+    ['destination QEMU', 'resume', ['source']],
+    ['destination server', 'precopy', ['source']],
+    ['destination server', 'replay', ['source']],
+  ])('the %s stops answering in phase %s', async (victim, when, outcomes) => {
+    const bed = await bootNothing();
+    const source = bed.current;
+    const destination = await bed.prepare();
+    const pid = victim.endsWith('QEMU') ? destination.vm.pid : (destination.servers.get('dev0')?.pid ?? 0);
+    const { outcome, error } = await attempt(bed, destination, {
+      timeouts,
+      onPhase: (phase) => {
+        if (phase === when) process.kill(pid, 'SIGSTOP');
+      },
+    });
+    expect(outcomes).toContain(outcome);
+    expect(error).toBeInstanceOf(MigrationFailed);
+    expect(await running(source)).toBe(true);
+    if (alive(pid)) process.kill(pid, 'SIGCONT');
+  });
+
+  it('the source QEMU: it is said that nothing is known', async () => {
+    const bed = await bootNothing();
+    const source = bed.current;
+    const destination = await bed.prepare();
+    const { outcome } = await attempt(bed, destination, {
+      timeouts,
+      onPhase: (phase) => {
+        if (phase === 'precopy') process.kill(source.vm.pid, 'SIGSTOP');
+      },
+    });
+    expect(outcome).toBe('unknown');
+    process.kill(source.vm.pid, 'SIGCONT');
+    // The destination never got the guest: it runs where it was.
+    await expect.poll(() => running(source), { timeout: 20_000 }).toBe(true);
+  });
+
+  it('after `cont` was sent and without a way to kill the destination, the source is not started', async () => {
+    const bed = await bootNothing();
+    const source = bed.current;
+    const destination = await bed.prepare();
+    const options = await bed.migrateOptions(destination);
+    const { kill: _kill, ...withoutKill } = options.destination;
+    const error = await migrate({
+      ...options,
+      ...patient,
+      destination: withoutKill,
+      timeouts,
+      onPhase: (phase) => {
+        if (phase === 'resume') process.kill(destination.vm.pid, 'SIGSTOP');
+      },
+    }).catch((reason: unknown) => reason);
+    expect(error).toMatchObject({ outcome: 'unknown' });
+    expect(await running(source)).toBe(false);
+    process.kill(destination.vm.pid, 'SIGCONT');
+    await expect.poll(() => running(destination), { timeout: 20_000 }).toBe(true);
+    expect(await running(source)).toBe(false);
+  });
+});
+
+/** A relay on a UNIX socket that can be cut. */
+class Relay {
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+
+  private constructor(server: Server) {
+    this.#server = server;
+  }
+
+  static async start(path: string, target: string): Promise<Relay> {
+    const server = createServer((client) => {
+      const onward = connect(target);
+      for (const socket of [client, onward]) {
+        relay.#sockets.add(socket);
+        socket.on('error', () => socket.destroy());
+      }
+      client.pipe(onward).pipe(client);
+    });
+    const relay = new Relay(server);
+    await new Promise<void>((resolve) => server.listen(path, resolve));
+    return relay;
+  }
+
+  cut(): void {
+    this.#server.close();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+}
+
+describe('the migration connection', () => {
+  it.each<Phase>(['precopy', 'pre-switchover'])('breaks in phase %s', async (when) => {
+    const bed = await boot();
+    await startWorkload(bed);
+    const destination = await bed.prepare();
+    const listenUri = `unix:${join(bed.folder, 'real')}`;
+    const path = join(bed.folder, 'relay');
+    const relay = await Relay.start(path, join(bed.folder, 'real'));
+    const { outcome, error } = await attempt(bed, destination, {
+      uri: `unix:${path}`,
+      listenUri,
+      onPhase: (phase) => {
+        if (phase === when) relay.cut();
+      },
+    });
+    relay.cut();
+    expect(outcome).toBe('source');
+    expect(error?.message).toMatch(/runs at the source/);
+    await expectWorkload(bed);
+  });
+});
+
+describe('the command', () => {
+  const program = process.env.VFIO_COMPANION_CLI ?? join(checkoutRoot(), 'dist/src/cli/main.js');
+
+  async function commandLine(bed: Testbed, destination: Side): Promise<string[]> {
+    const { source, destination: to, uri, devices } = await bed.migrateOptions(destination);
+    return [
+      program,
+      'migrate',
+      ...['--from', String(source.qmp), '--to', String(to.qmp), '--uri', uri, '--downtime-limit', '5000'],
+      ...devices.flatMap((device) => ['--device', `${device.id}=${device.source},${device.destination}`]),
+    ];
+  }
+
+  it('migrates, proves and reports', async () => {
+    const bed = await boot();
+    await startWorkload(bed);
+    const destination = await bed.prepare();
+    const page = join(bed.folder, 'report.html');
+    const line = await commandLine(bed, destination);
+    const more = ['--verify-ram', '--verify-state', '--verify-config', '--json', '--report', page];
+    const result = await execa(process.execPath, [...line, ...more], { reject: false });
+    expect(result.exitCode, result.stderr).toBe(0);
+    const report = JSON.parse(result.stdout);
+    expect(report).toMatchObject({ outcome: 'migrated', ram: { differing: 0 }, error: null });
+    expect(result.stderr).toMatch(/precopy/);
+    expect(readFileSync(page, 'utf8')).toContain('<svg');
+    bed.follow(destination);
+    await expectWorkload(bed);
+  });
+
+  it('says so when the disk is full for the report, and has migrated all the same', async () => {
+    const bed = await bootNothing();
+    const source = bed.current;
+    const destination = await bed.prepare();
+    const page = join(bed.folder, 'report.html');
+    writeFileSync(page, 'an earlier one');
+    const line = await commandLine(bed, destination);
+    const limited = ['--fsize=1024', process.execPath, ...line, '--report', page];
+    const result = await execa('prlimit', limited, { reject: false });
+    expect(result.exitCode).toBe(1);
+    expect(result.stderr).toMatch(/report can't be written.*\[VC_REPORT\]/);
+    expect(result.stdout).toMatch(/Migrated in/);
+    expect(readFileSync(page, 'utf8')).toBe('an earlier one');
+    await expectOneSide('migrated', source, destination);
+  });
+
+  it('goes back on Ctrl-C', async () => {
+    const bed = await boot();
+    await startWorkload(bed);
+    const destination = await bed.prepare();
+    const line = await commandLine(bed, destination);
+    // Slow enough to be caught in precopy.
+    const child = execa(process.execPath, [...line, '--max-bandwidth', '2000000'], { reject: false });
+    await new Promise<void>((resolve) => {
+      child.stderr?.on('data', (text: Buffer) => {
+        if (text.toString().includes('precopy')) resolve();
+      });
+    });
+    child.kill('SIGINT');
+    const result = await child;
+    expect(result.exitCode).toBe(1);
+    expect(result.stderr).toMatch(/cancelled; the guest runs at the source \[VC_CANCELLED\]/);
+    await expectWorkload(bed);
+  });
+
+  it('names the way out when the sockets are wrong', async () => {
+    const bed = await bootNothing();
+    const destination = await bed.prepare();
+    const wrong = (await commandLine(bed, destination)).map((word) => word.replaceAll('.migration', '.sock'));
+    const result = await execa(process.execPath, wrong, { reject: false, timeout: 60_000 });
+    expect(result.exitCode).toBe(1);
+    expect(result.stderr).toMatch(/hint: /);
+    expect(await running(bed.current)).toBe(true);
+  });
+});
+
+describe('processes and files', () => {
+  it('are gone when a testbed is closed', async () => {
+    const bed = await bootNothing();
+    await bed.migrate(patient);
+    const { vm, servers } = bed.current;
+    const pids = [vm.pid, ...[...servers.values()].map(({ pid }) => pid)];
+    await bed.close();
+    expect(pids.filter(alive)).toEqual([]);
+    expect(existsSync(bed.folder)).toBe(false);
+  });
+});
