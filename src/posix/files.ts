@@ -37,6 +37,11 @@ export function dupFd(fd: number): number {
   return check(libc.fcntl(fd, fcntlCommand.DUPFD_CLOEXEC, 0), `dup ${fd}`);
 }
 
+/** Makes `to`, an open descriptor, refer to the same open file as `from`; what it was is closed. */
+export function replaceFd(from: number, to: number): void {
+  check(libc.dup3(from, to, openFlag.CLOEXEC), `dup3 ${from} ${to}`);
+}
+
 /** Size of the file in bytes; throws EBADF for what is no descriptor. */
 export function fstatSize(fd: number): number {
   try {

@@ -11,6 +11,7 @@ export {
   memfdCreate,
   open,
   read,
+  replaceFd,
   sealSize,
   setNonBlocking,
   write,
@@ -19,16 +20,18 @@ export { sendArea, VectorList } from './gather.ts';
 export { connectTcp, listenTcp, networkSocket, socketError } from './inet.ts';
 export { mmapProt, openFlag, PAGE_SIZE } from './layout.ts';
 export { MappedMemory, WINDOW_SIZE } from './memory.ts';
-export { recvBytes, recvMessage, sendMessage } from './messages.ts';
+export { peekBytes, peekMessage, recvBytes, recvMessage, sendMessage } from './messages.ts';
 export { inNetworkNamespace } from './namespace.ts';
 export { type RawArea, rawArea } from './raw.ts';
 export {
   acceptUnix,
+  bytesWaiting,
   connectUnix,
   listenUnix,
   type SocketType,
   setSocketBuffers,
   setSocketTimeout,
+  shutdownSocket,
   socketPair,
 } from './sockets.ts';
 export { type NodeLoop, NodeTurn, nodeLoop } from './uv.ts';

@@ -48,6 +48,7 @@ export const SOCK_CLOEXEC = 0o2000000;
 export const SOCK_NONBLOCK = 0o4000;
 
 export const msgFlag = {
+  PEEK: 0x2,
   CTRUNC: 0x8,
   TRUNC: 0x20,
   DONTWAIT: 0x40,
@@ -59,6 +60,7 @@ export const openFlag = {
   RDONLY: 0,
   WRONLY: 1,
   RDWR: 2,
+  PATH: 0o10000000,
   CREAT: 0o100,
   EXCL: 0o200,
   TRUNC: 0o1000,
@@ -74,6 +76,10 @@ export const EFD_NONBLOCK = 0o4000;
 
 export const MFD_CLOEXEC = 1;
 export const MFD_ALLOW_SEALING = 2;
+/** `SHUT_RDWR` (sys/socket.h). */
+export const SHUT_RDWR = 2;
+/** `FIONREAD` (asm-generic/ioctls.h). */
+export const FIONREAD = 0x541b;
 export const fcntlCommand = { DUPFD_CLOEXEC: 1030, GETFL: 3, SETFL: 4, ADD_SEALS: 1033 } as const;
 export const seal = { SEAL: 1, SHRINK: 2, GROW: 4 } as const;
 

@@ -75,6 +75,8 @@ export const libc = {
     pointer,
   ]),
   freeaddrinfo: bind<[list: number]>('freeaddrinfo', 'void', [pointer]),
+  shutdown: bind<[fd: number, how: number]>('shutdown', 'int', ['int', 'int']),
+  dup3: bind<[from: number, to: number, flags: number]>('dup3', 'int', ['int', 'int', 'int']),
   recv: bind<[fd: number, target: number, length: number, flags: number]>('recv', ssize, [
     'int',
     pointer,

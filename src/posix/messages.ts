@@ -45,10 +45,22 @@ export function recvMessage(
   fds: number[],
   wait: boolean,
 ): number {
+  return receive(fd, buffer, at, length, fds, wait ? 0 : msgFlag.DONTWAIT);
+}
+
+/**
+ * As `recvMessage` without waiting, but what is received stays in the socket: the descriptors are copies, the
+ * caller's to close.
+ */
+export function peekMessage(fd: number, buffer: Buffer, at: number, length: number, fds: number[]): number {
+  return receive(fd, buffer, at, length, fds, msgFlag.DONTWAIT | msgFlag.PEEK);
+}
+
+function receive(fd: number, buffer: Buffer, at: number, length: number, fds: number[], how: number): number {
   checkRange(buffer, at, length);
   putWord(incoming.vectors, iovec.base, targetAddress.of(buffer) + at);
   putWord(incoming.vectors, iovec.len, length);
-  const flags = wait ? msgFlag.CMSG_CLOEXEC : msgFlag.CMSG_CLOEXEC | msgFlag.DONTWAIT;
+  const flags = how | msgFlag.CMSG_CLOEXEC;
   let received: number;
   do {
     // The kernel wrote the length that it used.
@@ -65,9 +77,17 @@ export function recvMessage(
 
 /** As `recvMessage` on a stream whose peer sends no descriptors; any that come are closed by the kernel. */
 export function recvBytes(fd: number, buffer: Buffer, at: number, length: number, wait: boolean): number {
+  return receivePlain(fd, buffer, at, length, wait ? 0 : msgFlag.DONTWAIT);
+}
+
+/** Looks at bytes without taking them, nor the descriptors that came with them. Never waits; as `recvBytes`. */
+export function peekBytes(fd: number, buffer: Buffer, at: number, length: number): number {
+  return receivePlain(fd, buffer, at, length, msgFlag.DONTWAIT | msgFlag.PEEK);
+}
+
+function receivePlain(fd: number, buffer: Buffer, at: number, length: number, flags: number): number {
   checkRange(buffer, at, length);
   const target = targetAddress.of(buffer) + at;
-  const flags = wait ? 0 : msgFlag.DONTWAIT;
   let received: number;
   do received = libc.recv(fd, target, length, flags);
   while (received === -1 && interrupted());

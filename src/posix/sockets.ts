@@ -2,9 +2,11 @@ import { lstatSync, unlinkSync } from 'node:fs';
 import { constants } from 'node:os';
 import { errno } from '../errors.ts';
 import { check, PosixError } from './errno.ts';
-import { checkPath } from './files.ts';
+import { checkPath, ioctl } from './files.ts';
 import {
   AF_UNIX,
+  FIONREAD,
+  SHUT_RDWR,
   SOCK_CLOEXEC,
   SOCK_NONBLOCK,
   SOL_SOCKET,
@@ -140,4 +142,18 @@ export function setSocketBuffers(fd: number, bytes: number): void {
   option.bytes.writeInt32LE(bytes, 0);
   for (const name of [socketOption.SO_RCVBUF, socketOption.SO_SNDBUF])
     check(libc.setsockopt(fd, SOL_SOCKET, name, option.address, 4), `setsockopt ${fd}`);
+}
+
+/** Ends both directions of a connected socket; the descriptor stays open. */
+export function shutdownSocket(fd: number): void {
+  // ENOTCONN: the peer was faster.
+  libc.shutdown(fd, SHUT_RDWR);
+}
+
+const waiting = Buffer.alloc(4);
+
+/** Bytes that wait in a stream socket. */
+export function bytesWaiting(fd: number): number {
+  ioctl(fd, FIONREAD, waiting);
+  return waiting.readInt32LE(0);
 }
