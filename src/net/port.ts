@@ -164,7 +164,15 @@ export abstract class BasePort implements HostPort {
 
   /** Hands a frame to the handler (only if `receiving`) and counts it when it is taken. */
   protected deliver(frame: Uint8Array, offload?: FrameOffload): boolean {
-    if (this.#handler === undefined || !this.#handler(frame, offload)) return false;
+    if (this.#handler === undefined) return false;
+    try {
+      if (!this.#handler(frame, offload)) return false;
+    } catch (error) {
+      // The device's fault, not the network's: the frame is spent, and the error goes where the loop's errors go.
+      this.stats.receiveDropped++;
+      this.#raise(error);
+      return true;
+    }
     this.stats.receivedFrames++;
     this.stats.receivedBytes += frame.length;
     return true;
@@ -191,7 +199,18 @@ export abstract class BasePort implements HostPort {
   #change(change: () => void): void {
     const before = this.linkUp;
     change();
-    if (this.linkUp !== before) this.#linkHandler?.(this.linkUp);
+    if (this.linkUp === before) return;
+    try {
+      this.#linkHandler?.(this.linkUp);
+    } catch (error) {
+      this.#raise(error);
+    }
+  }
+
+  #raise(error: unknown): void {
+    this.reactor.defer(() => {
+      throw error;
+    });
   }
 
   #announceAgain(): void {

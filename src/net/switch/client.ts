@@ -94,7 +94,13 @@ export class SwitchPort extends BasePort {
 
   override ready(): void {
     if (this.#processing || this.#inAt === this.#inEnd) return;
-    if (this.#process()) this.#readable();
+    try {
+      if (!this.#process()) return;
+    } catch (error) {
+      this.#lost(error);
+      return;
+    }
+    this.#readable();
   }
 
   override park(): boolean {
