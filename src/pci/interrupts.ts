@@ -104,15 +104,9 @@ export class InterruptController implements Interrupts {
     return irqInfoOf(this.#infos, index);
   }
 
-  /** DEVICE_SET_IRQS. The request's descriptors are closed if it is refused (EINVAL). */
+  /** DEVICE_SET_IRQS. The request's descriptors stay the caller's if it is refused (EINVAL). */
   setIrqs(request: IrqSet): void {
-    try {
-      checkIrqSet(request, this.#infos, this.#ports.watch !== undefined);
-    } catch (error) {
-      if (request.data.type === 'eventfd')
-        for (const fd of request.data.fds) if (fd !== undefined && fd >= 0) this.#ports.close(fd);
-      throw error;
-    }
+    checkIrqSet(request, this.#infos, this.#ports.watch !== undefined);
     if (request.action !== 'trigger') this.#maskIntx(request);
     else if (request.count === 0) this.#disable(request.index);
     else if (request.data.type === 'eventfd') this.#connect(request.index, request.start, request);

@@ -2,10 +2,16 @@ import type { BarHandler } from '../device/model.ts';
 import type { BarDescription, BarIndex, PciDescription } from '../device/pci-description.ts';
 import { errno, RequestError } from '../errors.ts';
 import { type BarWindow, overlayBar } from '../pci/index.ts';
-import { closeFd, MappedMemory, memfdCreate, mmapProt } from '../posix/index.ts';
+import { closeFd, MappedMemory, memfdCreate, mmapProt, sealSize } from '../posix/index.ts';
 import { type RegionInfo, regionFlags } from '../transport/served-device.ts';
 
+export function isBarRegion(index: number): index is BarIndex {
+  return index >= pciRegion.bar0 && index <= pciRegion.bar5;
+}
+
 const barIndices: readonly BarIndex[] = [0, 1, 2, 3, 4, 5];
+
+import { pciRegion } from '../vfio-user/constants.ts';
 
 /** One BAR of a living device, and the memory behind it that clients map. */
 class Bar {
@@ -16,6 +22,8 @@ class Bar {
     this.description = description;
     if (description.mappable && description.mappable.length > 0) {
       const fd = memfdCreate(`bar${index}`, description.size);
+      // A client that could shrink it would take the server's mapping away (SIGBUS).
+      sealSize(fd);
       this.memory = {
         fd,
         mapping: MappedMemory.map(fd, 0, description.size, mmapProt.READ | mmapProt.WRITE),

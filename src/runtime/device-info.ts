@@ -1,6 +1,6 @@
 import { stateName } from '../migration/index.ts';
+import { pciIrq, pciRegion } from '../vfio-user/constants.ts';
 import type { DeviceRuntime } from './device-runtime.ts';
-import { pciRegion } from './vfio-pci.ts';
 
 /**
  * What the companion operation `info` answers: where a device's registers, BARs and vectors are, and what state
@@ -26,7 +26,7 @@ export function describeDevice(runtime: DeviceRuntime): Record<string, unknown> 
     ...(msix && {
       msix: {
         capability: msix.capability,
-        vectors: interrupts.irqInfo(2).count,
+        vectors: interrupts.irqInfo(pciIrq.msix).count,
         enabled: msix.enabled,
         functionMask: msix.functionMask,
         table: table && { bar: table.bar, offset: table.offset, size: table.size },

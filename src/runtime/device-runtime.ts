@@ -8,7 +8,7 @@ import type { Reactor } from '../loop/types.ts';
 import { ready } from '../loop/types.ts';
 import { MigrationController } from '../migration/index.ts';
 import { ConfigSpace, InterruptController } from '../pci/index.ts';
-import { closeFd, eventfdDrain, eventfdSignal } from '../posix/index.ts';
+import { adoptEventfd, closeFd, eventfdDrain, eventfdSignal } from '../posix/index.ts';
 import {
   type ClientLink,
   type IrqInfo,
@@ -19,13 +19,13 @@ import {
   type ServedDevice,
   type ServedMigration,
 } from '../transport/served-device.ts';
-import { BarSet } from './bars.ts';
+import { deviceFlags, pciIrq, pciRegion } from '../vfio-user/constants.ts';
+import { BarSet, isBarRegion } from './bars.ts';
 import { CompanionService } from './companion.ts';
 import { describeDevice } from './device-info.ts';
 import { DeviceHealth } from './health.ts';
 import { RuntimeHost } from './host.ts';
 import { resolveOptions } from './options.ts';
-import { deviceFlags, isBarRegion, pciIrqCount, pciRegion } from './vfio-pci.ts';
 
 export interface RuntimeSettings {
   readonly reactor: Reactor;
@@ -48,7 +48,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   readonly name: string;
   readonly info = {
     regions: pciRegion.count,
-    irqs: pciIrqCount,
+    irqs: pciIrq.count,
     flags: deviceFlags.reset | deviceFlags.pci,
   };
   readonly model: DeviceModel<T>;
@@ -205,6 +205,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   }
 
   setIrqs(request: IrqSet): void {
+    adoptEventfds(request);
     this.interrupts.setIrqs(request);
   }
 
@@ -246,7 +247,8 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   dmaMap(region: { iova: number; size: number; prot: number; fd?: number; fdOffset: number }): void {
     this.memory.map(region);
-    this.dirtyLog.mapped(region.iova, region.size, region.prot);
+    // What is reached by message only is written by the client, who knows of it.
+    if (region.fd !== undefined) this.dirtyLog.mapped(region.iova, region.size, region.prot);
   }
 
   dmaUnmap(iova: number, size: number): void {
@@ -393,4 +395,10 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#bars.check(index, offset, count);
     return index;
   }
+}
+
+/** A descriptor that is no eventfd could block the loop for ever: refused (EINVAL). */
+function adoptEventfds({ data }: IrqSet): void {
+  if (data.type !== 'eventfd') return;
+  for (const fd of data.fds) if (fd !== undefined && fd >= 0) adoptEventfd(fd);
 }

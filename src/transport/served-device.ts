@@ -34,7 +34,7 @@ export interface IrqSet {
   /**
    * none: act on the whole range (count 0 with trigger: disable the index). bool: act where true.
    * eventfd: `fds[i]` for `start + i`; undefined there means "no descriptor for this one".
-   * Descriptors become the device's: it closes them.
+   * Descriptors become the device's, unless it refuses the request.
    */
   readonly data:
     | { readonly type: 'none' }

@@ -1,4 +1,5 @@
 import type { DeviceModel, OptionTable } from '../../src/device/index.ts';
+import { dmaProt } from '../../src/dma/index.ts';
 import { silentLogger } from '../../src/log.ts';
 import { createReactor, type Reactor } from '../../src/loop/index.ts';
 import { closeFd, MappedMemory, memfdCreate, mmapProt, socketPair } from '../../src/posix/index.ts';
@@ -28,7 +29,7 @@ export class Bench {
     const connect = (server: NativeServer): VfioUserClient => {
       const [ours, theirs] = socketPair();
       server.adopt(ours);
-      const client = VfioUserClient.raw(theirs, { pump: turn });
+      const client = VfioUserClient.raw(theirs, { pump: turn, capabilities: { companion: true } });
       client.negotiate();
       return client;
     };
@@ -62,7 +63,7 @@ export class Bench {
     const mapping = MappedMemory.map(fd, 0, size, mmapProt.READ | mmapProt.WRITE);
     const bytes = mapping.windows[0];
     if (!bytes) throw new Error('no window');
-    this.client.dmaMap({ iova, size, flags: 3, offset: 0, fd, bytes });
+    this.client.dmaMap({ iova, size, prot: dmaProt.read | dmaProt.write, fd, bytes });
     this.#guests.push({ fd, mapping });
     return bytes;
   }

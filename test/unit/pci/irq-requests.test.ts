@@ -40,13 +40,14 @@ describe('refused requests', () => {
     expect(() => interrupts.setIrqs(base)).not.toThrow();
   });
 
-  test('close the descriptors that came along', () => {
+  test('leave the descriptors that came along to the caller', () => {
     const { fds, interrupts } = makeFunction();
     const refused = (change: Partial<IrqSet>, count: number) => {
       const made = Array.from({ length: count }, () => fds.create());
       const data = { type: 'eventfd', fds: [...made, undefined, -1] } as const;
       expect(() => interrupts.setIrqs({ ...base, ...change, data })).toThrow(RequestError);
-      expect(fds.open.size).toBe(0);
+      expect([...fds.open]).toEqual(made);
+      for (const fd of made) fds.close(fd);
     };
     refused({ index: 9 }, 1);
     refused({ count: 1 }, 2);
@@ -58,7 +59,7 @@ describe('refused requests', () => {
     const { fds, interrupts } = makeFunction(undefined, false);
     const data = { type: 'eventfd', fds: [fds.create()] } as const;
     expect(() => interrupts.setIrqs({ ...base, index: 0, action: 'unmask', data })).toThrow(RequestError);
-    expect(fds.open.size).toBe(0);
+    expect([...fds.open]).toEqual(data.fds);
   });
 });
 
@@ -98,6 +99,7 @@ test('no sequence of requests leaks a descriptor, closes one twice or signals a 
             interrupts.setIrqs({ ...rest, data });
           } catch (error) {
             if (!(error instanceof RequestError)) throw error;
+            if (data.type === 'eventfd') for (const fd of data.fds) if (fd !== undefined) fds.close(fd);
           }
         }
         // At most one per vector: INTx and its unmask, 4 MSI, 8 MSI-X, ERR, REQ.
