@@ -41,8 +41,16 @@ const gathered = 128;
 /** Slots for messages in flight; a power of two, so that an id's low bits name its slot. */
 const slots = 1024;
 const idMask = 0xffff;
-/** Bytes asked for at once: the client's replies have to lie somewhere. */
-const maxBytesInFlight = 8 * 1024 * 1024;
+/**
+ * QEMU's client sends a reply with one non-blocking write and takes a short one for the whole (hw/vfio-user/proxy.c,
+ * vfio_user_send_qio): the rest is never sent, and what follows would be read as data. A write is all or
+ * nothing while it fits into one socket buffer (about 48 KiB, net/unix/af_unix.c), so no reply may be larger, and
+ * what is asked for at once should fit into the 208 KiB that a socket queues by default.
+ */
+const readChunk = 32 * 1024;
+const maxReadInFlight = 128 * 1024;
+/** Bytes written at once, so that a slow client does not make the output queue grow. */
+const maxWriteInFlight = 8 * 1024 * 1024;
 /** Tries to receive before the thread sleeps: a reply usually takes some microseconds. */
 const triesBeforeSleep = 40;
 const nsPerMs = 1e6;
@@ -264,7 +272,10 @@ export class DmaChannel implements MessageDma {
 
   #run(transfer: Transfer): void {
     const length = transfer.bytes.length;
-    const { chunk, window } = this.#options;
+    const { window } = this.#options;
+    const reading = transfer.command === command.DMA_READ;
+    const chunk = reading ? Math.min(this.#options.chunk, readChunk) : this.#options.chunk;
+    const limit = reading ? maxReadInFlight : maxWriteInFlight;
     let offset = 0;
     this.#port.beginWait();
     try {
@@ -272,7 +283,7 @@ export class DmaChannel implements MessageDma {
       while (offset < length && transfer.failed === 0 && transfer.broken === undefined) {
         if (
           transfer.inFlight < window &&
-          (transfer.inFlight === 0 || transfer.bytesInFlight + chunk <= maxBytesInFlight) &&
+          (transfer.inFlight === 0 || transfer.bytesInFlight + chunk <= limit) &&
           !this.#port.blocked
         ) {
           const size = Math.min(chunk, length - offset);
