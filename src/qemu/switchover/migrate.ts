@@ -11,7 +11,7 @@ import { preCopy } from './precopy.ts';
 import { quiesce } from './quiesce.ts';
 import { replay } from './replay.ts';
 import { rollback } from './rollback.ts';
-import type { DeviceRun, Run } from './run.ts';
+import { type DeviceRun, type Run, textAt } from './run.ts';
 import { setUp } from './setup.ts';
 import { verify } from './verify.ts';
 
@@ -34,7 +34,10 @@ export async function migrate(options: MigrateOptions): Promise<MigrationReport>
     logBlackout(run, report);
     return report;
   } catch (error) {
-    const cause = asCompanionError(run.progressed.committed ? error : (run.signal.reason ?? error));
+    const cause = await explained(
+      run,
+      asCompanionError(run.progressed.committed ? error : (run.signal.reason ?? error)),
+    );
     const phase = run.phase;
     run.fail(cause);
     const outcome = await rollback(run);
@@ -66,6 +69,14 @@ function asCompanionError(error: unknown): CompanionError {
   if (error instanceof CompanionError) return error;
   const message = error instanceof Error ? error.message : String(error);
   return new CompanionError('VC_INTERNAL', message, { cause: error });
+}
+
+/** A failure of QEMU's own migration, with QEMU's reason. */
+async function explained(run: Run, cause: CompanionError): Promise<CompanionError> {
+  if (cause.code !== 'VC_QEMU_MIGRATION' || !run.source.open) return cause;
+  const state = await run.source.execute('query-migrate').catch(() => undefined);
+  const reason = textAt(state, 'error-desc');
+  return reason === '' ? cause : new CompanionError(cause.code, `${cause.message} (${reason})`, { cause });
 }
 
 function version(qmp: Qmp): string {

@@ -76,6 +76,9 @@ async function warmUp(run: Run): Promise<void> {
   }
 }
 
+/** State moved between two looks at how much is left. */
+const portionBytes = 16 * 1024 * 1024;
+
 /** Keeps one device's precopy stream flowing until the vCPUs stop. */
 async function feed(device: DeviceRun, over: AbortSignal): Promise<void> {
   if (!canPreCopy(device)) return;
@@ -84,8 +87,7 @@ async function feed(device: DeviceRun, over: AbortSignal): Promise<void> {
     device.initialBytes = info.initialBytes;
     device.dirtyBytes = info.dirtyBytes;
     const worth = info.initialBytes > 0 || info.dirtyBytes > smallDirtyBytes;
-    // A bounded portion, so that progress is seen and the end of precopy is noticed.
-    const moved = worth ? await pump(device, 16 * 1024 * 1024) : 0;
+    const moved = worth ? await pump(device, portionBytes, over) : 0;
     if (moved === 0) await delay(pollMs, undefined, { signal: over }).catch(() => undefined);
   }
 }

@@ -5,10 +5,15 @@ import type { DeviceRun } from './run.ts';
 const chunkBytes = 1024 * 1024;
 
 /**
- * Moves what the source has to give now, at most `limit` bytes, reading the next chunk while one is written.
+ * Moves what the source has to give now, at most `limit` bytes or until `until` is aborted, reading the next
+ * chunk while one is written.
  * @returns bytes moved; fewer than `limit` when the source has nothing more (for now, or at the end)
  */
-export async function pump(device: DeviceRun, limit = Number.POSITIVE_INFINITY): Promise<number> {
+export async function pump(
+  device: DeviceRun,
+  limit = Number.POSITIVE_INFINITY,
+  until?: AbortSignal,
+): Promise<number> {
   const { source, destination } = device;
   const size = Math.min(chunkBytes, source.maxTransfer, destination.maxTransfer);
   const started = performance.now();
@@ -17,7 +22,7 @@ export async function pump(device: DeviceRun, limit = Number.POSITIVE_INFINITY):
   while (chunk.length > 0) {
     moved += chunk.length;
     const written = destination.write(chunk);
-    if (moved >= limit) {
+    if (moved >= limit || until?.aborted === true) {
       await written;
       break;
     }

@@ -25,6 +25,7 @@ export async function setUp(run: Run): Promise<void> {
       await device.source.setState(migrationState.PRE_COPY);
       // The head of the stream: a destination that can't load this state says so here.
       await pump(device, 1);
+      device.initialBytes = (await device.source.precopyInfo()).initialBytes;
     }
   });
   await run.until(setQemu(run));
