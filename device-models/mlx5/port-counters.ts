@@ -21,7 +21,7 @@ export const counterGroup = {
   PHYSICAL_LAYER_STATISTICAL: 0x16,
 } as const;
 
-type Values<T extends Layout> = { [K in keyof T['fields']]?: number };
+type Values<T extends Layout> = { -readonly [K in keyof T['fields']]?: number };
 
 function write<T extends Layout>(layout: T, values: Values<T>, target: Buffer, at: number): void {
   // 64-bit counters are declared by their high word.

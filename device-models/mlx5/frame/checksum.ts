@@ -8,7 +8,7 @@ const shortRange = 40;
 /** 32-bit views of the buffers that were summed last: guest memory comes in few, large buffers. */
 const wordViews = new WeakMap<ArrayBufferLike, Uint32Array>();
 let lastBuffer: ArrayBufferLike | undefined;
-let lastWords = new Uint32Array(0);
+let lastWords: Uint32Array = new Uint32Array(0);
 
 function wordsOf(buffer: ArrayBufferLike): Uint32Array {
   if (buffer === lastBuffer) return lastWords;

@@ -5,7 +5,9 @@ import { ifc } from './layout.ts';
  * Names and offsets as in `mlx5_ifc.h`.
  */
 
-export const queryVportStateIn = ifc('query_vport_state_in', 0x80, {});
+export const queryVportStateIn = ifc('query_vport_state_in', 0x80, {
+  other_vport: [0x40, 1],
+});
 
 export const queryVportStateOut = ifc('query_vport_state_out', 0x80, {
   admin_state: [0x78, 4],
@@ -21,6 +23,7 @@ export const modifyVportStateIn = ifc('modify_vport_state_in', 0x80, {
 });
 
 export const queryNicVportContextIn = ifc('query_nic_vport_context_in', 0x80, {
+  other_vport: [0x40, 1],
   allowed_list_type: [0x65, 3],
 });
 
@@ -29,6 +32,7 @@ export const queryNicVportContextOut = ifc('query_nic_vport_context_out', 0x880,
 });
 
 export const modifyNicVportContextIn = ifc('modify_nic_vport_context_in', 0x1000, {
+  other_vport: [0x40, 1],
   field_select: [0x60, 32],
   nic_vport_context: [0x800, 2048],
 });
@@ -86,6 +90,7 @@ export const vlanLayout = ifc('vlan_layout', 0x40, {
 });
 
 export const queryVportCounterIn = ifc('query_vport_counter_in', 0x100, {
+  other_vport: [0x40, 1],
   port_num: [0x4c, 4],
   clear: [0xc0, 1],
 });

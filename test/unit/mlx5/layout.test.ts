@@ -4,7 +4,9 @@ import { Layout } from '../../../device-models/mlx5/prm/index.ts';
 import { headerConstant, headersFolder, parseIfc, parsePlainStruct, readHeader } from './ifc-header.ts';
 
 const headers = headersFolder();
-const layouts = Object.entries(prm).filter((entry): entry is [string, Layout] => entry[1] instanceof Layout);
+const layouts = Object.entries(prm as Readonly<Record<string, unknown>>).filter(
+  (entry): entry is [string, Layout] => entry[1] instanceof Layout,
+);
 
 /** Every difference between a declared layout and the same structure of the header, in words. */
 function differences(

@@ -1,0 +1,247 @@
+import {
+  type DeviceHost,
+  dmaProt,
+  type GuestMemory,
+  RequestError,
+  type Timer,
+} from '../../../src/device/index.ts';
+import { silentLogger } from '../../../src/log.ts';
+import type { FrameOffload, NetPort } from '../../../src/net/types.ts';
+
+const efault = 14;
+export const memoryBytes = 32 * 1024 * 1024;
+
+/** Guest memory in a buffer, from address 0; pages that the device writes are noted. */
+export class FakeMemory implements GuestMemory {
+  readonly bytes: Buffer = Buffer.alloc(memoryBytes);
+  /** Pages that went through a write or a writable view. */
+  readonly dirty = new Set<number>();
+  /** No views: as memory that is reached by messages only. */
+  messageOnly = false;
+  reads = 0;
+  writes = 0;
+
+  #check(iova: number, length: number): void {
+    if (!(iova >= 0) || iova + length > memoryBytes) {
+      throw new RequestError(efault, `0x${iova.toString(16)} is not mapped`);
+    }
+  }
+
+  #mark(iova: number, length: number): void {
+    for (let page = iova >>> 12; page <= (iova + length - 1) >>> 12; page++) this.dirty.add(page);
+  }
+
+  read(iova: number, target: Uint8Array): void {
+    this.#check(iova, target.length);
+    this.reads++;
+    this.bytes.copy(target, 0, iova, iova + target.length);
+  }
+
+  write(iova: number, source: Uint8Array): void {
+    this.#check(iova, source.length);
+    this.writes++;
+    this.#mark(iova, source.length);
+    this.bytes.set(source, iova);
+  }
+
+  view(iova: number, length: number): Uint8Array | undefined {
+    this.#check(iova, length);
+    return this.messageOnly ? undefined : this.bytes.subarray(iova, iova + length);
+  }
+
+  writableView(iova: number, length: number): Uint8Array | undefined {
+    this.#check(iova, length);
+    if (this.messageOnly) return undefined;
+    this.#mark(iova, length);
+    return this.bytes.subarray(iova, iova + length);
+  }
+
+  readUint16BE(iova: number): number {
+    this.#check(iova, 2);
+    return this.bytes.readUInt16BE(iova);
+  }
+
+  readUint32BE(iova: number): number {
+    this.#check(iova, 4);
+    return this.bytes.readUInt32BE(iova);
+  }
+
+  readUint32LE(iova: number): number {
+    this.#check(iova, 4);
+    return this.bytes.readUInt32LE(iova);
+  }
+
+  writeUint32BE(iova: number, value: number): void {
+    this.#check(iova, 4);
+    this.#mark(iova, 4);
+    this.bytes.writeUInt32BE(value, iova);
+  }
+
+  writeUint32LE(iova: number, value: number): void {
+    this.#check(iova, 4);
+    this.#mark(iova, 4);
+    this.bytes.writeUInt32LE(value, iova);
+  }
+
+  writeUint8(iova: number, value: number): void {
+    this.#check(iova, 1);
+    this.#mark(iova, 1);
+    this.bytes[iova] = value;
+  }
+
+  accessible(iova: number, length: number): boolean {
+    return iova >= 0 && iova + length <= memoryBytes;
+  }
+
+  regions() {
+    return [{ iova: 0, size: memoryBytes, prot: dmaProt.read | dmaProt.write, mapped: !this.messageOnly }];
+  }
+}
+
+class FakeTimer implements Timer {
+  due = Number.POSITIVE_INFINITY;
+  readonly callback: () => void;
+  readonly #host: FakeHost;
+
+  constructor(host: FakeHost, callback: () => void) {
+    this.#host = host;
+    this.callback = callback;
+  }
+
+  get armed(): boolean {
+    return this.due !== Number.POSITIVE_INFINITY;
+  }
+
+  arm(delayNs: number): void {
+    this.due = this.#host.now() + delayNs;
+  }
+
+  cancel(): void {
+    this.due = Number.POSITIVE_INFINITY;
+  }
+
+  close(): void {
+    this.cancel();
+    this.#host.timers.delete(this);
+  }
+}
+
+/** A host whose time moves only when told to. */
+export class FakeHost implements DeviceHost {
+  readonly log = silentLogger;
+  readonly dma: FakeMemory;
+  readonly fired: number[] = [];
+  readonly timers = new Set<FakeTimer>();
+  readonly pci = { busMaster: true, memorySpace: true };
+  mayInitiate = true;
+  time = 1_000_000;
+  /** Called for each interrupt: the driver's handler. */
+  onInterrupt: (vector: number) => void = () => {};
+  readonly interrupts = {
+    mode: 'msix' as const,
+    trigger: (vector: number) => {
+      this.fired.push(vector);
+      this.onInterrupt(vector);
+    },
+    setIntx: () => {},
+  };
+  readonly messages = { read: () => {}, write: () => {} };
+
+  constructor(dma = new FakeMemory()) {
+    this.dma = dma;
+  }
+
+  barMemory(): Uint8Array {
+    throw new Error('no mappable BAR');
+  }
+
+  now(): number {
+    return this.time;
+  }
+
+  timer(callback: () => void): Timer {
+    const timer = new FakeTimer(this, callback);
+    this.timers.add(timer);
+    return timer;
+  }
+
+  watch(): never {
+    throw new Error('nothing to watch');
+  }
+
+  defer(task: () => void): void {
+    task();
+  }
+
+  /** Lets time pass and due timers run, in order. */
+  advance(ns: number): void {
+    const end = this.time + ns;
+    for (;;) {
+      const next = [...this.timers].sort((a, b) => a.due - b.due)[0];
+      if (next === undefined || next.due > end) break;
+      this.time = Math.max(this.time, next.due);
+      next.cancel();
+      next.callback();
+    }
+    this.time = end;
+  }
+}
+
+/** A port whose other end is the test. */
+export class FakePort implements NetPort {
+  offloads = false;
+  linkUp = true;
+  accepting = true;
+  readonly sent: Buffer[] = [];
+  readonly sentOffloads: (FrameOffload | undefined)[] = [];
+  readonly announced: string[] = [];
+  readonly kept: Buffer[] = [];
+  closed = false;
+  #handler: (frame: Uint8Array) => boolean = () => true;
+  #link: (up: boolean) => void = () => {};
+
+  send(parts: readonly Uint8Array[], length: number, offload?: FrameOffload): boolean {
+    if (!this.accepting) return false;
+    const frame = Buffer.concat(parts);
+    if (frame.length !== length) throw new Error(`pieces make ${frame.length} bytes, not ${length}`);
+    this.sent.push(frame);
+    this.sentOffloads.push(offload === undefined ? undefined : { ...offload });
+    return true;
+  }
+
+  receive(handler: (frame: Uint8Array) => boolean): void {
+    this.#handler = handler;
+  }
+
+  ready(): void {
+    while (this.kept.length > 0) {
+      const frame = this.kept[0];
+      if (frame === undefined || !this.#handler(frame)) return;
+      this.kept.shift();
+    }
+  }
+
+  onLink(handler: (up: boolean) => void): void {
+    this.#link = handler;
+  }
+
+  announce(mac: Uint8Array): void {
+    this.announced.push(Buffer.from(mac).toString('hex'));
+  }
+
+  close(): void {
+    this.closed = true;
+  }
+
+  /** A frame arrives; true when the device took it at once. */
+  inject(frame: Uint8Array): boolean {
+    if (this.kept.length === 0 && this.#handler(frame)) return true;
+    this.kept.push(Buffer.from(frame));
+    return false;
+  }
+
+  setLink(up: boolean): void {
+    this.linkUp = up;
+    this.#link(up);
+  }
+}

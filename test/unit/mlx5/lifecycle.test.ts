@@ -1,0 +1,104 @@
+import { describe, expect, it } from 'vitest';
+import { buildFrame } from './frames.ts';
+import { bench, running, testMac } from './setup.ts';
+
+describe('life of a driver', () => {
+  it('probes, goes up, sends, receives, goes down and leaves nothing', () => {
+    const { host, port, device, driver } = bench(3);
+    driver.probe(3);
+    expect(driver.mac.toString('hex')).toBe(testMac.replaceAll(':', ''));
+    driver.up(2);
+    const frame = buildFrame({ dst: Buffer.from('020000000009', 'hex'), src: driver.mac });
+    driver.send(frame, { l3: true, l4: true });
+    driver.poll();
+    expect(port.sent).toEqual([frame]);
+    expect(driver.completions.some((cqe) => cqe[0x3f] !== undefined && cqe[0x3f] >>> 4 === 0)).toBe(true);
+    const answer = buildFrame({ dst: driver.mac, payload: Buffer.from('hello') });
+    expect(port.inject(answer)).toBe(true);
+    driver.poll();
+    expect(driver.received.map((got) => got.frame)).toEqual([answer]);
+    driver.down();
+    driver.remove();
+    const { core } = device;
+    expect(core.cqs.table.size + core.eqs.table.size + core.sqs.table.size + core.rqs.table.size).toBe(0);
+    expect(host.fired.length).toBeGreaterThan(0);
+    // Again, as after unbind and bind.
+    driver.probe(3);
+    driver.up(1);
+    port.inject(answer);
+    driver.poll();
+    expect(driver.received).toHaveLength(2);
+  });
+
+  it.each([1, 2, 3, 9])('works with %i vectors', (vectors) => {
+    const { driver, port } = bench(vectors);
+    driver.probe(vectors);
+    driver.up(Math.max(1, vectors - 1));
+    port.inject(buildFrame({ dst: driver.mac }));
+    driver.poll();
+    expect(driver.received).toHaveLength(1);
+  });
+
+  it('starts from nothing after a function level reset', () => {
+    const { device, driver, port } = running();
+    device.reset('flr');
+    expect(device.core.eqs.table.size).toBe(0);
+    expect(port.inject(buildFrame({ dst: driver.mac }))).toBe(true);
+    driver.eventMode = false;
+    driver.eqs = { comp: [] };
+    driver.channels = [];
+    driver.groups.ttc = [];
+    driver.groups.l2 = [];
+    driver.groups.vlan = [];
+    driver.probe(3);
+    driver.up(1);
+    port.inject(buildFrame({ dst: driver.mac }));
+    driver.poll();
+    expect(driver.received).toHaveLength(1);
+  });
+
+  it('answers register reads of any width from plain state', () => {
+    const { device, driver, host } = bench();
+    expect(driver.read32(0)).toBe(0x00230010);
+    expect(driver.read32(4) >>> 16).toBe(5);
+    expect(driver.read32(0x14)).toBe(0x56);
+    expect(driver.read32(0x1fc)).toBe(0);
+    const byte = Buffer.alloc(1);
+    device.bars[0].read(0x238, 1, byte, 0);
+    expect(byte[0]).toBe(0);
+    const before = driver.read32(0x1010);
+    host.advance(2_000_000_000);
+    expect(driver.read32(0x1010)).not.toBe(before);
+    expect(driver.read32(0x1004)).toBe(2_000_000_000);
+  });
+
+  it('works with memory that is reached by messages only', () => {
+    const { host, driver, port } = bench(3);
+    host.dma.messageOnly = true;
+    driver.probe(3);
+    driver.up(1);
+    const frame = buildFrame({ dst: driver.mac, payload: Buffer.alloc(900, 7) });
+    port.inject(frame);
+    driver.poll();
+    expect(driver.received.map((got) => got.frame)).toEqual([frame]);
+    driver.send(frame, { l3: true, l4: true, pieces: [300, 300] });
+    expect(port.sent).toEqual([frame]);
+  });
+
+  it('reports link changes by event, and while it may not initiate, afterwards', () => {
+    const { host, device, driver, port } = running();
+    const isLink = (event: { type: number }) => event.type === 9;
+    port.setLink(false);
+    driver.poll();
+    expect(driver.events.filter(isLink).map((event) => event.subType)).toEqual([1]);
+    expect(driver.events.find(isLink)?.data[8]).toBe(0x10);
+    host.mayInitiate = false;
+    port.setLink(true);
+    driver.poll();
+    expect(driver.events.filter(isLink)).toHaveLength(1);
+    host.mayInitiate = true;
+    device.resume();
+    driver.poll();
+    expect(driver.events.filter(isLink).map((event) => event.subType)).toEqual([1, 4]);
+  });
+});
