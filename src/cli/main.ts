@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
 import { CompanionError } from '../errors.ts';
+import { registerDemo } from './demo.ts';
 import { registerDoctor } from './doctor.ts';
 import { registerMigrate } from './migrate.ts';
 import { registerModels } from './models.ts';
@@ -16,7 +17,14 @@ const program = new Command('vfio-companion')
   .showHelpAfterError('(see vfio-companion help)')
   .exitOverride();
 
-for (const register of [registerServe, registerMigrate, registerModels, registerSwitch, registerDoctor])
+for (const register of [
+  registerServe,
+  registerMigrate,
+  registerModels,
+  registerSwitch,
+  registerDoctor,
+  registerDemo,
+])
   register(program);
 
 try {
