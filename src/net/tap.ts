@@ -176,7 +176,8 @@ export class TapPort extends BasePort {
   #checkCarrier(): void {
     const running = tunRunning(this.#tun);
     // Our own `setLink(false)` takes the carrier, which says nothing about the other end.
-    this.setPeer(running || this.cablePulled);
-    this.#carrier.arm(running ? CARRIER_CHECK_NS : CARRIER_CHECK_DOWN_NS);
+    const up = running || this.cablePulled;
+    this.setPeer(up);
+    this.#carrier.arm(up ? CARRIER_CHECK_NS : CARRIER_CHECK_DOWN_NS);
   }
 }

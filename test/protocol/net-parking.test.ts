@@ -75,6 +75,20 @@ describe.each([
     expect(network.stats.ports.reduce((sum, port) => sum + port.dropped + port.parkDropped, 0)).toBe(0);
   });
 
+  test('control: without parking, what arrives in between is lost', async () => {
+    const { network, source, sourceBox, stream } = await stage(identity);
+    await stream(10);
+    sourceBox.room = false;
+    await stream(10);
+    const [destination, box] = await world.joined(network, named);
+    await stream(10);
+    source.close();
+    destination.announce(VM);
+    await stream(10);
+    await world.until(() => box.sequences.includes(39));
+    expect(upTo(40).every((n) => [...sourceBox.sequences, ...box.sequences].includes(n))).toBe(false);
+  });
+
   test('a migration that does not happen: the source gets everything, in order', async () => {
     const { source, sourceBox, stream } = await stage(identity);
     await stream(10);
