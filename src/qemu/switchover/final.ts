@@ -9,7 +9,9 @@ const tailMs = 4;
 
 export async function finish(run: Run): Promise<void> {
   checkDowntime(run);
-  const states = run.devices.map((device) => moveState(run, device));
+  const states = Promise.all(run.devices.map((device) => moveState(run, device)));
+  // While RAM is waited for, a state that is refused must end that wait.
+  states.catch((error) => run.fail(error));
   const before = run.destination.lastEvent;
   const arrived = run.destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
     timeoutMs: run.timeouts.final,
@@ -25,7 +27,7 @@ export async function finish(run: Run): Promise<void> {
   await run.until(arrived);
   run.progressed.completed = true;
   run.timeline.add('final-ram', start, Timeline.now());
-  await within(run.timeouts.final, 'the rest of the device state', run.all(states));
+  await within(run.timeouts.final, 'the rest of the device state', run.until(states));
 }
 
 /** With everything at rest the rest of the blackout is known well: is it still within the limit? */

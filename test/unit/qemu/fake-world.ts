@@ -1,0 +1,281 @@
+/** Two QEMUs and the device servers of a migration, played by objects: what is asked of them is written down. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { errno, RequestError } from '../../../src/errors.ts';
+import { migrationState } from '../../../src/migration/state.ts';
+import type { DevicePeer, DmaOperation, DmaResult, PeerInfo } from '../../../src/qemu/device-peer.ts';
+import type { MigrateOptions } from '../../../src/qemu/switchover/options.ts';
+import { FakeQmpServer } from './fake-qmp-server.ts';
+
+export type PeerMethod = Exclude<keyof DevicePeer, 'name' | 'maxTransfer' | 'ended' | 'close'>;
+
+const tableAddress = 0xfe00_0000;
+const ecam = 0xb000_0000;
+
+function configured(): Buffer {
+  const config = Buffer.alloc(256);
+  config.writeUInt32LE(0x11e1_1b36, 0);
+  config.writeUInt16LE(0x0006, 4);
+  config.writeUInt16LE(0x0010, 6);
+  config.writeUInt32LE(tableAddress, 0x10);
+  config.writeUInt8(0x40, 0x34);
+  config.set([0x11, 0x00, 0x03, 0x80], 0x40);
+  return config;
+}
+
+/** One device server. */
+export class FakePeer implements DevicePeer {
+  readonly name: string;
+  readonly maxTransfer = 65_536;
+  readonly ended: Promise<Error | undefined>;
+  /** Makes `ended` settle, as when the server dies. */
+  die: (error: Error) => void = () => undefined;
+  /** Answers this call with an error; once the number of earlier calls of it has been reached. */
+  failing: { readonly method: PeerMethod; readonly after: number } | undefined;
+  current: number = migrationState.RUNNING;
+  readonly #journal: string[];
+  readonly #counts = new Map<string, number>();
+  readonly #config: Buffer;
+  #unread = 3;
+
+  constructor(name: string, journal: string[], config: Buffer) {
+    this.name = name;
+    this.#journal = journal;
+    this.#config = config;
+    this.ended = new Promise((resolve) => {
+      this.die = resolve;
+    });
+  }
+
+  async #call(method: PeerMethod, detail = ''): Promise<void> {
+    const count = this.#counts.get(method) ?? 0;
+    this.#counts.set(method, count + 1);
+    this.#journal.push(`${this.name}.${method}${detail === '' ? '' : ` ${detail}`}`);
+    if (this.failing?.method === method && count >= this.failing.after)
+      throw new RequestError(errno.EIO, `${this.name} refuses ${method}`);
+  }
+
+  async migrationFlags(): Promise<number> {
+    await this.#call('migrationFlags');
+    return 7;
+  }
+  async state(): Promise<number> {
+    await this.#call('state');
+    return this.current;
+  }
+  async setState(state: number): Promise<void> {
+    await this.#call('setState', String(state));
+    this.current = state;
+  }
+  async precopyInfo(): Promise<{ initialBytes: number; dirtyBytes: number }> {
+    await this.#call('precopyInfo');
+    return { initialBytes: this.#unread > 1 ? 100 : 0, dirtyBytes: 0 };
+  }
+  async dataSize(): Promise<number> {
+    await this.#call('dataSize');
+    return 100;
+  }
+  async read(): Promise<Buffer> {
+    await this.#call('read');
+    const last = this.current === migrationState.STOP_COPY ? 0 : 1;
+    if (this.#unread <= last) return Buffer.alloc(0);
+    this.#unread -= 1;
+    return Buffer.alloc(100, this.#unread);
+  }
+  async write(): Promise<void> {
+    await this.#call('write');
+  }
+  async startLogging(): Promise<void> {
+    await this.#call('startLogging');
+  }
+  async stopLogging(): Promise<void> {
+    await this.#call('stopLogging');
+  }
+  async info(): Promise<PeerInfo> {
+    await this.#call('info');
+    return {
+      model: 'fake',
+      stateVersion: 1,
+      config: this.#config,
+      bars: [{ index: 0, kind: 'memory32', size: 4096, address: this.#config.readUInt32LE(0x10) || null }],
+      msix: { vectors: 4, table: { bar: 0, offset: 0 }, enabled: true },
+      clientConnected: true,
+      held: false,
+      state: this.current,
+      hasNet: true,
+    };
+  }
+  async hold(on: boolean): Promise<void> {
+    await this.#call('hold', on ? 'on' : 'off');
+  }
+  async barrier(): Promise<number> {
+    await this.#call('barrier');
+    return 0;
+  }
+  async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {
+    await this.#call('dma', operations.map((each) => ('read' in each ? 'read' : 'write')).join(','));
+    return operations.map((each) => {
+      if (!('read' in each)) return { errno: 0 };
+      const bytes = Buffer.alloc(each.length);
+      if (each.read >= ecam && each.read < tableAddress) configured().copy(bytes);
+      return { errno: 0, bytes };
+    });
+  }
+  async markDirty(): Promise<{ pages: number; failed: number; firstErrno: number; microseconds: number }> {
+    await this.#call('markDirty');
+    return { pages: 10, failed: 0, firstErrno: 0, microseconds: 20 };
+  }
+  async dirtyEstimate(): Promise<number> {
+    await this.#call('dirtyEstimate');
+    return 10;
+  }
+  async fireVectors(): Promise<void> {
+    await this.#call('fireVectors');
+  }
+  async park(on: boolean): Promise<void> {
+    await this.#call('park', on ? 'on' : 'off');
+  }
+  async close(): Promise<void> {}
+}
+
+/** Everything that takes part, and the journal of what was asked, in order. */
+export class FakeWorld {
+  readonly journal: string[] = [];
+  readonly folder = mkdtempSync(join(tmpdir(), 'vc-world-'));
+  readonly source = new FakePeer('source', this.journal, configured());
+  readonly destination: FakePeer;
+  /** Commands that a QEMU refuses, as "source migrate". */
+  readonly refused = new Set<string>();
+  sourceStatus = 'running';
+  destinationStatus = 'inmigrate';
+  #migration = 'none';
+  #servers: { source: FakeQmpServer; destination: FakeQmpServer } | undefined;
+
+  constructor() {
+    const fresh = configured();
+    fresh.writeUInt16LE(0, 4);
+    fresh.writeUInt32LE(0, 0x10);
+    fresh.writeUInt16LE(3, 0x42);
+    this.destination = new FakePeer('destination', this.journal, fresh);
+  }
+
+  async start(): Promise<void> {
+    const source = await FakeQmpServer.start(join(this.folder, 'source'), (command, args) =>
+      this.#answer('source', command, args),
+    );
+    const destination = await FakeQmpServer.start(join(this.folder, 'destination'), (command, args) =>
+      this.#answer('destination', command, args),
+    );
+    this.#servers = { source, destination };
+  }
+
+  options(): MigrateOptions {
+    return {
+      source: { qmp: join(this.folder, 'source') },
+      destination: { qmp: join(this.folder, 'destination') },
+      uri: 'unix:/nowhere',
+      devices: [{ id: 'dev0', source: 'source', destination: 'destination' }],
+      downtimeLimitMs: 5000,
+      connectDevice: async (path) => (path === 'source' ? this.source : this.destination),
+      timeouts: { command: 1000, final: 1000, rollback: 1000, connect: 1000 },
+    };
+  }
+
+  /** Kills a QEMU: its monitor closes and stays closed. */
+  async kill(side: 'source' | 'destination'): Promise<void> {
+    await this.#servers?.[side].stop();
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all([this.kill('source'), this.kill('destination')]).catch(() => undefined);
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  #event(side: 'source' | 'destination', name: string, data: object = {}): void {
+    const now = Date.now();
+    this.#servers?.[side].event(name, data, Math.floor(now / 1000), (now % 1000) * 1000);
+  }
+
+  #answer(side: 'source' | 'destination', command: string, args: Record<string, unknown>): object {
+    const line = command === 'human-monitor-command' ? String(args['command-line']) : command;
+    this.journal.push(`${side} QEMU: ${line}`);
+    if (this.refused.has(`${side} ${command}`))
+      return { error: { class: 'GenericError', desc: `${side} refuses ${command}` } };
+    switch (command) {
+      case 'human-monitor-command':
+        return { return: this.#hmp(line) };
+      case 'query-status': {
+        const status = side === 'source' ? this.sourceStatus : this.destinationStatus;
+        return { return: { status, running: status === 'running' } };
+      }
+      case 'query-migrate':
+        return {
+          return: {
+            status: this.#migration,
+            'expected-downtime': 1,
+            ram: { 'dirty-sync-count': 1, remaining: 1000, total: 2000, transferred: 1000 },
+          },
+        };
+      case 'qom-list':
+        return {
+          return: args.path === '/machine/peripheral' ? [{ name: 'dev0', type: 'child<vfio-user-pci>' }] : [],
+        };
+      case 'qom-get':
+        return { return: 0x28 };
+      case 'query-pci':
+        return { return: [{ bus: 0, devices: [{ qdev_id: 'dev0', bus: 0, slot: 5, function: 0 }] }] };
+      case 'query-memory-size-summary':
+        return { return: { 'base-memory': 1 << 28 } };
+      case 'query-migrate-capabilities':
+      case 'query-migrate-parameters':
+        return {
+          return: command.endsWith('parameters') ? { 'downtime-limit': 300, 'max-bandwidth': 1 << 27 } : [],
+        };
+      default:
+        this.#act(side, command);
+        return { return: {} };
+    }
+  }
+
+  #hmp(line: string): string {
+    if (line === 'info mtree')
+      return `    00000000b0000000-00000000bfffffff (prio 0, i/o): pcie-mmcfg-mmio\r\n`;
+    return line.startsWith('i ') ? 'portl[0x0cf8] = 0x80000094\r\n' : '';
+  }
+
+  /** What a QEMU does by itself after a command. */
+  #act(side: 'source' | 'destination', command: string): void {
+    if (side === 'source' && command === 'migrate') {
+      this.#migration = 'active';
+      setTimeout(() => {
+        if (this.#migration !== 'active') return;
+        this.#migration = 'pre-switchover';
+        this.sourceStatus = 'finish-migrate';
+        this.#event('source', 'STOP');
+        this.#event('source', 'MIGRATION', { status: 'pre-switchover' });
+      }, 15);
+    } else if (side === 'source' && command === 'migrate-continue') {
+      setTimeout(() => {
+        this.#migration = 'completed';
+        this.sourceStatus = 'postmigrate';
+        this.destinationStatus = 'paused';
+        this.#event('destination', 'MIGRATION', { status: 'completed' });
+        this.#event('source', 'MIGRATION', { status: 'completed' });
+      }, 2);
+    } else if (side === 'source' && command === 'migrate_cancel') {
+      this.#migration = 'cancelled';
+      setTimeout(() => {
+        this.#event('source', 'MIGRATION', { status: 'cancelled' });
+        if (this.sourceStatus === 'finish-migrate') this.#event('source', 'RESUME');
+        this.sourceStatus = 'running';
+      }, 1);
+    } else if (command === 'cont') {
+      if (side === 'source') this.sourceStatus = 'running';
+      else this.destinationStatus = 'running';
+      setTimeout(() => this.#event(side, 'RESUME'), 1);
+    } else if (side === 'destination' && command === 'quit') {
+      void this.kill('destination');
+    }
+  }
+}

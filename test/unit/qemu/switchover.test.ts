@@ -1,0 +1,210 @@
+/** The switchover against a played world: order, and what every single refusal leads to. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { migrationState } from '../../../src/migration/state.ts';
+import { migrate } from '../../../src/qemu/switchover/migrate.ts';
+import { MigrationFailed } from '../../../src/qemu/switchover/options.ts';
+import { FakeWorld, type PeerMethod } from './fake-world.ts';
+
+let world: FakeWorld;
+beforeEach(async () => {
+  world = new FakeWorld();
+  await world.start();
+});
+afterEach(() => world.stop());
+
+/** Position in the journal of the first (or last) such line, whatever its details. */
+function at(text: string, last = false): number {
+  const matches = (line: string): boolean => line === text || line.startsWith(`${text} `);
+  const index = last ? world.journal.findLastIndex(matches) : world.journal.findIndex(matches);
+  expect(index, `"${text}" in the journal`).toBeGreaterThanOrEqual(0);
+  return index;
+}
+
+function expectOrder(...lines: readonly number[]): void {
+  expect([...lines].sort((a, b) => a - b)).toEqual(lines);
+}
+
+describe('a migration without faults', () => {
+  it('does everything in the one order that is right', async () => {
+    const report = await migrate(world.options());
+    expect(report.outcome).toBe('migrated');
+    expect(report.error).toBeNull();
+    const stopCopy = `source.setState ${migrationState.STOP_COPY}`;
+    // Autostart is off and the dirty log on before RAM moves; the head of the stream has been accepted.
+    expectOrder(
+      at('destination QEMU: stop'),
+      at('destination.hold on'),
+      at(`destination.setState ${migrationState.RESUMING}`),
+      at('source.startLogging'),
+      at('destination.write'),
+      at('destination QEMU: migrate-incoming'),
+      at('source QEMU: migrate'),
+    );
+    expectOrder(
+      at('source.park on'),
+      at('source.barrier', true),
+      at('source.hold on'),
+      at(`source.setState ${migrationState.PRE_COPY_P2P}`),
+      at(stopCopy),
+      at('source.markDirty'),
+      at('source.dma', true),
+      at('source QEMU: migrate-continue'),
+      at('destination.dma', true),
+      at('destination QEMU: cont'),
+      at('destination.hold off'),
+      at('destination.fireVectors'),
+    );
+    expectOrder(
+      at('destination.write', true),
+      at(`destination.setState ${migrationState.STOP}`),
+      at(`destination.setState ${migrationState.RUNNING}`),
+      at('destination QEMU: cont'),
+    );
+    // Nothing wakes the source up again.
+    expect(world.journal).not.toContain('source QEMU: cont');
+    expect(world.journal).not.toContain('source.hold off');
+  });
+
+  it('uses no port of the destination in the blackout when the ECAM window is there', async () => {
+    await migrate(world.options());
+    const blackout = world.journal.slice(at('source.park on'));
+    expect(blackout.filter((line) => line.startsWith('destination QEMU: o '))).toEqual([]);
+  });
+});
+
+describe('a fault before the commit point', () => {
+  const inBlackout = 30;
+  const faults: [side: 'source' | 'destination', method: PeerMethod, after: number][] = [
+    ['source', 'info', 0],
+    ['source', 'startLogging', 0],
+    ['source', 'setState', 0],
+    ['source', 'read', 0],
+    ['source', 'dirtyEstimate', 0],
+    ['source', 'barrier', 0],
+    ['source', 'hold', 0],
+    ['source', 'park', 0],
+    ['source', 'markDirty', 0],
+    ['source', 'dma', inBlackout],
+    ['destination', 'info', 0],
+    ['destination', 'hold', 0],
+    ['destination', 'setState', 0],
+    ['destination', 'setState', 1],
+    ['destination', 'setState', 2],
+    ['destination', 'write', 0],
+    ['destination', 'write', 1],
+    ['destination', 'dma', inBlackout],
+  ];
+
+  it.each(faults)(
+    '%s server refuses %s (from call %d on): the guest stays at the source',
+    async (side, method, after) => {
+      world[side].failing = { method, after };
+      const error = await migrate(world.options()).catch((reason: unknown) => reason);
+      // A refusal that was never asked for (the probes of the rehearsal are optional) is no fault.
+      if (!(error instanceof MigrationFailed)) {
+        expect(error).toMatchObject({ outcome: 'migrated' });
+        expect(method).toBe('dma');
+        return;
+      }
+      expect(error.outcome).toBe('source');
+      expect(world.sourceStatus).toBe('running');
+      expect(world.journal).not.toContain('destination QEMU: cont');
+      if (world.journal.includes('source.startLogging')) {
+        expect(at('source.hold off')).toBeGreaterThan(0);
+        if (method !== 'setState') expect(world.source.current).toBe(migrationState.RUNNING);
+      }
+    },
+  );
+
+  it.each(['migrate', 'migrate-continue', 'migrate-set-capabilities'])(
+    'source QEMU refuses %s',
+    async (command) => {
+      world.refused.add(`source ${command}`);
+      await expect(migrate(world.options())).rejects.toMatchObject({
+        outcome: 'source',
+        code: 'VC_QMP_REFUSED',
+      });
+      expect(world.sourceStatus).toBe('running');
+      expect(world.journal).not.toContain('destination QEMU: cont');
+    },
+  );
+
+  it('destination QEMU refuses cont: the source goes on, the destination is ended', async () => {
+    world.refused.add('destination cont');
+    await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source' });
+    expectOrder(at('destination QEMU: cont'), at('source.hold off'), at('source QEMU: cont'));
+    expect(world.journal).toContain('destination QEMU: quit');
+  });
+
+  it('cancel at any phase', async () => {
+    for (const when of ['check', 'precopy', 'pre-switchover', 'final', 'replay', 'resume'] as const) {
+      await world.stop();
+      world = new FakeWorld();
+      await world.start();
+      const cancel = new AbortController();
+      const onPhase = (phase: string): void => {
+        if (phase === when) cancel.abort();
+      };
+      const failed = migrate({ ...world.options(), signal: cancel.signal, onPhase });
+      await expect(failed, when).rejects.toMatchObject({ outcome: 'source', code: 'VC_CANCELLED' });
+      expect(world.sourceStatus, when).toBe('running');
+    }
+  });
+});
+
+describe('parties that die', () => {
+  it('the source QEMU in precopy takes the guest with it', async () => {
+    const options = {
+      ...world.options(),
+      onPhase: async (phase: string) => {
+        if (phase === 'precopy') await world.kill('source');
+      },
+    };
+    await expect(migrate(options)).rejects.toMatchObject({ outcome: 'lost' });
+    expect(world.journal).not.toContain('destination QEMU: cont');
+  });
+
+  it('the source QEMU after the destination has everything does no harm', async () => {
+    const options = {
+      ...world.options(),
+      onPhase: async (phase: string) => {
+        if (phase !== 'replay') return;
+        await world.kill('source');
+        world.source.die(new Error('killed'));
+      },
+    };
+    expect((await migrate(options)).outcome).toBe('migrated');
+  });
+
+  it('a destination that dies upon cont can not have run: the source goes on', async () => {
+    const options = {
+      ...world.options(),
+      onPhase: async (phase: string) => {
+        if (phase === 'resume') await world.kill('destination');
+      },
+    };
+    await expect(migrate(options)).rejects.toMatchObject({ outcome: 'source' });
+    expect(world.sourceStatus).toBe('running');
+  });
+
+  it('a destination server after the commit point is reported, and nothing is taken back', async () => {
+    world.destination.failing = { method: 'fireVectors', after: 0 };
+    await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'migrated', code: 'VC_RELEASE' });
+    expect(world.destinationStatus).toBe('running');
+    expect(world.sourceStatus).toBe('postmigrate');
+  });
+});
+
+describe('what is refused at once', () => {
+  it('a second vfio-user device that nobody named, another model, a VM that does not wait', async () => {
+    world.destinationStatus = 'running';
+    await expect(migrate(world.options())).rejects.toMatchObject({
+      code: 'VC_DESTINATION_STATE',
+      outcome: 'source',
+    });
+    world.destinationStatus = 'inmigrate';
+    const none = { ...world.options(), devices: [] };
+    await expect(migrate(none)).rejects.toMatchObject({ code: 'VC_DEVICES' });
+    expect(world.journal.filter((line) => /setState|hold|QEMU: migrate$/.test(line))).toEqual([]);
+  });
+});
