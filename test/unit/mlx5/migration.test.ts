@@ -1,0 +1,253 @@
+import { pack, unpack } from 'msgpackr';
+import { describe, expect, it } from 'vitest';
+import { type StateRecord, StateRefused } from '../../../src/device/index.ts';
+import type { FakeDriver } from './driver.ts';
+import { FakeHost } from './fake-host.ts';
+import { buildFrame } from './frames.ts';
+import { type Bench, bench, running } from './setup.ts';
+
+/** A record as it arrives: packed and unpacked. */
+function travel(record: StateRecord): StateRecord {
+  return unpack(pack(record)) as StateRecord;
+}
+
+function stop(source: Bench): void {
+  source.host.mayInitiate = false;
+  source.device.quiesce();
+}
+
+/** A destination with the source's memory, held, that has loaded `records`. */
+function destination(source: Bench, records: Iterable<StateRecord>): Bench {
+  const host = new FakeHost(source.host.dma);
+  host.mayInitiate = false;
+  host.time = 77;
+  const made = bench(source.device.core.vectors, host);
+  made.device.reset('client');
+  made.device.migration.beginLoad(1);
+  for (const record of records) made.device.migration.load(travel(record));
+  made.device.migration.endLoad();
+  return made;
+}
+
+/** The guest, with all that it remembers, finds itself at the destination. */
+function moveDriver(source: Bench, to: Bench): FakeDriver {
+  const moved: FakeDriver = Object.create(source.driver, {
+    host: { value: to.host },
+    device: { value: to.device },
+  });
+  // Private state of the class stays with the object that has it.
+  return Object.assign(source.driver as { host: FakeHost; device: unknown }, {
+    host: moved.host,
+    device: moved.device,
+  }) as FakeDriver;
+}
+
+function resume(to: Bench): void {
+  to.host.mayInitiate = true;
+  to.device.resume();
+}
+
+describe('migration', () => {
+  it('carries a running device: traffic, queues and counters go on', () => {
+    const source = running(2);
+    const frame = buildFrame({ dst: source.driver.mac, payload: Buffer.alloc(100, 1) });
+    for (let index = 0; index < 10; index++) source.port.inject(frame);
+    source.driver.send(frame);
+    source.driver.poll();
+    stop(source);
+    const cycles = source.device.core.clock.cycles();
+    const to = destination(source, source.device.migration.save());
+    expect(to.device.core.clock.cycles()).toBe(cycles);
+    const driver = moveDriver(source, to);
+    resume(to);
+    expect(to.port.announced).toContain(driver.mac.toString('hex'));
+    for (let index = 0; index < 10; index++) to.port.inject(frame);
+    driver.poll();
+    driver.send(frame);
+    driver.poll();
+    expect(driver.received).toHaveLength(20);
+    expect(to.port.sent).toEqual([frame]);
+    expect(driver.stats().ieee.readUInt32BE(0x10 + 8 + 12)).toBe(20);
+    driver.down();
+    driver.up(2);
+    driver.down();
+    driver.remove();
+    driver.probe(4);
+    driver.up(1);
+  });
+
+  it('saves the same after a load as before it', () => {
+    const source = running(2);
+    source.port.inject(buildFrame({ dst: source.driver.mac }));
+    stop(source);
+    const records = [...source.device.migration.save()].map(travel);
+    const to = destination(source, records);
+    to.host.time = 77;
+    expect([...to.device.migration.save()].map(travel)).toEqual(records);
+  });
+
+  it('executes at the destination what was begun and not done: commands, doorbells, frames', () => {
+    const source = running();
+    const { driver } = source;
+    const frame = buildFrame({ dst: driver.mac });
+    const sq = driver.channels[0]?.tx;
+    if (sq === undefined) throw new Error('no queue');
+    stop(source);
+    driver.build(sq, frame);
+    driver.ring(sq);
+    const seen = driver.events.length;
+    const posted = driver.post('QUERY_VPORT_STATE', Buffer.alloc(16), 16, 0, 3);
+    expect(source.port.inject(frame)).toBe(false);
+    source.port.setLink(false);
+    expect(source.port.sent).toEqual([]);
+    const fired = source.host.fired.length;
+    const to = destination(source, source.device.migration.save());
+    expect(source.host.fired.length).toBe(fired);
+    moveDriver(source, to);
+    resume(to);
+    expect(to.port.sent).toEqual([frame]);
+    driver.poll();
+    const output = driver.finish('QUERY_VPORT_STATE', 3, 16, posted.outputs, true, seen);
+    expect(output[0xf]).toBe(0x11);
+    to.port.inject(frame);
+    driver.poll();
+    expect(driver.received).toHaveLength(1);
+  });
+
+  it('fires at the destination what armed queues have waiting', () => {
+    const source = running();
+    const { driver } = source;
+    const frame = buildFrame({ dst: driver.mac });
+    source.port.inject(frame);
+    const eq = [...source.device.core.eqs.table.values()].find((entry) => !entry.armed);
+    expect(eq).toBeDefined();
+    stop(source);
+    // The driver drains and re-arms its EQ while the device may not act; nothing is lost.
+    source.driver.poll();
+    const to = destination(source, source.device.migration.save());
+    moveDriver(source, to);
+    resume(to);
+    for (let index = 0; index < 3; index++) {
+      const before = to.host.fired.length;
+      to.port.inject(frame);
+      expect(to.host.fired.length).toBe(before + 1);
+      driver.poll();
+    }
+    expect(driver.received).toHaveLength(4);
+  });
+
+  it('sends everything first while it runs, then only what has changed', () => {
+    const source = running(2);
+    const { driver } = source;
+    const session = source.device.migration.preCopy();
+    const records: StateRecord[] = [];
+    const drain = () => {
+      const start = records.length;
+      for (let record = session.next(); record !== undefined; record = session.next())
+        records.push(travel(record));
+      return records.slice(start);
+    };
+    expect(session.initialBytes()).toBeGreaterThan(0);
+    expect(session.dirtyBytes()).toBe(0);
+    drain();
+    expect(session.initialBytes()).toBe(0);
+    driver.send(buildFrame({ dst: driver.mac }));
+    driver.poll();
+    expect(session.dirtyBytes()).toBe(0);
+    driver.addVlan(9);
+    expect(session.dirtyBytes()).toBeGreaterThan(0);
+    expect(drain().map((record) => record.section)).toEqual(['flow_table']);
+    driver.down();
+    driver.up(1);
+    const sections = new Set(drain().map((record) => record.section));
+    expect(sections).toContain('gone');
+    expect(sections).toContain('rqt');
+    expect(sections).not.toContain('mkey');
+    driver.addVlan(10);
+    stop(source);
+    const final = [...session.final()].map(travel);
+    expect(final.map((record) => record.section)).toEqual(['flow_table', 'ids', 'progress', 'device']);
+    session.end();
+    const to = destination(source, [...records, ...final]);
+    to.host.time = 77;
+    const settle = (of: Bench) => {
+      const entries = [...of.device.migration.save()].map(travel);
+      // The clocks of the two sides go on by themselves.
+      const kept = entries.filter((record) => record.section !== 'device') as { value: { id?: number } }[];
+      return kept.sort((a, b) => (a.value.id ?? 0) - (b.value.id ?? 0));
+    };
+    expect(settle(to)).toEqual(expect.arrayContaining(settle(source)));
+    moveDriver(source, to);
+    resume(to);
+    to.port.inject(buildFrame({ dst: driver.mac, vlan: { type: 0x8100, tci: 10 } }));
+    driver.poll();
+    expect(driver.received).toHaveLength(1);
+  });
+
+  it('migrates at any step of a probe', () => {
+    const reference = bench(3);
+    reference.driver.probe(3);
+    reference.driver.up(1);
+    const steps = reference.driver.log.length;
+    for (let step = 1; step < steps; step += 7) {
+      let current = bench(3);
+      const { driver } = current;
+      const original = driver.command.bind(driver);
+      let count = 0;
+      driver.command = (...args: Parameters<FakeDriver['command']>) => {
+        if (++count === step) {
+          stop(current);
+          const to = destination(current, current.device.migration.save());
+          moveDriver(current, to);
+          resume(to);
+          current = { ...to, driver };
+        }
+        return original(...args);
+      };
+      driver.probe(3);
+      driver.up(1);
+      current.port.inject(buildFrame({ dst: driver.mac }));
+      driver.poll();
+      expect([step, driver.received.length]).toEqual([step, 1]);
+    }
+  });
+
+  it('refuses a state that is not whole or not possible', () => {
+    const source = running();
+    stop(source);
+    const records = [...source.device.migration.save()].map(travel);
+    for (const section of ['ids', 'progress', 'device', 'cq', 'eq']) {
+      const partial = records.filter((record) => record.section !== section);
+      expect(() => destination(source, partial), section).toThrow(StateRefused);
+    }
+    const spoil = (section: string, change: (value: Record<string, unknown>) => void) => {
+      const copy = records.map(travel);
+      const record = copy.find((entry) => entry.section === section);
+      if (record === undefined || !('value' in record)) throw new Error(`no ${section}`);
+      change(record.value as Record<string, unknown>);
+      return () => destination(source, copy);
+    };
+    const cases: [string, (value: Record<string, unknown>) => void][] = [
+      ['eq', (value) => (value.intr = 99)],
+      ['eq', (value) => (value.pages = [])],
+      ['eq', (value) => (value.id = 4096)],
+      ['cq', (value) => (value.logSize = 40)],
+      ['cq', (value) => (value.dbr = -8)],
+      ['cq', (value) => (value.eqn = 77)],
+      ['sq', (value) => (value.cqn = 1)],
+      ['sq', (value) => (value.wq = null)],
+      ['rqt', (value) => (value.rqns = [])],
+      ['tir', (value) => (value.key = 'secret')],
+      ['flow_table', (value) => (value.groups = [{ id: 1, start: 5, end: 1 }])],
+      ['device', (value) => (value.steeringRoot = 4242)],
+      ['device', (value) => (value.counters = {})],
+      ['ids', (value) => (value.cq = -1)],
+      ['progress', (value) => (value.eq = [])],
+    ];
+    for (const [section, change] of cases) {
+      expect(spoil(section, change), `${section}: ${change.toString()}`).toThrow(StateRefused);
+    }
+    expect(() => destination(source, [...records, { section: 'surprise', value: {} }])).toThrow(StateRefused);
+    expect(() => destination(source, records)).not.toThrow();
+  });
+});

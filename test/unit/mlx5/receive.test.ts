@@ -1,0 +1,266 @@
+import { describe, expect, it } from 'vitest';
+import { toeplitz, toeplitzTable } from '../../../device-models/mlx5/steering/toeplitz.ts';
+import { type Received, rssKey } from './driver.ts';
+import { broadcast, buildFrame, naiveSum } from './frames.ts';
+import { running } from './setup.ts';
+
+const ok = (got: Received | undefined) => got?.cqe[0x1c];
+
+describe('Toeplitz', () => {
+  const table = toeplitzTable(rssKey);
+  const ports = (source: number, destination: number) => [
+    source >> 8,
+    source & 255,
+    destination >> 8,
+    destination & 255,
+  ];
+  // "Verifying the RSS hash calculation", Microsoft: source, destination, ports, hash of addresses, hash with ports.
+  const ipv4: [number[], number[], number, number, number, number][] = [
+    [[66, 9, 149, 187], [161, 142, 100, 80], 2794, 1766, 0x323e8fc2, 0x51ccc178],
+    [[199, 92, 111, 2], [65, 69, 140, 83], 14230, 4739, 0xd718262a, 0xc626b0ea],
+    [[24, 19, 198, 95], [12, 22, 207, 184], 12898, 38024, 0xd2d0a5de, 0x5c2b394a],
+    [[38, 27, 205, 30], [209, 142, 163, 6], 48228, 2217, 0x82989176, 0xafc7327f],
+    [[153, 39, 163, 191], [202, 188, 127, 2], 44251, 1303, 0x5d1809c5, 0x10e828a2],
+  ];
+  it.each(ipv4)('hashes %j to %j as published', (source, destination, sport, dport, addresses, all) => {
+    const input = Uint8Array.from([...source, ...destination, ...ports(sport, dport)]);
+    expect(toeplitz(table, input, 8)).toBe(addresses);
+    expect(toeplitz(table, input, 12)).toBe(all);
+  });
+  const v6 = (text: string) => [...Buffer.from(text, 'hex')];
+  it('hashes IPv6 as published', () => {
+    const vectors: [string, string, number, number, number, number][] = [
+      [
+        '3ffe250102001fff0000000000000007',
+        '3ffe2501020000030000000000000001',
+        2794,
+        1766,
+        0x2cc18cd5,
+        0x40207d3d,
+      ],
+      [
+        '3ffe050100080000026097fffe40efab',
+        'ff020000000000000000000000000001',
+        14230,
+        4739,
+        0x0f0c461c,
+        0xdde51bbf,
+      ],
+      [
+        '3ffe1900454500030200f8fffe2167cf',
+        'fe800000000000000200f8fffe2167cf',
+        44251,
+        38024,
+        0x4b61e985,
+        0x02d1feef,
+      ],
+    ];
+    for (const [source, destination, sport, dport, addresses, all] of vectors) {
+      const input = Uint8Array.from([...v6(source), ...v6(destination), ...ports(sport, dport)]);
+      expect(toeplitz(table, input, 32)).toBe(addresses);
+      expect(toeplitz(table, input, 36)).toBe(all);
+    }
+  });
+});
+
+describe('receive', () => {
+  it('spreads flows over channels by the published hash and reports it', () => {
+    const { port, driver } = running(4);
+    const frame = buildFrame({
+      dst: driver.mac,
+      protocol: 'tcp',
+      srcIp: [66, 9, 149, 187],
+      dstIp: [161, 142, 100, 80],
+      sport: 2794,
+      dport: 1766,
+    });
+    port.inject(frame);
+    for (let sport = 0; sport < 200; sport++) {
+      port.inject(buildFrame({ dst: driver.mac, protocol: 'tcp', sport }));
+      if (sport % 20 === 0) driver.poll();
+    }
+    driver.poll();
+    const first = driver.received.find((got) => got.frame.equals(frame));
+    expect(first?.cqe.readUInt32BE(0x0c)).toBe(0x51ccc178);
+    expect(first?.channel).toBe((0x51ccc178 % 128) % 4);
+    expect(first?.cqe[0x10]).toBe((1 << 2) | (1 << 6));
+    expect(new Set(driver.received.map((got) => got.channel)).size).toBe(4);
+    expect(driver.received).toHaveLength(201);
+  });
+
+  it('gives the sum of all behind the Ethernet header, and what is right, for every kind of frame', () => {
+    const { port, driver } = running();
+    for (const ip of [4, 6] as const) {
+      for (const protocol of ['tcp', 'udp'] as const) {
+        for (const size of [0, 1, 5, 100, 777, 1400]) {
+          const frame = buildFrame({
+            dst: driver.mac,
+            ip,
+            protocol,
+            payload: Buffer.alloc(size, size),
+            padTo: 90,
+          });
+          port.inject(frame);
+          driver.poll();
+          const got = driver.received.pop();
+          expect(got?.frame).toEqual(frame);
+          expect(got?.cqe.readUInt16BE(0x14)).toBe(naiveSum(frame.subarray(14)));
+          expect(ok(got)).toBe(7);
+          const wrong = Buffer.from(frame);
+          const at = 14 + (ip === 4 ? 20 : 40) + 3;
+          wrong[at] = (wrong[at] ?? 0) ^ 0x40;
+          port.inject(wrong);
+          driver.poll();
+          const bad = driver.received.pop();
+          expect(bad?.cqe.readUInt16BE(0x14)).toBe(naiveSum(wrong.subarray(14)));
+          expect(ok(bad)).toBe(3);
+        }
+      }
+    }
+    const brokenIp = buildFrame({ dst: driver.mac });
+    brokenIp[22] = 3;
+    port.inject(brokenIp);
+    const arp = Buffer.concat([
+      broadcast,
+      Buffer.from('020000000009', 'hex'),
+      Buffer.from([8, 6]),
+      Buffer.alloc(46, 1),
+    ]);
+    port.inject(arp);
+    const fragment = buildFrame({ dst: driver.mac, payload: Buffer.alloc(100), checksums: false });
+    fragment.writeUInt16BE(0x2000, 20);
+    port.inject(fragment);
+    driver.poll();
+    expect(driver.received.map((got) => ok(got))).toEqual([5, 1, 1]);
+    expect(driver.received[1]?.cqe.readUInt16BE(0x14)).toBe(naiveSum(arp.subarray(14)));
+  });
+
+  it('strips, keeps and filters VLAN tags', () => {
+    const { port, driver } = running();
+    const spec = { dst: driver.mac, payload: Buffer.alloc(300, 4) };
+    const tagged = buildFrame({ ...spec, vlan: { type: 0x8100, tci: 0x6007 } });
+    port.inject(tagged);
+    driver.poll();
+    expect(driver.received).toEqual([]);
+    driver.addVlan(7);
+    port.inject(tagged);
+    driver.poll();
+    const stripped = driver.received.pop();
+    const plain = buildFrame(spec);
+    expect(stripped?.frame).toEqual(plain);
+    expect((stripped?.cqe[0x1d] ?? 0) & 1).toBe(1);
+    expect(stripped?.cqe.readUInt16BE(0x1e)).toBe(0x6007);
+    expect(stripped?.cqe.readUInt16BE(0x14)).toBe(naiveSum(plain.subarray(14)));
+    const rqn = driver.channels[0]?.rx.rqn ?? 0;
+    driver.modifyRq(rqn, 1, 1, true);
+    port.inject(tagged);
+    driver.poll();
+    const kept = driver.received.pop();
+    expect(kept?.frame).toEqual(tagged);
+    expect((kept?.cqe[0x1d] ?? 0) & 1).toBe(0);
+    expect(kept?.cqe.readUInt16BE(0x14)).toBe(naiveSum(tagged.subarray(18)));
+  });
+
+  it('filters by address: unicast, broadcast, multicast, all-multi, promiscuous', () => {
+    const { port, driver } = running();
+    const other = Buffer.from('525400999999', 'hex');
+    const group = Buffer.from('01005e000001', 'hex');
+    const arrives = (dst: Buffer) => {
+      port.inject(buildFrame({ dst }));
+      driver.poll();
+      return driver.received.splice(0).length === 1;
+    };
+    expect([driver.mac, broadcast, other, group].map(arrives)).toEqual([true, true, false, false]);
+    driver.addMac(5, group);
+    expect([other, group].map(arrives)).toEqual([false, true]);
+    driver.deleteEntry('l2', 5);
+    expect(arrives(group)).toBe(false);
+    driver.allMulti(true);
+    expect([other, group].map(arrives)).toEqual([false, true]);
+    driver.allMulti(false);
+    driver.promisc(true);
+    expect([driver.mac, other, group].map(arrives)).toEqual([true, true, true]);
+    driver.promisc(false);
+    expect([driver.mac, other, group].map(arrives)).toEqual([true, false, false]);
+  });
+
+  it('drops what is longer than the MTU until that is raised', () => {
+    const { port, driver } = running(1);
+    driver.down();
+    driver.up(1, { fragment: 4096, logFragments: 2 });
+    const jumbo = buildFrame({ dst: driver.mac, payload: Buffer.alloc(8900, 6) });
+    port.inject(jumbo);
+    driver.poll();
+    expect(driver.received).toEqual([]);
+    driver.setMtu(9022);
+    port.inject(jumbo);
+    driver.poll();
+    expect(driver.received.map((got) => got.frame)).toEqual([jumbo]);
+  });
+
+  it('lets frames wait for buffers at the port, then counts them as out of buffer', () => {
+    const { host, device, port, driver } = running();
+    const frame = buildFrame({ dst: driver.mac });
+    for (let index = 0; index < 70; index++) port.inject(frame);
+    expect(port.kept).toHaveLength(6);
+    driver.poll();
+    expect(port.kept).toHaveLength(0);
+    driver.poll();
+    expect(driver.received).toHaveLength(70);
+    for (let index = 0; index < 70; index++) port.inject(frame);
+    host.advance(100_000_000);
+    expect(port.kept).toHaveLength(0);
+    expect(device.core.counters.events.rxOutOfBuffer).toBe(6);
+    expect(driver.stats().qCounter.readUInt32BE(0x30)).toBe(6);
+    driver.poll();
+    port.inject(frame);
+    driver.poll();
+    expect(driver.received).toHaveLength(135);
+  });
+
+  it('keeps true counters', () => {
+    const { port, driver } = running();
+    const unicast = buildFrame({ dst: driver.mac, payload: Buffer.alloc(200) });
+    port.inject(unicast);
+    port.inject(buildFrame({ dst: broadcast }));
+    port.inject(buildFrame({ dst: Buffer.from('525400999999', 'hex') }));
+    driver.send(unicast);
+    driver.poll();
+    const { vport, ieee } = driver.stats();
+    const counter = (at: number) => [vport.readUInt32BE(at / 8 + 4), vport.readUInt32BE(at / 8 + 12)];
+    expect(counter(0x480)).toEqual([1, unicast.length]);
+    expect(counter(0x380)).toEqual([1, 60]);
+    expect(counter(0x500)).toEqual([1, unicast.length]);
+    expect(ieee.readUInt32BE(0x10 + 8 + 4)).toBe(1);
+    expect(ieee.readUInt32BE(0x10 + 8 + 12)).toBe(3);
+  });
+
+  it('moderates events as MODIFY_CQ says', () => {
+    const { host, device, port, driver } = running();
+    const cqn = driver.channels[0]?.rx.cq.cqn ?? 0;
+    const cq = device.core.cqs.table.get(cqn);
+    cq.period = 50;
+    cq.maxCount = 4;
+    const frame = buildFrame({ dst: driver.mac });
+    port.inject(frame);
+    driver.poll();
+    const fired = host.fired.length;
+    port.inject(frame);
+    port.inject(frame);
+    expect(host.fired.length).toBe(fired);
+    host.advance(60_000);
+    expect(host.fired.length).toBe(fired + 1);
+    driver.poll();
+    for (let index = 0; index < 4; index++) port.inject(frame);
+    expect(host.fired.length).toBe(fired + 2);
+  });
+
+  it('puts the queue in error for a WQE without room, and reports it', () => {
+    const { device, port, driver } = running();
+    driver.setMtu(9022);
+    port.inject(buildFrame({ dst: driver.mac, payload: Buffer.alloc(3000) }));
+    driver.poll();
+    expect(driver.completions.map((cqe) => [(cqe[0x3f] ?? 0) >>> 4, cqe[0x37]]).at(-1)).toEqual([14, 1]);
+    expect(device.core.rqs.table.get(driver.channels[0]?.rx.rqn ?? 0).state).toBe(3);
+  });
+});

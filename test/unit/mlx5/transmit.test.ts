@@ -1,0 +1,207 @@
+import { describe, expect, it } from 'vitest';
+import { segmentFlags } from '../../../device-models/mlx5/offload/transmit.ts';
+import { buildFrame, checksumsRight } from './frames.ts';
+import { running } from './setup.ts';
+
+const peer = Buffer.from('020000000009', 'hex');
+
+describe('transmit', () => {
+  it.each([
+    [4, 'udp'],
+    [4, 'tcp'],
+    [6, 'udp'],
+    [6, 'tcp'],
+  ] as const)('computes IPv%i %s checksums from scratch, whatever the pieces', (ip, protocol) => {
+    const { port, driver } = running();
+    for (const size of [0, 1, 18, 301, 1400]) {
+      const payload = Buffer.alloc(size, size + 1);
+      const spec = { dst: peer, src: driver.mac, ip, protocol, payload };
+      const blank = buildFrame({ ...spec, checksums: false });
+      for (const pieces of [[], [54], [61, 7, 333], [300, 1, 1]]) {
+        driver.send(blank, { l3: true, l4: true, pieces });
+        driver.poll();
+        expect(port.sent.pop()).toEqual(buildFrame(spec));
+      }
+    }
+  });
+
+  it('leaves checksums alone that it was not asked for', () => {
+    const { port, driver } = running();
+    const blank = buildFrame({ dst: peer, src: driver.mac, checksums: false });
+    driver.send(blank);
+    expect(port.sent.pop()).toEqual(blank);
+    expect(checksumsRight(blank)).toBe(false);
+  });
+
+  it('takes inline headers and pads short frames', () => {
+    const { port, driver } = running();
+    const frame = buildFrame({ dst: peer, src: driver.mac, payload: Buffer.from('abc'), padTo: 0 });
+    for (const inline of [14, 18, 42]) driver.send(frame, { inline });
+    expect(port.sent).toHaveLength(3);
+    for (const sent of port.sent)
+      expect(sent).toEqual(Buffer.concat([frame, Buffer.alloc(60 - frame.length)]));
+  });
+
+  it.each([
+    [0x8000, 0x8100],
+    [0x8001, 0x88a8],
+  ] as const)('inserts a tag of kind 0x%s', (type, etherType) => {
+    const { port, driver } = running();
+    const spec = { dst: peer, src: driver.mac, payload: Buffer.alloc(500, 3) };
+    driver.send(buildFrame({ ...spec, checksums: false }), {
+      l3: true,
+      l4: true,
+      vlan: { type, tci: 0x2007 },
+    });
+    expect(port.sent.pop()).toEqual(buildFrame({ ...spec, vlan: { type: etherType, tci: 0x2007 } }));
+  });
+
+  it.each([4, 6] as const)('cuts TCP over IPv%i', (ip) => {
+    const { port, driver } = running();
+    const payload = Buffer.from(Array.from({ length: 5000 }, (_, index) => index & 0xff));
+    const head = ip === 4 ? 54 : 74;
+    const spec = {
+      dst: peer,
+      src: driver.mac,
+      ip,
+      protocol: 'tcp',
+      flags: 0x99,
+      sequence: 0xfffffff0,
+    } as const;
+    driver.send(buildFrame({ ...spec, payload, checksums: false }), {
+      l3: true,
+      l4: true,
+      mss: 1448,
+      inline: head,
+      pieces: [1000, 3, 2000],
+    });
+    driver.poll();
+    const cuts = [0, 1448, 2896, 4344, 5000];
+    const expected = cuts.slice(0, -1).map((start, index) => {
+      const flags = segmentFlags(0x99, index === 0, index === 3);
+      const sequence = (0xfffffff0 + start) >>> 0;
+      const frame = buildFrame({
+        ...spec,
+        flags,
+        sequence,
+        payload: payload.subarray(start, cuts[index + 1]),
+      });
+      if (ip === 6) return frame.toString('hex');
+      // Only the identification counts up; its checksum follows.
+      frame.writeUInt16BE(0x1234 + index, 18);
+      frame.writeUInt16BE(0, 24);
+      let sum = 0;
+      for (let at = 14; at < 34; at += 2) sum += frame.readUInt16BE(at);
+      while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
+      frame.writeUInt16BE(~sum & 0xffff, 24);
+      return frame.toString('hex');
+    });
+    expect(port.sent.map((frame) => frame.toString('hex'))).toEqual(expected);
+    expect(driver.completions.at(-1)?.readUInt32BE(0x38)).toBe(
+      (0x0e << 24) | (driver.channels[0]?.tx.sqn ?? 0),
+    );
+    expect(segmentFlags(0x99, true, false)).toBe(0x90);
+    expect(segmentFlags(0x99, false, true)).toBe(0x19);
+  });
+
+  it('cuts UDP, with a tag', () => {
+    const { port, driver } = running();
+    const payload = Buffer.alloc(2500, 9);
+    const spec = { dst: peer, src: driver.mac, protocol: 'udp' } as const;
+    driver.send(buildFrame({ ...spec, payload, checksums: false }), {
+      l3: true,
+      l4: true,
+      mss: 1000,
+      inline: 42,
+    });
+    expect(port.sent.map((frame) => frame.length)).toEqual([1042, 1042, 542]);
+    for (const frame of port.sent) expect(checksumsRight(frame)).toBe(true);
+    expect(port.sent[2]?.readUInt16BE(38)).toBe(508);
+  });
+
+  it('hands checksums and segmentation to a port that can do them', () => {
+    const { port, driver } = running();
+    port.offloads = true;
+    const payload = Buffer.alloc(5000, 5);
+    const spec = { dst: peer, src: driver.mac, protocol: 'tcp', payload } as const;
+    driver.send(buildFrame({ ...spec, checksums: false }), { l3: true, l4: true, mss: 1448, inline: 54 });
+    expect(port.sent).toHaveLength(1);
+    expect(port.sentOffloads[0]).toEqual({
+      gsoType: 1,
+      headerLength: 54,
+      gsoSize: 1448,
+      checksumStart: 34,
+      checksumOffset: 16,
+    });
+  });
+
+  it('reports a bad WQE, stops the queue, flushes what is behind, and recovers', () => {
+    const { port, driver } = running();
+    const sq = driver.channels[0]?.tx;
+    if (sq === undefined) throw new Error('no queue');
+    const frame = buildFrame({ dst: peer, src: driver.mac });
+    driver.build(sq, frame, { lkey: 0x4242 });
+    driver.build(sq, frame);
+    driver.build(sq, frame);
+    const last = sq.pc - 1;
+    driver.ring(sq);
+    driver.poll();
+    const errors = driver.completions.filter((cqe) => (cqe[0x3f] ?? 0) >>> 4 === 13);
+    expect(errors.map((cqe) => [cqe[0x37], cqe.readUInt16BE(0x3c)])).toEqual([
+      [4, 0],
+      [5, last],
+    ]);
+    expect(port.sent).toEqual([]);
+    expect(driver.querySqState(sq)).toBe(3);
+    driver.build(sq, frame);
+    driver.ring(sq);
+    driver.poll();
+    expect(driver.completions.at(-1)?.[0x37]).toBe(5);
+    driver.modifySq(sq, 3, 0);
+    driver.memory.writeUInt32BE(0, sq.dbr + 4);
+    sq.pc = 0;
+    driver.modifySq(sq, 0, 1);
+    driver.send(frame);
+    expect(port.sent).toEqual([frame]);
+  });
+
+  it('refuses each kind of malformed WQE with an error completion', () => {
+    const cases: [string, (wqe: Buffer) => void][] = [
+      ['opcode', (wqe) => wqe.writeUInt8(0x25, 3)],
+      ['other queue', (wqe) => wqe.writeUInt32BE(0x99999901, 4)],
+      ['no length', (wqe) => wqe.writeUInt8(0, 7)],
+      ['longer than the queue', (wqe) => wqe.writeUInt8(63, 7)],
+      ['inline header beyond the WQE', (wqe) => wqe.writeUInt16BE(0x3ff, 28)],
+      ['address beyond all memory', (wqe) => wqe.writeUInt32BE(0xffffffff, 40)],
+      ['unmapped address', (wqe) => wqe.writeUInt32BE(5, 40)],
+      ['byte count 0', (wqe) => wqe.writeUInt32BE(0, 32)],
+      ['byte count 2 GiB', (wqe) => wqe.writeUInt32BE(0x7fffffff, 32)],
+      ['inline data beyond the WQE', (wqe) => wqe.writeUInt32BE(0x80000100, 32)],
+      ['LSO without headers', (wqe) => wqe.writeUInt8(0x0e, 3)],
+    ];
+    for (const [what, spoil] of cases) {
+      const { port, driver } = running();
+      const sq = driver.channels[0]?.tx;
+      if (sq === undefined) throw new Error('no queue');
+      driver.build(sq, buildFrame({ dst: peer, src: driver.mac }));
+      spoil(driver.memory.subarray(sq.ring, sq.ring + 64));
+      driver.ring(sq);
+      driver.poll();
+      expect([what, driver.completions.at(-1)?.[0x3f] ?? 0]).toEqual([what, expect.any(Number)]);
+      expect([what, (driver.completions.at(-1)?.[0x3f] ?? 0) >>> 4]).toEqual([what, 13]);
+      expect([what, driver.querySqState(sq)]).toEqual([what, 3]);
+      expect(port.sent).toEqual([]);
+    }
+  });
+
+  it('goes around the ring many times, with multi-block WQEs', () => {
+    const { port, driver } = running();
+    const frame = buildFrame({ dst: peer, src: driver.mac, payload: Buffer.alloc(700, 1) });
+    for (let round = 0; round < 200; round++) {
+      driver.send(frame, { pieces: round % 3 === 0 ? [100, 100, 100, 100, 100] : [] });
+      driver.poll();
+    }
+    expect(port.sent).toHaveLength(200);
+    expect(port.sent.every((sent) => sent.equals(frame))).toBe(true);
+  });
+});
