@@ -43,6 +43,9 @@ export class GuestMemoryMap implements GuestMemory {
   readonly #maxRegions: number;
   readonly #windows = new FileWindows();
   #messages: MessageDma | undefined;
+  #deviceSink: DirtySink | undefined;
+  #clientSink: DirtySink | undefined;
+  /** Whichever of the two there is, or both. */
   #dirty: DirtySink | undefined;
 
   constructor(options: { maxRegions?: number } = {}) {
@@ -56,7 +59,14 @@ export class GuestMemoryMap implements GuestMemory {
 
   /** Where writes are noted; undefined: nowhere. */
   setDirtySink(sink: DirtySink | undefined): void {
-    this.#dirty = sink;
+    this.#deviceSink = sink;
+    this.#dirty = joined(this.#deviceSink, this.#clientSink);
+  }
+
+  /** A second place where writes are noted: the log that a transport keeps for its client. */
+  setClientDirtySink(sink: DirtySink | undefined): void {
+    this.#clientSink = sink;
+    this.#dirty = joined(this.#deviceSink, this.#clientSink);
   }
 
   /**
@@ -288,6 +298,16 @@ function checkRequest({ iova, size, prot, fdOffset }: DmaMapRequest): void {
     throw new RequestError(errno.EINVAL, `${range}: unknown permissions 0x${prot.toString(16)}`);
   if (!(Number.isSafeInteger(fdOffset) && fdOffset >= 0))
     throw new RequestError(errno.EINVAL, `${range}: file offset ${fdOffset}`);
+}
+
+function joined(first: DirtySink | undefined, second: DirtySink | undefined): DirtySink | undefined {
+  if (first === undefined || second === undefined) return first ?? second;
+  return {
+    mark: (iova, length) => {
+      first.mark(iova, length);
+      second.mark(iova, length);
+    },
+  };
 }
 
 function describe(iova: number, size: number): string {

@@ -177,11 +177,13 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   attach(link: ClientLink): void {
     this.#client = link.dma;
     this.memory.setMessageDma(link.dma);
+    this.memory.setClientDirtySink(link.dirty);
   }
 
   detach(): void {
     this.#client = undefined;
     this.memory.setMessageDma(undefined);
+    this.memory.setClientDirtySink(undefined);
     this.dmaUnmapAll();
     this.interrupts.detach();
   }

@@ -1,4 +1,4 @@
-import type { MessageDma } from '../dma/types.ts';
+import type { DirtySink, MessageDma } from '../dma/types.ts';
 
 /** `VFIO_REGION_INFO_FLAG_*` (vfio.h). */
 export const regionFlags = { read: 1, write: 2, mmap: 4, caps: 8 } as const;
@@ -83,6 +83,8 @@ export interface ServedMigration {
 /** What a transport hands to the device when a client has connected and negotiated. */
 export interface ClientLink {
   readonly dma: MessageDma;
+  /** Told of every write to mapped memory, beside the device's own dirty log; for a transport that keeps a log itself. */
+  readonly dirty?: DirtySink;
 }
 
 /**

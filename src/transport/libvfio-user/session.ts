@@ -1,0 +1,452 @@
+import { errno, errnoName } from '../../errors.ts';
+import type { Logger } from '../../log.ts';
+import { type Reactor, ready, type Timer, type Watch } from '../../loop/types.ts';
+import {
+  closeFd,
+  PosixError,
+  pollFd,
+  sendMessage,
+  setSocketTimeout,
+  shutdownSocket,
+} from '../../posix/index.ts';
+import { type Capabilities, defaultOffer, parseCapabilities } from '../../vfio-user/capabilities.ts';
+import { command, feature, featureFlags, headerFlags } from '../../vfio-user/constants.ts';
+import { readU64 } from '../../vfio-user/struct.ts';
+import { deviceFeature, dmaMap, header } from '../../vfio-user/structs.ts';
+import { deviceHandlers } from '../native/device-handlers.ts';
+import { DmaChannel, type DmaPort } from '../native/dma-channel.ts';
+import type { HandlerContext } from '../native/handler.ts';
+import type { LimitedLog } from '../native/limited-log.ts';
+import type { ServedDevice } from '../served-device.ts';
+import type { VfuContext } from './context.ts';
+import type { DeviceAdapter } from './device-adapter.ts';
+import { capabilitiesOf, maxGreeting, withoutTwinSocket } from './greeting.ts';
+import { found, Inbox } from './inbox.ts';
+import { maxMessageSize } from './layout.ts';
+
+export interface SessionOptions {
+  readonly fd: number;
+  readonly reactor: Reactor;
+  readonly device: ServedDevice;
+  readonly context: VfuContext;
+  readonly adapter: DeviceAdapter;
+  readonly log: Logger;
+  readonly limited: LimitedLog;
+  readonly dmaWindow: number;
+  readonly dmaBatchWindow: number;
+  readonly dmaTimeoutMs: number;
+  /** Bounds everything that the library itself waits for. */
+  readonly socketTimeoutMs: number;
+  readonly negotiationTimeoutMs: number;
+  readonly whileWaiting: (() => void) | undefined;
+  /** The session is over and nothing of it is on the stack. */
+  readonly onEnd: (session: Session) => void;
+}
+
+const messagesPerTurn = 256;
+const maxWaitDepth = 8;
+const nsPerMs = 1e6;
+/** How often a message that has not arrived whole is looked at again, and how long it may take. */
+const partDelayNs = 0.5 * nsPerMs;
+const partPatienceNs = 1000 * nsPerMs;
+/** The longest reply to a DMA message: the most data that is asked for at once, and its structures. */
+const largestReply = defaultOffer.maxDataXferSize + 64;
+/** SET_IRQS with a byte for each of 2048 vectors. */
+const irqSetRoom = 4096;
+
+const setIrqs = deviceHandlers.find(({ spec }) => spec.command === command.DEVICE_SET_IRQS);
+
+/**
+ * One client, served by the library. Every message is looked at before the library gets it, for what the library
+ * does not tell its device: who asks for which eventfds, which file is behind a DMA region, when logging of writes
+ * begins; and because only so can the device's own messages share the socket with requests. The library's
+ * `vfu_sgl_read` takes whatever comes next for its reply.
+ */
+export class Session implements DmaPort {
+  readonly #options: SessionOptions;
+  readonly #inbox: Inbox;
+  readonly #watch: Watch;
+  readonly #poller: Watch;
+  readonly #timer: Timer;
+  readonly #run: () => number;
+  #dma: DmaChannel | undefined;
+  #peer: Capabilities = parseCapabilities(Buffer.alloc(0));
+  /** The client is gone, whether or not the library knows. */
+  #gone = false;
+  /** The library has been told, or never heard of the client. */
+  #detached = true;
+  #ended = false;
+  #waits = 0;
+  #serving = false;
+  #logging = false;
+  #interest: number = ready.read;
+  /** Bytes of the device's messages that the socket did not take. */
+  #unsent: Buffer = Buffer.alloc(0);
+  /** Since when a message lacks its end; 0: none does. */
+  #partSince = 0;
+  #reason = 'the client left';
+
+  constructor(options: SessionOptions) {
+    this.#options = options;
+    const { reactor, fd, context } = options;
+    setSocketTimeout(fd, options.socketTimeoutMs);
+    this.#inbox = new Inbox(fd, largestReply);
+    this.#run = () => context.run();
+    this.#timer = reactor.timer(() => this.#onTimer());
+    this.#timer.arm(options.negotiationTimeoutMs * nsPerMs);
+    this.#watch = reactor.watch(fd, ready.read, () => void this.#serve());
+    this.#poller = reactor.poller(() => this.#waits === 0 && this.#partSince === 0 && this.#serve());
+  }
+
+  get open(): boolean {
+    return !this.#gone;
+  }
+
+  get mayWait(): boolean {
+    const { adapter } = this.#options;
+    return this.open && this.#dma !== undefined && !adapter.inside && this.#waits < maxWaitDepth;
+  }
+
+  get blocked(): boolean {
+    return this.#unsent.length > 0;
+  }
+
+  now(): number {
+    return this.#options.reactor.now();
+  }
+
+  /** Whether the client is still there; notices a disconnect that has not been reported yet. */
+  checkAlive(): boolean {
+    this.#serve();
+    return this.open;
+  }
+
+  close(why = 'the server is closing'): void {
+    if (this.#ended) return;
+    this.#hangUp(why);
+    this.#settle();
+  }
+
+  // ---- DmaPort
+
+  send(bytes: Buffer, length: number, payload?: Uint8Array): void {
+    if (this.#gone) return;
+    if (this.blocked) {
+      this.#unsent = Buffer.concat([this.#unsent, bytes.subarray(0, length), payload ?? Buffer.alloc(0)]);
+      return;
+    }
+    const total = length + (payload?.length ?? 0);
+    const sent = Math.max(0, this.#transmit(bytes, length, payload));
+    if (sent === total || this.#gone) return;
+    this.#unsent = Buffer.concat([bytes.subarray(0, length), payload ?? Buffer.alloc(0)]).subarray(sent);
+  }
+
+  serveWhileWaiting(timeoutMs: number): boolean {
+    if (this.#serveNested()) return true;
+    const { whileWaiting, fd } = this.#options;
+    if (whileWaiting !== undefined) {
+      whileWaiting();
+      if (this.#serveNested()) return true;
+    }
+    if (timeoutMs === 0 || this.#gone) return false;
+    const interest = this.blocked ? ready.read | ready.write : ready.read;
+    pollFd(fd, interest, whileWaiting === undefined ? timeoutMs : 1);
+    return this.#serveNested();
+  }
+
+  beginWait(): void {
+    this.#waits += 1;
+    this.#options.adapter.waiting = true;
+  }
+
+  endWait(): void {
+    this.#waits -= 1;
+    if (this.#waits > 0) return;
+    this.#options.adapter.waiting = false;
+    if (!this.#serving) this.#options.reactor.defer(() => void this.#serve());
+  }
+
+  // ---- the loop
+
+  #serve(): boolean {
+    if (this.#serving || this.#waits > 0 || this.#ended) return false;
+    this.#serving = true;
+    let served = false;
+    try {
+      this.#flush();
+      this.#options.adapter.drain();
+      for (let left = messagesPerTurn; left > 0 && !this.#gone; left--) {
+        if (!this.#step()) break;
+        served = true;
+      }
+    } finally {
+      this.#serving = false;
+    }
+    this.#settle();
+    return served;
+  }
+
+  #serveNested(): boolean {
+    this.#flush();
+    let served = false;
+    while (!this.#gone && this.#step()) served = true;
+    return served;
+  }
+
+  /** One message, if one is there. */
+  #step(): boolean {
+    const inbox = this.#inbox;
+    if (inbox.taking) return this.#takeReply();
+    const state = inbox.look(this.#dma === undefined ? maxGreeting : maxMessageSize);
+    if (state === found.nothing) return false;
+    if (state === found.end) {
+      this.#hangUp(this.#reason);
+      return false;
+    }
+    if (state === found.part && this.#mayBecomeWhole()) return false;
+    this.#partSince = 0;
+    const flags = inbox.bytes.readUInt32LE(header.offsets.flags);
+    if (this.#dma === undefined) {
+      this.#greet();
+      return true;
+    }
+    if ((flags & headerFlags.typeMask) === headerFlags.typeReply) return this.#takeReply();
+    // Replies of the library must not get into the middle of a message of the device.
+    if (this.blocked) return false;
+    this.#request(inbox.bytes.readUInt16LE(header.offsets.cmd));
+    return true;
+  }
+
+  /**
+   * The library reads a message's body with one recv that is not told to wait for all of it: until it is all
+   * there, the library is kept away. A message that never gets whole is the library's after a second.
+   */
+  #mayBecomeWhole(): boolean {
+    const now = this.now();
+    if (this.#partSince === 0) this.#partSince = now;
+    if (this.#dma !== undefined && now - this.#partSince > partPatienceNs) return false;
+    if (this.#dma !== undefined) this.#timer.arm(partDelayNs);
+    return true;
+  }
+
+  #onTimer(): void {
+    if (this.#dma === undefined) {
+      this.#options.log.warn({ why: 'it did not send VERSION in time' }, 'client dropped');
+      this.close('it did not send VERSION in time');
+    } else void this.#serve();
+  }
+
+  #request(cmd: number): void {
+    const { adapter } = this.#options;
+    const fds: number[] = [];
+    let message: Buffer | undefined;
+    if (cmd === command.DEVICE_SET_IRQS) message = this.#inbox.peekWhole(irqSetRoom, fds);
+    else if (cmd === command.DMA_MAP) this.#offerMemory();
+    else if (cmd === command.DEVICE_FEATURE) this.#noteLogging();
+    const result = adapter.enter(this.#run);
+    if (message !== undefined) this.#setIrqs(message, fds);
+    adapter.withdraw();
+    if (result < 0 && result !== -errno.ENOTCONN) this.#failed(-result);
+    if (adapter.takeLost()) {
+      this.#detached = true;
+      this.#hangUp(this.#reason);
+    }
+    adapter.drain();
+  }
+
+  /** The library is out of step with its client, or worse. */
+  #failed(value: number): void {
+    this.#options.log.warn({ errno: value }, `libvfio-user: vfu_run_ctx failed: ${errnoName(value)}`);
+    this.#hangUp(`the library failed with ${errnoName(value)}`);
+  }
+
+  // ---- what the library does not tell
+
+  /**
+   * The library keeps descriptors of its own, for `vfu_irq_trigger`, which knows neither INTx from MSI-X nor ERR and
+   * REQ, and tells nobody that a descriptor came or went. The device gets copies, with the request.
+   */
+  #setIrqs(message: Buffer, fds: number[]): void {
+    try {
+      if (setIrqs === undefined || message.length < header.size) throw new Error('no handler for SET_IRQS');
+      setIrqs.run(this.#handlerContext(), message.subarray(header.size), fds);
+    } catch (error) {
+      this.#options.adapter.failed(error);
+    }
+  }
+
+  #handlerContext(): HandlerContext {
+    return {
+      device: this.#options.device,
+      role: 'device',
+      offer: defaultOffer,
+      peer: this.#peer,
+      companion: undefined,
+      scratch: (size) => Buffer.alloc(size),
+    };
+  }
+
+  #offerMemory(): void {
+    const fds: number[] = [];
+    const message = this.#inbox.peekWhole(header.size + dmaMap.size, fds);
+    const [fd, ...rest] = fds;
+    for (const other of rest) closeFd(other);
+    const at = header.size + dmaMap.offsets.offset;
+    let fdOffset = 0;
+    try {
+      if (message.length >= at + 8) fdOffset = readU64(message, at);
+    } catch {
+      // Above 2^53: mapping it will fail, in the library or here.
+      fdOffset = -1;
+    }
+    this.#options.adapter.offered = { fd, fdOffset };
+  }
+
+  #noteLogging(): void {
+    const { bytes, seen } = this.#inbox;
+    const at = header.size + deviceFeature.offsets.flags;
+    if (seen < at + 4) return;
+    const flags = bytes.readUInt32LE(at);
+    if ((flags & featureFlags.set) === 0 || (flags & featureFlags.probe) !== 0) return;
+    const index = flags & featureFlags.indexMask;
+    // Wrong when the library refuses to start; marks do nothing then.
+    if (index === feature.DMA_LOGGING_START) this.#logging = true;
+    else if (index === feature.DMA_LOGGING_STOP) this.#logging = false;
+  }
+
+  // ---- negotiation
+
+  #greet(): void {
+    const { fd, context, device, log } = this.#options;
+    if (this.#inbox.size > maxGreeting) {
+      this.close(`its first message claims ${this.#inbox.size} bytes`);
+      return;
+    }
+    const fds: number[] = [];
+    const message = withoutTwinSocket(this.#inbox.take(fds));
+    try {
+      const { attached, reply } = context.attach(fd, message, fds);
+      if (attached) this.#accept(message, device);
+      this.send(reply, reply.length);
+      if (!attached) this.#hangUp('negotiation failed');
+      else log.info({ capabilities: [...this.#peer.proposed] }, 'client connected');
+    } finally {
+      for (const other of fds) closeFd(other);
+    }
+  }
+
+  #accept(message: Buffer, device: ServedDevice): void {
+    const {
+      context,
+      dmaWindow: window,
+      dmaBatchWindow: batchWindow,
+      dmaTimeoutMs: timeoutMs,
+    } = this.#options;
+    this.#detached = false;
+    try {
+      this.#peer = parseCapabilities(capabilitiesOf(message));
+    } catch {
+      // The library is less strict: what it took is taken, with defaults where it makes no sense.
+    }
+    const { proposed, maxDataXferSize } = this.#peer;
+    const chunk = Math.min(maxDataXferSize, defaultOffer.maxDataXferSize);
+    const probe = proposed.has('pgsizes') && proposed.has('max_dma_maps');
+    const out = Buffer.allocUnsafeSlow(DmaChannel.outputSize);
+    this.#dma = new DmaChannel(this, out, { chunk, window, batchWindow, timeoutMs, probe });
+    this.#timer.cancel();
+    const dirty = {
+      mark: (iova: number, length: number) => {
+        if (this.#logging) context.markDirty(iova, length);
+      },
+    };
+    device.attach({ dma: this.#dma, dirty });
+  }
+
+  // ---- the device's own messages
+
+  #takeReply(): boolean {
+    let reply: Buffer | undefined | false;
+    try {
+      reply = this.#inbox.takeReply();
+    } catch (error) {
+      if (!(error instanceof PosixError)) throw error;
+      reply = false;
+    }
+    if (reply === false) {
+      this.#hangUp('a reply of it is malformed');
+      return false;
+    }
+    if (reply === undefined) return false;
+    const { offsets, size } = header;
+    const id = reply.readUInt16LE(offsets.msg_id);
+    const cmd = reply.readUInt16LE(offsets.cmd);
+    const flags = reply.readUInt32LE(offsets.flags);
+    const error = reply.readUInt32LE(offsets.error_no);
+    const problem = this.#dma?.onReply(id, cmd, flags, error, reply, size, reply.length - size);
+    if (problem !== undefined) this.#options.limited.warn({ id, cmd }, `unexpected reply: ${problem}`);
+    return true;
+  }
+
+  #transmit(bytes: Buffer, length: number, payload: Uint8Array | undefined): number {
+    try {
+      return sendMessage(this.#options.fd, bytes, length, payload, undefined, false);
+    } catch (error) {
+      if (!(error instanceof PosixError)) throw error;
+      this.#hangUp(error.message);
+      return 0;
+    }
+  }
+
+  #flush(): void {
+    if (!this.blocked || this.#gone) return;
+    const sent = this.#transmit(this.#unsent, this.#unsent.length, undefined);
+    if (sent > 0) this.#unsent = this.#unsent.subarray(sent);
+  }
+
+  // ---- the end
+
+  /** From now on nothing is served. What belongs to the end happens once the device is not on the stack. */
+  #hangUp(why: string): void {
+    if (this.#gone) return;
+    this.#gone = true;
+    this.#reason = why;
+    shutdownSocket(this.#options.fd);
+  }
+
+  #settle(): void {
+    if (this.#gone) {
+      if (!this.#ended && this.#waits === 0 && !this.#serving) this.#end();
+      return;
+    }
+    const partial = this.#partSince !== 0 && this.#dma !== undefined;
+    const interest = partial ? 0 : this.blocked ? ready.read | ready.write : ready.read;
+    if (interest === this.#interest) return;
+    this.#interest = interest;
+    this.#watch.modify(interest);
+  }
+
+  #end(): void {
+    const { fd, adapter, device, log } = this.#options;
+    this.#ended = true;
+    this.#watch.close();
+    this.#poller.close();
+    this.#timer.close();
+    adapter.clear();
+    // The library notices that the socket is shut, and gives its regions and descriptors back.
+    for (let tries = 0; !this.#detached && tries < messagesPerTurn; tries++) {
+      const result = adapter.enter(this.#run);
+      if (adapter.takeLost() || result === -errno.ENOTCONN) this.#detached = true;
+    }
+    adapter.clear();
+    if (this.#dma !== undefined) {
+      try {
+        device.detach();
+      } catch (error) {
+        log.error({ err: error }, 'the device failed when its client left');
+      }
+    }
+    log.info({ reason: this.#reason }, 'client gone');
+    closeFd(fd);
+    this.#options.onEnd(this);
+  }
+}
