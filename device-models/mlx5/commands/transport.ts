@@ -81,7 +81,6 @@ function readTir(core: Mlx5Core, input: Buffer, at: number): TirSettings {
   const inlineRqn = tirc.get(input, 'inline_rqn', at);
   require(tirc.get(input, 'tls_en', at) === 0, 'unsupportedType', 'TLS');
   require(tirc.get(input, 'packet_merge_mask', at) === 0, 'unsupportedType', 'LRO');
-  require(tirc.get(input, 'rx_hash_symmetric', at) === 0, 'unsupportedType', 'symmetric hash');
   if (dispType === dispatchType.INDIRECT) {
     require(core.rqts.find(indirectTable) !== undefined, 'badDestination', `RQT ${indirectTable}`);
     require(rxHashFn <= hashFunction.TOEPLITZ, 'unsupportedType', `rx_hash_fn ${rxHashFn}`);
@@ -96,7 +95,7 @@ function readTir(core: Mlx5Core, input: Buffer, at: number): TirSettings {
     inlineRqn,
     indirectTable,
     rxHashFn,
-    symmetric: false,
+    symmetric: tirc.get(input, 'rx_hash_symmetric', at) === 1,
     key: Uint8Array.from(input.subarray(key, key + toeplitzKeyBytes)),
     ipv6: rxHashFieldSelect.get(input, 'l3_prot_type', selector) === 1,
     udp: rxHashFieldSelect.get(input, 'l4_prot_type', selector) === 1,
@@ -127,6 +126,7 @@ function modifyTir(core: Mlx5Core, input: Buffer): void {
     settings = {
       ...settings,
       rxHashFn,
+      symmetric: tirc.get(input, 'rx_hash_symmetric', at) === 1,
       key: Uint8Array.from(input.subarray(key, key + toeplitzKeyBytes)),
       ipv6: rxHashFieldSelect.get(input, 'l3_prot_type', selector) === 1,
       udp: rxHashFieldSelect.get(input, 'l4_prot_type', selector) === 1,
@@ -147,6 +147,7 @@ function queryTir(core: Mlx5Core, input: Buffer, output: Buffer): void {
   tirc.set(output, 'inline_rqn', settings.inlineRqn, at);
   tirc.set(output, 'indirect_table', settings.indirectTable, at);
   tirc.set(output, 'rx_hash_fn', settings.rxHashFn, at);
+  tirc.set(output, 'rx_hash_symmetric', settings.symmetric ? 1 : 0, at);
   tirc.set(output, 'self_lb_block', settings.selfLoopback, at);
   tirc.set(output, 'transport_domain', settings.transportDomain, at);
   output.set(settings.key, at + tirc.byte('rx_hash_toeplitz_key'));

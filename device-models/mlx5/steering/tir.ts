@@ -90,6 +90,19 @@ export class RssResult {
 
 const input = new Uint8Array(toeplitzInputBytes);
 
+/**
+ * Makes the hash the same for both directions of a flow: of a pair of equal fields, the first becomes their OR, the
+ * second their XOR (what the kernel's ethtool documentation calls "symmetric-or-xor").
+ */
+function makeSymmetric(start: number, width: number): void {
+  for (let at = start; at < start + width; at++) {
+    const source = input[at] ?? 0;
+    const destination = input[at + width] ?? 0;
+    input[at] = source | destination;
+    input[at + width] = source ^ destination;
+  }
+}
+
 /** Computes the hash of a frame as a TIR wants it; 0 when the frame has none of the fields. */
 export function rssHash(tir: Tir, frame: Uint8Array, info: FrameInfo, result: RssResult): void {
   const { settings } = tir;
@@ -107,10 +120,12 @@ export function rssHash(tir: Tir, frame: Uint8Array, info: FrameInfo, result: Rs
     }
     at += addressBytes;
   }
+  if (settings.symmetric && length === 2 * addressBytes) makeSymmetric(0, addressBytes);
   if (length > 0) result.type |= info.ip === 4 ? cqeRss.ip.ipv4 : cqeRss.ip.ipv6;
   const ports = selected & (hashField.L4_SPORT | hashField.L4_DPORT);
   if (ports !== 0 && info.l4 === (settings.udp ? ipProtocol.udp : ipProtocol.tcp)) {
     at = info.l4Offset;
+    const start = length;
     for (const bit of [hashField.L4_SPORT, hashField.L4_DPORT]) {
       if ((selected & bit) !== 0) {
         input[length++] = frame[at] ?? 0;
@@ -118,6 +133,7 @@ export function rssHash(tir: Tir, frame: Uint8Array, info: FrameInfo, result: Rs
       }
       at += 2;
     }
+    if (settings.symmetric && length === start + 4) makeSymmetric(start, 2);
     result.type |= settings.udp ? cqeRss.l4.udp : cqeRss.l4.tcp;
   } else if ((selected & hashField.IPSEC_SPI) !== 0 && info.l4Offset !== 0) {
     const spiAt = info.protocol === ipProtocol.ah ? 4 : 0;
