@@ -4,12 +4,16 @@ import { createLogger, type LogLevel, logLevels } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
 import { DeviceRuntime } from '../runtime/device-runtime.ts';
 import { orchestratorPort } from '../runtime/orchestrator-port.ts';
-import { NativeServer } from '../transport/native/index.ts';
+import { NativeServer, type NativeServerOptions } from '../transport/native/index.ts';
 import { findModel } from './models.ts';
+
+const transports = ['native', 'libvfio-user'] as const;
+type Transport = (typeof transports)[number];
 
 interface ServeOptions {
   readonly socket: string;
   readonly migrationSocket?: string;
+  readonly transport: Transport;
   readonly set: Record<string, string>;
   readonly dirty: DirtyScopeName;
   readonly held?: boolean;
@@ -39,6 +43,11 @@ export function registerServe(program: Command): void {
     .argument('<model>', 'which device; see "vfio-companion models"')
     .requiredOption('--socket <path>', 'where the client connects')
     .option('--migration-socket <path>', 'where an orchestrator connects')
+    .addOption(
+      new Option('--transport <kind>', 'what serves the client: our own server, or the C library')
+        .choices(transports)
+        .default('native'),
+    )
     .option('--set <key=value>', 'an option of the model; may be repeated', collectSetting, {})
     .addOption(
       new Option('--dirty <scope>', 'how much a dirty log takes for dirty')
@@ -70,9 +79,10 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
     held: options.held ?? false,
     migration: { p2p: options.p2p, preCopy: options.precopy },
   });
-  const servers: NativeServer[] = [];
+  const servers: { close(): void }[] = [];
   try {
-    servers.push(new NativeServer({ reactor, device: runtime, path: options.socket, role: 'device', log }));
+    const common = { reactor, device: runtime, path: options.socket, log };
+    servers.push(await deviceServer(options.transport, common));
     if (options.migrationSocket !== undefined) {
       servers.push(
         new NativeServer({
@@ -102,4 +112,25 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
     runtime.close();
     reactor.close();
   }
+}
+
+type DeviceServerOptions = Required<Pick<NativeServerOptions, 'reactor' | 'device' | 'path' | 'log'>>;
+
+/** The library's binding is loaded only when it is asked for. */
+async function deviceServer(transport: Transport, options: DeviceServerOptions): Promise<{ close(): void }> {
+  if (transport === 'native') return new NativeServer({ ...options, role: 'device' });
+  const { armLastWords, LibvfioUserServer } = await import('../transport/libvfio-user/index.ts');
+  const server = new LibvfioUserServer(options);
+  const { path, generation } = server.library;
+  options.log.info(`serving through ${path} (generation ${generation})`);
+  const disarm = armLastWords(
+    `vfio-companion: the process that served ${options.device.name} on ${options.path} has died without closing: ` +
+      `killed, or ${path} aborted or crashed (its assertion is in the line above then). Only this device is gone.`,
+  );
+  return {
+    close() {
+      server.close();
+      disarm();
+    },
+  };
 }
