@@ -1,4 +1,4 @@
-import { type NodeLoop, NodeTurn, nodeLoop } from '../posix/index.ts';
+import { type NodeLoop, NodeTurn, nodeLoop, TimerFd } from '../posix/index.ts';
 
 const NS_PER_MS = 1e6;
 
@@ -16,24 +16,27 @@ const TURN_EVERY_NS = 1 * NS_PER_MS;
  */
 export class NodeService {
   readonly #round: (timeoutNs: number) => boolean;
-  readonly #clock: () => number;
   readonly #finished: () => void;
   readonly #loop: NodeLoop = nodeLoop();
   readonly #turn: NodeTurn;
   #wanted = false;
   /** Node's callbacks may have opened a socket, which its loop begins to watch in the turn after only. */
   #turnAgain = true;
+  /**
+   * Ends a burst. A timer of its own, set once for each burst: a timeout with every sleep of the burst means
+   * setting a hardware timer every time, which was measured at half of a register access.
+   */
+  readonly #burst = new TimerFd();
+  #burstOver = false;
   #stopped = false;
 
   /**
    * @param round runs the device loop once, waiting at most so many nanoseconds (negative: for ever);
    *   returns whether a callback has run
-   * @param clock when the device loop last looked at the clock, nanoseconds
    * @param finished called once after `stop()`
    */
-  constructor(round: (timeoutNs: number) => boolean, clock: () => number, finished: () => void) {
+  constructor(round: (timeoutNs: number) => boolean, finished: () => void) {
     this.#round = round;
-    this.#clock = clock;
     this.#finished = finished;
     this.#turn = new NodeTurn(() => this.#serve());
   }
@@ -41,6 +44,17 @@ export class NodeService {
   /** Node's descriptor, for the device loop to watch. */
   get fd(): number {
     return this.#loop.fd;
+  }
+
+  /** Descriptor of the timer that ends a burst, for the device loop to watch. */
+  get burstFd(): number {
+    return this.#burst.fd;
+  }
+
+  /** The burst's time is over. */
+  burstOver(): void {
+    this.#burst.arm(0);
+    this.#burstOver = true;
   }
 
   /** Node's descriptor is readable. */
@@ -67,6 +81,7 @@ export class NodeService {
     }
     this.#turn.close();
     this.#finished();
+    this.#burst.close();
   }
 
   #serveDevices(): void {
@@ -76,13 +91,15 @@ export class NodeService {
       this.#round(0);
       return;
     }
-    let burstEnd = Number.POSITIVE_INFINITY;
+    let inBurst = false;
+    this.#burstOver = false;
     while (!this.#stopped) {
-      const inBurst = burstEnd !== Number.POSITIVE_INFINITY;
-      const wait = inBurst ? Math.max(0, burstEnd - this.#clock()) : this.#nodeTimeoutNs();
+      const wait = inBurst ? -1 : this.#nodeTimeoutNs();
       const ran = this.#round(wait);
-      if (this.#wanted || wait === 0) return;
-      if (ran && !inBurst) burstEnd = this.#clock() + TURN_EVERY_NS;
+      if (this.#wanted || this.#burstOver || wait === 0) return;
+      if (!ran || inBurst) continue;
+      inBurst = true;
+      this.#burst.arm(TURN_EVERY_NS);
     }
   }
 

@@ -55,8 +55,6 @@ class EpollReactor implements Reactor {
   #finds = 0;
   #inRound = false;
   #closed = false;
-  /** When a round last looked at the clock. */
-  #clock = 0;
 
   constructor(options: ReactorOptions) {
     this.#onError = options.onError;
@@ -64,8 +62,7 @@ class EpollReactor implements Reactor {
   }
 
   now(): number {
-    this.#clock = Number(process.hrtime.bigint());
-    return this.#clock;
+    return Number(process.hrtime.bigint());
   }
 
   watch(fd: number, interest: number, callback: (readiness: number) => void, onError?: ErrorHandler): Watch {
@@ -136,14 +133,15 @@ class EpollReactor implements Reactor {
     return new Promise((resolve) => {
       const node = new NodeService(
         (timeoutNs) => this.#round(timeoutNs),
-        () => this.#clock,
         () => {
           watch.close();
+          burst.close();
           this.#node = undefined;
           resolve();
         },
       );
       const watch = this.watch(node.fd, ready.read, () => node.wanted());
+      const burst = this.watch(node.burstFd, ready.read, () => node.burstOver());
       this.#node = node;
       node.start();
     });

@@ -34,4 +34,5 @@ export {
   shutdownSocket,
   socketPair,
 } from './sockets.ts';
+export { TimerFd } from './timerfd.ts';
 export { type NodeLoop, NodeTurn, nodeLoop } from './uv.ts';

@@ -34,6 +34,13 @@ export const libc = {
   fchmod: bind<[fd: number, mode: number]>('fchmod', 'int', ['int', 'uint']),
   memfdCreate: bind<[name: string, flags: number]>('memfd_create', 'int', ['str', 'uint']),
   eventfd: bind<[initial: number, flags: number]>('eventfd', 'int', ['uint', 'int']),
+  timerfdCreate: bind<[clock: number, flags: number]>('timerfd_create', 'int', ['int', 'int']),
+  timerfdSettime: bind<[fd: number, flags: number, value: number, old: number]>('timerfd_settime', 'int', [
+    'int',
+    'int',
+    pointer,
+    pointer,
+  ]),
   mmap: bind<[address: number, length: number, prot: number, flags: number, fd: number, offset: number]>(
     'mmap',
     'intptr_t',
