@@ -2,6 +2,7 @@ import { ready, type Timer, type Watch } from '../loop/types.ts';
 import { closeFd, rawArea, read, VectorList } from '../posix/index.ts';
 import { ethernet, MAX_FRAME } from './ethernet.ts';
 import { BasePort, type OffloadedHandler, type PortContext, type ReceiveOffloads } from './port.ts';
+import { Segmenter } from './segmenter.ts';
 import {
   openTun,
   setTunCarrier,
@@ -50,8 +51,12 @@ export class TapPort extends BasePort {
     checksumStart: 0,
     checksumOffset: 0,
   };
-  /** Length of the frame in `#in` that the handler had no room for; 0 for none. */
+  readonly #segmenter = new Segmenter(this.#in.bytes);
+  /** The frame in `#in` that the handler had no room for; length 0 for none. */
+  #waitingAt = 0;
   #waiting = 0;
+  /** The handler takes plain frames only: what the kernel left undone is done here. */
+  #plain = true;
   #processing = false;
   #closed = false;
 
@@ -78,11 +83,15 @@ export class TapPort extends BasePort {
 
   override ready(): void {
     if (this.#processing || this.#closed || this.#waiting === 0) return;
-    if (this.#hand(this.#waiting)) this.#readable();
+    const length = this.#waiting;
+    this.#waiting = 0;
+    if (this.#hand(this.#waitingAt, length, undefined) && this.#handSegments()) this.#readable();
   }
 
   override receive(handler: (frame: Uint8Array) => boolean): void {
-    setTunOffload(this.#tun, 0);
+    // Cutting long segments here is several times as fast as fetching each piece by a system call.
+    setTunOffload(this.#tun, tunOffload.CSUM | tunOffload.TSO4 | tunOffload.TSO6);
+    this.#plain = true;
     super.receive(handler);
   }
 
@@ -91,6 +100,7 @@ export class TapPort extends BasePort {
     const segmentation =
       accepts.checksum && accepts.segmentation ? tunOffload.TSO4 | tunOffload.TSO6 | tunOffload.TSO_ECN : 0;
     setTunOffload(this.#tun, checksum | segmentation);
+    this.#plain = false;
     super.receiveOffloaded(handler, accepts);
   }
 
@@ -140,7 +150,7 @@ export class TapPort extends BasePort {
       for (let count = 0; count < FRAMES_PER_TURN && !this.#closed; count++) {
         const length = read(this.#tun.fd, this.#in.bytes) - virtioNetHeader.size;
         if (length < 0) break;
-        if (!this.#hand(length)) return;
+        if (!this.#take(length)) return;
       }
       if (!this.#closed) this.#watch.modify(ready.read);
     } catch (error) {
@@ -152,21 +162,40 @@ export class TapPort extends BasePort {
     }
   }
 
+  /** Handles what was read; false when no more is to be read now. */
+  #take(length: number): boolean {
+    const offload = this.#takeHeader();
+    if (offload === undefined || !this.#plain) return this.#hand(virtioNetHeader.size, length, offload);
+    if (!this.receiving || !this.#segmenter.begin(virtioNetHeader.size, length, offload)) {
+      this.stats.receiveDropped++;
+      return true;
+    }
+    return this.#handSegments();
+  }
+
+  #handSegments(): boolean {
+    for (;;) {
+      const length = this.#segmenter.next();
+      if (length === 0) return true;
+      if (!this.#hand(this.#segmenter.at, length, undefined)) return false;
+    }
+  }
+
   /** False when the handler has no room: the frame stays here, the following ones in the kernel's queue. */
-  #hand(length: number): boolean {
-    this.#waiting = 0;
+  #hand(at: number, length: number, offload: FrameOffload | undefined): boolean {
     if (!this.receiving || length < ethernet.headerLength) {
       this.stats.receiveDropped++;
       return true;
     }
-    const frame = this.#in.bytes.subarray(virtioNetHeader.size, virtioNetHeader.size + length);
+    const frame = this.#in.bytes.subarray(at, at + length);
     this.#processing = true;
     try {
-      if (this.deliver(frame, this.#takeHeader())) return !this.#closed;
+      if (this.deliver(frame, offload)) return !this.#closed;
     } finally {
       this.#processing = false;
     }
     if (this.#closed) return false;
+    this.#waitingAt = at;
     this.#waiting = length;
     this.#watch.modify(0);
     return false;

@@ -1,0 +1,127 @@
+import { describe, expect, test } from 'vitest';
+import { Segmenter } from '../../../src/net/segmenter.ts';
+import { icmpEcho, internetChecksum, udpDatagram } from '../../../src/net/testing/packets.ts';
+
+const START = 10;
+const payload = Buffer.from(Array.from({ length: 5000 }, (_, n) => (n * 31) & 0xff));
+
+interface Shape {
+  tags: number;
+  version: 4 | 6;
+  options: number;
+}
+
+/** A TCP segment over one of the shapes, checksums missing, flags CWR|ACK|PSH|FIN. */
+function tcpFrame({ tags, version, options }: Shape) {
+  const head = Buffer.alloc(12 + 4 * tags + 2);
+  for (let tag = 0; tag < tags; tag++) head.writeUInt32BE(0x81000005 + tag, 12 + 4 * tag);
+  head.writeUInt16BE(version === 4 ? 0x0800 : 0x86dd, head.length - 2);
+  const tcp = Buffer.alloc(20 + options, 1);
+  tcp.writeUInt32BE(0xfffff000, 4);
+  tcp[12] = (tcp.length / 4) << 4;
+  tcp[13] = 0x80 | 0x10 | 0x08 | 0x01;
+  const network = Buffer.alloc(version === 4 ? 20 : 40, 0x11);
+  if (version === 4) {
+    network[0] = 0x45;
+    network[9] = 6;
+    network.writeUInt16BE(0xfffe, 4);
+  } else network[6] = 6;
+  const frame = Buffer.concat([head, network, tcp, payload]);
+  const transport = head.length + network.length;
+  const offload = {
+    gsoType: version === 4 ? 1 : 4,
+    headerLength: transport + tcp.length,
+    gsoSize: 0,
+    checksumStart: transport,
+    checksumOffset: 16,
+  };
+  return { frame, offload, network: head.length, transport, headers: transport + tcp.length };
+}
+
+function load(frame: Buffer): { bytes: Buffer; segmenter: Segmenter } {
+  const bytes = Buffer.alloc(70_000);
+  bytes.set(frame, START);
+  return { bytes, segmenter: new Segmenter(bytes) };
+}
+
+function all(bytes: Buffer, segmenter: Segmenter): Buffer[] {
+  const frames: Buffer[] = [];
+  for (let length = segmenter.next(); length > 0; length = segmenter.next())
+    frames.push(Buffer.from(bytes.subarray(segmenter.at, segmenter.at + length)));
+  return frames;
+}
+
+describe('segmenter', () => {
+  const shapes: Shape[] = [0, 1, 2].flatMap((tags) =>
+    ([4, 6] as const).flatMap((version) => [0, 12].map((options) => ({ tags, version, options }))),
+  );
+  test.each(shapes)('cuts %o into frames that are right in every field', (shape) => {
+    for (const gsoSize of [536, 1447, 1448, 4999, 5000, 9000]) {
+      const { frame, offload, network, transport, headers } = tcpFrame(shape);
+      const { bytes, segmenter } = load(frame);
+      expect(segmenter.begin(START, frame.length, { ...offload, gsoSize })).toBe(true);
+      const frames = all(bytes, segmenter);
+      expect(frames.length).toBe(Math.ceil(payload.length / gsoSize));
+      expect(Buffer.concat(frames.map((piece) => piece.subarray(headers))).equals(payload)).toBe(true);
+      for (const [index, piece] of frames.entries()) {
+        const last = index === frames.length - 1;
+        expect(piece.subarray(0, network)).toEqual(frame.subarray(0, network));
+        expect(piece.readUInt32BE(transport + 4)).toBe((0xfffff000 + index * gsoSize) % 2 ** 32);
+        expect(piece[transport + 13]).toBe(0x10 | (index === 0 ? 0x80 : 0) | (last ? 0x09 : 0));
+        const pseudo = Buffer.alloc(4);
+        pseudo.writeUInt16BE(piece.length - transport, 2);
+        pseudo[1] = 6;
+        const v4 = shape.version === 4;
+        const addresses = piece.subarray(network + (v4 ? 12 : 8), network + (v4 ? 20 : 40));
+        const tcp = piece.subarray(transport);
+        expect(internetChecksum(Buffer.concat([addresses, pseudo, tcp]))).toBe(0);
+        if (v4) {
+          expect(internetChecksum(piece.subarray(network, network + 20))).toBe(0);
+          expect(piece.readUInt16BE(network + 2)).toBe(piece.length - network);
+          expect(piece.readUInt16BE(network + 4)).toBe((0xfffe + index) & 0xffff);
+        } else expect(piece.readUInt16BE(network + 4)).toBe(piece.length - network - 40);
+      }
+    }
+  });
+
+  test('fills in a missing checksum, also where it begins at an odd place', () => {
+    for (const size of [0, 1, 2, 101]) {
+      const ends = { source: Buffer.from([10, 0, 0, 1]), destination: Buffer.from([10, 0, 0, 2]) };
+      const whole = udpDatagram(ends, 5, 6, Buffer.alloc(size, 0xab));
+      for (const head of [34, 35]) {
+        const unfinished = Buffer.from(whole);
+        const pseudo = Buffer.concat([ends.source, ends.destination, Buffer.from([0, 17, 0, whole.length])]);
+        unfinished.writeUInt16BE(~internetChecksum(pseudo) & 0xffff, 6);
+        const frame = Buffer.concat([Buffer.alloc(head), unfinished]);
+        const { bytes, segmenter } = load(frame);
+        const offload = { gsoType: 0, headerLength: 0, gsoSize: 0, checksumStart: head, checksumOffset: 6 };
+        expect(segmenter.begin(START, frame.length, offload)).toBe(true);
+        const [only, ...rest] = all(bytes, segmenter);
+        expect(rest).toEqual([]);
+        expect(only?.subarray(head)).toEqual(whole);
+      }
+    }
+    expect(internetChecksum(icmpEcho(8, 1, 1, Buffer.alloc(3)))).toBe(0);
+  });
+
+  test.each([
+    ['an unknown kind of segmentation', { gsoType: 3 }],
+    ['no segment size', { gsoSize: 0 }],
+    ['a transport header inside the network header', { checksumStart: 30 }],
+    ['a transport header beyond the end', { checksumStart: 65_000 }],
+    ['a checksum beyond the end', { gsoType: 0, checksumOffset: 65_000 }],
+    ['a checksum in the Ethernet header', { gsoType: 0, checksumStart: 0 }],
+  ])('refuses %s', (_, change) => {
+    const { frame, offload } = tcpFrame({ tags: 0, version: 4, options: 0 });
+    const { bytes, segmenter } = load(frame);
+    expect(segmenter.begin(START, frame.length, { ...offload, gsoSize: 1000, ...change })).toBe(false);
+    expect(all(bytes, segmenter)).toEqual([]);
+  });
+
+  test('refuses a data offset that is too small', () => {
+    const { frame, offload, transport } = tcpFrame({ tags: 0, version: 6, options: 0 });
+    frame[transport + 12] = 0x40;
+    const { segmenter } = load(frame);
+    expect(segmenter.begin(START, frame.length, { ...offload, gsoSize: 1000 })).toBe(false);
+  });
+});
