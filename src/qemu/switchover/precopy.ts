@@ -42,6 +42,12 @@ export async function preCopy(run: Run): Promise<void> {
   stopped.catch(() => undefined);
   const governor = new Governor(run, limits);
   const started = performance.now();
+  const beat = async (): Promise<void> => {
+    while (!over.signal.aborted) {
+      await heartbeat(run);
+      await delay(heartbeatMs, undefined, { signal: over.signal }).catch(() => undefined);
+    }
+  };
   const poll = async (): Promise<void> => {
     while (!over.signal.aborted) {
       await governor.look(performance.now() - started);
@@ -49,8 +55,22 @@ export async function preCopy(run: Run): Promise<void> {
     }
   };
   await run.until(
-    Promise.all([stopped, poll(), warmUp(run), ...run.devices.map((device) => feed(device, over.signal))]),
+    Promise.all([
+      stopped,
+      poll(),
+      beat(),
+      warmUp(run),
+      ...run.devices.map((device) => feed(device, over.signal)),
+    ]),
   );
+}
+
+/** The destination is asked for a sign of life so often: a stopped one would only be noticed as a stall. */
+const heartbeatMs = 1000;
+
+async function heartbeat(run: Run): Promise<void> {
+  const parties = run.devices.map(({ destination }) => destination.state());
+  await Promise.all([run.destination.execute('query-status'), ...parties]);
 }
 
 /** How often the calls of the switchover are made in advance. */

@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { migrationState } from '../../migration/state.ts';
 import type { Outcome } from '../../report/types.ts';
 import { DeadlineError, QmpConnectionError } from '../errors.ts';
-import { Qmp } from '../qmp.ts';
+import { Qmp, type QmpAddress } from '../qmp.ts';
 import { type DeviceRun, type Run, textAt, within } from './run.ts';
 
 /** QEMU resumes the vCPUs of a failed migration by itself within this time, or we do it. */
@@ -18,7 +18,7 @@ export async function rollback(run: Run): Promise<Outcome> {
   const { progressed } = run;
   await run.enter('rollback').catch((error) => run.warn(`rollback hook: ${String(error)}`));
   if (progressed.committed) return 'migrated';
-  if (!progressed.touched) return 'source';
+  if (!progressed.touched) return run.source.open ? 'source' : goneSource(run);
   if (progressed.contSent && !progressed.contRefused && !(await destinationIsDead(run))) return 'unknown';
 
   await run.giveBack?.().catch((error) => run.warn(`borrowed registers: ${String(error)}`));
@@ -41,14 +41,29 @@ async function destinationIsDead(run: Run): Promise<boolean> {
       run.warn(`the destination could not be killed: ${String(error)}`),
     );
   }
-  if (run.destination.open) return false;
+  return !run.destination.open && isDead(qmp);
+}
+
+/** Whether nobody listens at a monitor whose connection has ended: its QEMU is no more. */
+async function isDead(address: QmpAddress): Promise<boolean> {
   try {
-    const again = await Qmp.connect(qmp, { timeoutMs: probeMs });
+    const again = await Qmp.connect(address, { timeoutMs: probeMs });
     await again.close();
     return false;
   } catch (error) {
     return error instanceof QmpConnectionError;
   }
+}
+
+/** The connection to the source QEMU has ended: most likely the guest with it. */
+async function goneSource(run: Run): Promise<Outcome> {
+  if (await isDead(run.options.source.qmp)) {
+    // A destination that has all RAM but was not replayed can't go on either.
+    run.warn('the source QEMU is gone');
+    return 'lost';
+  }
+  run.warn('the connection to the source QEMU was lost, but it still lives');
+  return 'unknown';
 }
 
 async function reviveSource(run: Run, device: DeviceRun): Promise<void> {
@@ -76,12 +91,7 @@ async function reviveSource(run: Run, device: DeviceRun): Promise<void> {
 /** Cancels QEMU's migration and sees the guest run at the source. */
 async function resumeSource(run: Run): Promise<Outcome> {
   const { source, progressed } = run;
-  const dead = (): Outcome => {
-    // The vCPUs are gone with their process; a destination that has everything but was not replayed can't go on.
-    run.warn('the source QEMU is gone');
-    return 'lost';
-  };
-  if (!source.open) return dead();
+  if (!source.open) return goneSource(run);
   try {
     if (progressed.migrateSent && !progressed.completed) await cancel(run);
     const deadline = performance.now() + run.timeouts.rollback;
@@ -101,7 +111,7 @@ async function resumeSource(run: Run): Promise<Outcome> {
     }
     return 'source';
   } catch (error) {
-    if (!source.open) return dead();
+    if (!source.open) return goneSource(run);
     run.warn(`the source QEMU does not answer: ${error instanceof Error ? error.message : String(error)}`);
     return error instanceof DeadlineError ? 'unknown' : 'source';
   }

@@ -257,6 +257,7 @@ export class FakeWorld {
       }, 15);
     } else if (side === 'source' && command === 'migrate-continue') {
       setTimeout(() => {
+        if (this.#migration !== 'pre-switchover') return;
         this.#migration = 'completed';
         this.sourceStatus = 'postmigrate';
         this.destinationStatus = 'paused';
