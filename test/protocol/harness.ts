@@ -1,9 +1,11 @@
 import { silentLogger } from '../../src/log.ts';
 import { createReactor } from '../../src/loop/index.ts';
 import { socketPair } from '../../src/posix/index.ts';
+import type { LibraryGeneration } from '../../src/setup/libvfio-user-library.ts';
 import { NativeServer, type NativeServerOptions } from '../../src/transport/native/index.ts';
 import type { ServedDevice } from '../../src/transport/served-device.ts';
 import { type ClientOptions, VfioUserClient } from '../../src/vfio-user/client/index.ts';
+import { librariesHere, libvfioUserServer } from './libvfio-user-server.ts';
 
 /** A server with a device behind it, on the test's own thread. */
 export interface RunningServer {
@@ -20,7 +22,11 @@ export type ServerOptions = Partial<Omit<NativeServerOptions, 'reactor' | 'devic
 
 /** One implementation of the server side; the tables of test/protocol run against each. */
 export interface ServerUnderTest {
-  readonly name: 'native' | 'libvfio-user';
+  /** For titles of tests. */
+  readonly name: string;
+  readonly kind: 'native' | 'libvfio-user';
+  /** Of the library. */
+  readonly generation?: LibraryGeneration;
   serve(device: ServedDevice, options?: ServerOptions): RunningServer;
 }
 
@@ -29,6 +35,7 @@ const rounds = 8;
 
 export const nativeServer: ServerUnderTest = {
   name: 'native',
+  kind: 'native',
   serve(device, options = {}) {
     const reactor = createReactor({ busyWaitNs: 0 });
     const clients: VfioUserClient[] = [];
@@ -72,4 +79,7 @@ export const nativeServer: ServerUnderTest = {
 };
 
 /** Every server that can be had here. */
-export const serversUnderTest: readonly ServerUnderTest[] = [nativeServer];
+export const serversUnderTest: readonly ServerUnderTest[] = [
+  nativeServer,
+  ...librariesHere().map(libvfioUserServer),
+];
