@@ -77,11 +77,15 @@ export class Counters {
     bump(this.vport.rx.octets, cast, length);
   }
 
-  sent(cast: number, length: number): void {
-    bump(this.vport.tx.packets, cast, 1);
+  /**
+   * @param length bytes of all frames together
+   * @param frames more than one when the port cuts what it was given
+   */
+  sent(cast: number, length: number, frames = 1): void {
+    bump(this.vport.tx.packets, cast, frames);
     bump(this.vport.tx.octets, cast, length);
-    bump(this.port.tx.packets, cast, 1);
-    bump(this.port.tx.octets, cast, length + fcsBytes);
+    bump(this.port.tx.packets, cast, frames);
+    bump(this.port.tx.octets, cast, length + frames * fcsBytes);
   }
 
   /** Counts `by` more of an event. */

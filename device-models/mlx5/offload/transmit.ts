@@ -138,7 +138,8 @@ export class Transmitter {
     return offload;
   }
 
-  #emit(length: number, offload: FrameOffload | undefined): void {
+  /** @param segments frames that the port makes of it */
+  #emit(length: number, offload: FrameOffload | undefined, segments = 1): void {
     const { port, counters } = this.#sink;
     const parts = this.#parts;
     const cast = this.#info.cast;
@@ -146,8 +147,12 @@ export class Transmitter {
       counters.sent(cast, length);
       return;
     }
-    if (port?.send(parts, length, offload) === true) counters.sent(cast, length);
-    else counters.count('txDiscards');
+    if (port?.send(parts, length, offload) !== true) {
+      counters.count('txDiscards', segments);
+      return;
+    }
+    const headers = segments === 1 ? 0 : (segments - 1) * (offload?.headerLength ?? 0);
+    counters.sent(cast, length + headers, segments);
   }
 
   /** LSO: the head is the template of every segment's headers. */
@@ -163,7 +168,7 @@ export class Transmitter {
     if (wqe.insertVlan !== 0) head.insertVlan(wqe.insertVlan, wqe.vlanTci);
     const whole = head.length - info.l3Offset + payload;
     if (this.#sink.port?.offloads === true && segments > 1 && whole <= maxIpLength) {
-      this.#handOverWhole(wqe, payload);
+      this.#handOverWhole(wqe, payload, segments);
       return 0;
     }
     this.#cut(wqe.mss, payload, segments);
@@ -171,7 +176,7 @@ export class Transmitter {
   }
 
   /** One large frame for a port that cuts it itself. */
-  #handOverWhole(wqe: SendWqe, payload: number): void {
+  #handOverWhole(wqe: SendWqe, payload: number, segments: number): void {
     const info = this.#info;
     const { head } = this;
     const { bytes } = head;
@@ -191,7 +196,7 @@ export class Transmitter {
     parts.length = 0;
     parts.push(head.view());
     for (const piece of this.pieces) parts.push(piece);
-    this.#emit(head.length + head.inserted + payload, offload);
+    this.#emit(head.length + head.inserted + payload, offload, segments);
   }
 
   /** IP and UDP length fields for a segment with `payload` bytes behind the head. */

@@ -120,12 +120,15 @@ describe('transmit', () => {
   });
 
   it('hands checksums and segmentation to a port that can do them', () => {
-    const { port, driver } = running();
+    const { device, port, driver } = running();
     port.offloads = true;
     const payload = Buffer.alloc(5000, 5);
     const spec = { dst: peer, src: driver.mac, protocol: 'tcp', payload } as const;
     driver.send(buildFrame({ ...spec, checksums: false }), { l3: true, l4: true, mss: 1448, inline: 54 });
     expect(port.sent).toHaveLength(1);
+    // Counted as what leaves in the end: four frames with headers of their own.
+    expect(device.core.counters.vport.tx.packets[0]).toBe(4);
+    expect(device.core.counters.vport.tx.octets[0]).toBe(5000 + 4 * 54);
     expect(port.sentOffloads[0]).toEqual({
       gsoType: 1,
       headerLength: 54,
