@@ -1,6 +1,6 @@
 import { unlinkSync } from 'node:fs';
 import type { Logger } from '../../log.ts';
-import { type Reactor, ready, type Watch } from '../../loop/types.ts';
+import { type Reactor, ready, type Timer, type Watch } from '../../loop/types.ts';
 import { acceptUnix, closeFd, listenUnix } from '../../posix/index.ts';
 import { defaultOffer, type OfferedCapabilities } from '../../vfio-user/capabilities.ts';
 import type { ServedDevice } from '../served-device.ts';
@@ -37,12 +37,16 @@ export interface NativeServerOptions {
   readonly onClientGone?: () => void;
 }
 
+/** Pause after `accept` failed, for want of descriptors: the connection would be reported again at once. */
+const acceptPauseNs = 100e6;
+
 /** Serves one device to one client at a time on a UNIX socket, client after client. */
 export class NativeServer {
   readonly #options: NativeServerOptions;
   readonly #offer: OfferedCapabilities;
   readonly #listenFd: number | undefined;
   readonly #watch: Watch | undefined;
+  readonly #retry: Timer | undefined;
   #session: Session | undefined;
   #closed = false;
 
@@ -53,7 +57,9 @@ export class NativeServer {
     if (options.path === undefined) return;
     const listenFd = listenUnix(options.path);
     this.#listenFd = listenFd;
-    this.#watch = options.reactor.watch(listenFd, ready.read, () => this.#accept(listenFd));
+    const watch = options.reactor.watch(listenFd, ready.read, () => this.#accept(listenFd));
+    this.#watch = watch;
+    this.#retry = options.reactor.timer(() => watch.modify(ready.read));
   }
 
   /** Whether a client is connected (negotiated or about to). */
@@ -92,6 +98,7 @@ export class NativeServer {
     this.#closed = true;
     this.#session?.close();
     this.#watch?.close();
+    this.#retry?.close();
     if (this.#listenFd === undefined) return;
     closeFd(this.#listenFd);
     try {
@@ -102,17 +109,26 @@ export class NativeServer {
   }
 
   #accept(listenFd: number): void {
-    for (let fd = acceptUnix(listenFd); fd !== undefined; fd = acceptUnix(listenFd)) {
-      // The client before this one may have gone without our having looked.
-      this.#session?.checkAlive();
-      if (this.#session === undefined) this.adopt(fd);
-      else {
-        this.#options.log.warn(
-          { socket: this.#options.role },
-          'second client refused: one is being served already',
-        );
-        closeFd(fd);
-      }
+    try {
+      for (let fd = acceptUnix(listenFd); fd !== undefined; fd = acceptUnix(listenFd)) this.#admit(fd);
+    } catch (error) {
+      this.#options.log.error({ err: error, socket: this.#options.role }, 'a client could not be accepted');
+      this.#watch?.modify(0);
+      this.#retry?.arm(acceptPauseNs);
     }
+  }
+
+  #admit(fd: number): void {
+    // The client before this one may have gone without our having looked.
+    this.#session?.checkAlive();
+    if (this.#session === undefined) {
+      this.adopt(fd);
+      return;
+    }
+    this.#options.log.warn(
+      { socket: this.#options.role },
+      'second client refused: one is being served already',
+    );
+    closeFd(fd);
   }
 }

@@ -274,6 +274,10 @@ export class Session implements DmaPort, HandlerContext {
           if (this.#queue.length > 0) this.#drain();
         }
       } while (left > 0 && !this.blocked && this.#receiveMore(found));
+    } catch (error) {
+      // Ours, not the device's, whose errors have been answered: this client can't be trusted to be in step.
+      this.#logger.error({ err: error }, 'the server failed');
+      this.#socket.close('the server failed');
     } finally {
       this.#serving = false;
     }

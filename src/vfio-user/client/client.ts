@@ -13,7 +13,7 @@ import {
   readHeader,
 } from '../messages.ts';
 import { readU64 } from '../struct.ts';
-import { dmaAccess, header } from '../structs.ts';
+import { dmaAccess, header, regionInfo } from '../structs.ts';
 import { ConnectionError, ProtocolError } from './errors.ts';
 import { bytesRange, ClientMemory } from './memory.ts';
 import type { Operation } from './operations.ts';
@@ -212,7 +212,7 @@ export class VfioUserClient {
   /** Asks again with enough room when the first reply says so, as QEMU does. */
   getRegionInfo(index: number): op.RegionDescription {
     const first = this.run(op.regionInfo(index));
-    if (first.argsz <= header.size * 2) return first;
+    if (first.argsz <= regionInfo.size) return first;
     closeAll(first.fd === undefined ? [] : [first.fd]);
     return this.run(op.regionInfo(index, first.argsz));
   }
