@@ -5,11 +5,11 @@ import {
   RequestError,
   type Timer,
 } from '../../../src/device/index.ts';
-import { silentLogger } from '../../../src/log.ts';
+import { type Logger, silentLogger } from '../../../src/log.ts';
 import type { FrameOffload, NetPort } from '../../../src/net/types.ts';
 
 const efault = 14;
-export const memoryBytes = 32 * 1024 * 1024;
+export const memoryBytes = 8 * 1024 * 1024;
 
 /** Guest memory in a buffer, from address 0; pages that the device writes are noted. */
 export class FakeMemory implements GuestMemory {
@@ -128,7 +128,11 @@ class FakeTimer implements Timer {
 
 /** A host whose time moves only when told to. */
 export class FakeHost implements DeviceHost {
-  readonly log = silentLogger;
+  /** What the device logged as an error: its own mistakes. */
+  readonly errors: unknown[] = [];
+  readonly log: Logger = Object.assign(Object.create(silentLogger), {
+    error: (...what: unknown[]) => void this.errors.push(what),
+  });
   readonly dma: FakeMemory;
   readonly fired: number[] = [];
   readonly timers = new Set<FakeTimer>();
