@@ -4,12 +4,12 @@ import type { DeviceModel } from '../device/model.ts';
 import { CompanionError } from '../errors.ts';
 import { describeOptions } from '../runtime/options.ts';
 
-/** The model called `name`; throws with the list of all when there is none. */
-export function findModel(name: string): DeviceModel {
-  const model = models.get(name);
+/** The model called `name` among `shipped`; throws with the list of all when there is none. */
+export function findModel(name: string, shipped = models): DeviceModel {
+  const model = shipped.get(name);
   if (model) return model;
   throw new CompanionError('VC_NO_MODEL', `there is no model "${name}"`, {
-    hint: `the models are ${[...models.keys()].join(', ')}`,
+    hint: `the models are ${[...shipped.keys()].join(', ')}`,
   });
 }
 

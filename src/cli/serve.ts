@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { shippedModels } from '../../device-models/index.ts';
 import { type DirtyScopeName, dirtyScopes } from '../dma/dirty-tracker.ts';
 import { createLogger, type LogLevel, logLevels } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
@@ -6,6 +7,7 @@ import { DeviceRuntime } from '../runtime/device-runtime.ts';
 import { orchestratorPort } from '../runtime/orchestrator-port.ts';
 import { NativeServer, type NativeServerOptions } from '../transport/native/index.ts';
 import { findModel } from './models.ts';
+import { ServedNetwork } from './network.ts';
 
 const transports = ['native', 'libvfio-user'] as const;
 type Transport = (typeof transports)[number];
@@ -15,6 +17,8 @@ interface ServeOptions {
   readonly migrationSocket?: string;
   readonly transport: Transport;
   readonly set: Record<string, string>;
+  readonly net?: string;
+  readonly pcap?: string;
   readonly dirty: DirtyScopeName;
   readonly held?: boolean;
   readonly p2p: boolean;
@@ -49,6 +53,11 @@ export function registerServe(program: Command): void {
         .default('native'),
     )
     .option('--set <key=value>', 'an option of the model; may be repeated', collectSetting, {})
+    .option(
+      '--net <spec>',
+      'where frames go: switch:PATH, stream:…, tap:NAME or none (same as --set net=SPEC)',
+    )
+    .option('--pcap <file>', 'capture the frames of the network port')
     .addOption(
       new Option('--dirty <scope>', 'how much a dirty log takes for dirty')
         .choices(dirtyScopes)
@@ -65,19 +74,26 @@ export function registerServe(program: Command): void {
 
 /** Serves until SIGTERM, SIGINT or SIGHUP; both socket files are gone afterwards. */
 async function serve(modelName: string, options: ServeOptions): Promise<void> {
-  const model = findModel(modelName);
   const log = createLogger({ name: modelName, level: options.log, json: options.logJson ?? false });
   const reactor = createReactor({
     ...(options.busyWait !== undefined && { busyWaitNs: options.busyWait * 1000 }),
     onError: (error) => log.error({ err: error }, 'a callback of the device loop failed'),
   });
-  const runtime = new DeviceRuntime(model, {
+  const held = options.held ?? false;
+  const network = new ServedNetwork({
     reactor,
     log,
-    options: options.set,
+    held,
+    ...(options.pcap !== undefined && { pcap: options.pcap }),
+  });
+  const runtime = new DeviceRuntime(findModel(modelName, shippedModels(network.open)), {
+    reactor,
+    log,
+    options: options.net === undefined ? options.set : { ...options.set, net: options.net },
     dirtyScope: options.dirty,
-    held: options.held ?? false,
+    held,
     migration: { p2p: options.p2p, preCopy: options.precopy },
+    extension: network,
   });
   const servers: { close(): void }[] = [];
   try {

@@ -23,6 +23,7 @@ import { deviceFlags, pciIrq, pciRegion } from '../vfio-user/constants.ts';
 import { BarSet, isBarRegion } from './bars.ts';
 import { CompanionService } from './companion.ts';
 import { describeDevice } from './device-info.ts';
+import type { RuntimeExtension } from './extension.ts';
 import { DeviceHealth } from './health.ts';
 import { RuntimeHost } from './host.ts';
 import { resolveOptions } from './options.ts';
@@ -38,6 +39,8 @@ export interface RuntimeSettings {
   readonly held?: boolean;
   /** Leaves optional features of the migration protocol out. */
   readonly migration?: { readonly p2p?: boolean; readonly preCopy?: boolean };
+  /** What else an orchestrator can ask of this process. */
+  readonly extension?: RuntimeExtension;
 }
 
 /**
@@ -64,6 +67,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   readonly #log: Logger;
   readonly #reactor: Reactor;
+  readonly #extension: RuntimeExtension | undefined;
   readonly #bars: BarSet;
   readonly #device: Device;
   readonly #health: DeviceHealth;
@@ -83,6 +87,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.model = model;
     this.#log = log;
     this.#reactor = reactor;
+    this.#extension = settings.extension;
     this.#held = settings.held ?? false;
     this.#health = new DeviceHealth(model.name, log, () => void this.interrupts.signalError());
     this.config = new ConfigSpace(description, {
@@ -126,7 +131,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.orchestrated = this.#migrationFor(true);
     this.companion = new CompanionService(
       {
-        info: () => describeDevice(this),
+        info: () => ({ ...describeDevice(this), ...this.#extension?.info() }),
         hold: (on) => this.hold(on),
         reset: () => {
           this.#resetDevice('client');
@@ -162,7 +167,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   /** Names of the companion operations that the model adds. */
   get operations(): string[] {
-    return Object.keys(this.#device.operations ?? {});
+    return [...Object.keys(this.#device.operations ?? {}), ...Object.keys(this.#extension?.operations ?? {})];
   }
 
   /** Holds the device, or lets it go: a held device answers everything and starts nothing. */
@@ -379,8 +384,9 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   }
 
   #modelOperation(op: string, request: Readonly<Record<string, unknown>>): unknown {
-    const operation = this.#device.operations?.[op];
-    if (operation) return operation(request);
+    for (const operations of [this.#device.operations, this.#extension?.operations]) {
+      if (operations && Object.hasOwn(operations, op)) return operations[op]?.(request);
+    }
     throw new RequestError(errno.EOPNOTSUPP, `${this.name} has no companion operation "${op}"`);
   }
 
