@@ -52,10 +52,9 @@ export function fstatSize(fd: number): number {
   }
 }
 
-export function setNonBlocking(fd: number, on: boolean): void {
-  const flags = check(libc.fcntl(fd, fcntlCommand.GETFL, 0), `fcntl ${fd}`);
-  const wanted = on ? flags | openFlag.NONBLOCK : flags & ~openFlag.NONBLOCK;
-  check(libc.fcntl(fd, fcntlCommand.SETFL, wanted), `fcntl ${fd}`);
+/** Whether the open file behind `fd` has O_NONBLOCK. */
+export function isNonBlocking(fd: number): boolean {
+  return (check(libc.fcntl(fd, fcntlCommand.GETFL, 0), `fcntl ${fd}`) & openFlag.NONBLOCK) !== 0;
 }
 
 /** Anonymous shared memory of `size` bytes as a file (memfd); `name` shows in /proc only. */

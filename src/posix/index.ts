@@ -13,7 +13,6 @@ export {
   read,
   replaceFd,
   sealSize,
-  setNonBlocking,
   write,
 } from './files.ts';
 export { sendArea, VectorList } from './gather.ts';

@@ -1,5 +1,7 @@
-import { lstatSync, unlinkSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { linkSync, lstatSync, unlinkSync } from 'node:fs';
 import { constants } from 'node:os';
+import { dirname, join } from 'node:path';
 import { errno } from '../errors.ts';
 import { check, PosixError } from './errno.ts';
 import { checkPath, ioctl } from './files.ts';
@@ -86,9 +88,19 @@ function removeStale(path: string, type: SocketType): void {
   unlinkSync(path);
 }
 
+/** Gives what is called `from` the name `path` as well. Never replaces what is there. */
+function addName(from: string, path: string): void {
+  try {
+    linkSync(from, path);
+  } catch (error) {
+    throw new PosixError(`listen on ${path}`, -((error as NodeJS.ErrnoException).errno ?? -errno.EIO));
+  }
+}
+
 /**
- * A non-blocking socket that listens at `path`, mode 0600 from the moment it exists. A socket file left
- * behind by a dead process is replaced.
+ * A non-blocking socket that listens at `path`, mode 0600 from the moment it exists, and can be connected to from
+ * that moment on: it gets its name when it listens already, as some clients wait for the file and then try
+ * once. A socket file left behind by a dead process is replaced.
  *
  * @throws PosixError EADDRINUSE when somebody listens there, or something else than a socket is there
  */
@@ -99,9 +111,18 @@ export function listenUnix(path: string, options: { type?: SocketType; backlog?:
   return withSocket(type, SOCK_NONBLOCK, (fd) => {
     // On Linux the file inherits the socket's mode; unlike a umask this touches no other thread.
     check(libc.fchmod(fd, SOCKET_MODE), 'fchmod');
-    const length = putAddress(path, 'bind');
-    check(libc.bind(fd, address.address, length), `bind ${path}`);
-    check(libc.listen(fd, options.backlog ?? 16), `listen on ${path}`);
+    const length = putAddress(path, 'listen');
+    const temporary = join(dirname(path), `.${randomBytes(4).toString('hex')}`);
+    // In a deep directory the temporary name may be too long where the path is not: then it is named first.
+    const early = Buffer.byteLength(temporary) >= sockaddrUn.pathSize;
+    const bound = early ? length : putAddress(temporary, 'listen');
+    check(libc.bind(fd, address.address, bound), `bind ${path}`);
+    try {
+      check(libc.listen(fd, options.backlog ?? 16), `listen on ${path}`);
+      if (!early) addName(temporary, path);
+    } finally {
+      if (!early) unlinkSync(temporary);
+    }
   });
 }
 

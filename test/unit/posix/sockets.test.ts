@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { errno } from '../../../src/errors.ts';
 import { ready } from '../../../src/loop/types.ts';
+import { isNonBlocking } from '../../../src/posix/files.ts';
 import {
   acceptUnix,
   adoptEventfd,
@@ -168,6 +169,7 @@ describe('UNIX sockets', () => {
     const path = join(directory, 's');
     const listener = listenUnix(path);
     expect(statSync(path).mode & 0o777).toBe(0o600);
+    expect(readdirSync(directory)).toEqual(['s']);
     expect(acceptUnix(listener)).toBeUndefined();
     const client = connectUnix(path);
     const server = acceptUnix(listener);
@@ -214,6 +216,9 @@ describe('descriptors', () => {
     adoptEventfd(blocking);
     eventfdSignal(blocking);
     expect(eventfdDrain(blocking)).toBe(true);
+    expect(eventfdDrain(blocking)).toBe(false);
+    // The open file is the peer's too, who may count on being made to wait.
+    expect(isNonBlocking(blocking)).toBe(false);
     closeFd(blocking);
     expect(() => adoptEventfd(blocking)).toThrow('not open');
     const [a, b] = socketPair();
