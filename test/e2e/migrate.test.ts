@@ -149,6 +149,24 @@ describe('machines, buses and transports', () => {
   });
 });
 
+describe('a device with much memory of its own', () => {
+  it('sends it while the guest runs, and QEMU is held until it has', async () => {
+    const megabytes = 64;
+    const bed = await boot({ devices: [{ id: 'dev0', model: 'ram', set: { megabytes } }] });
+    await startWorkload(bed);
+    expect(await bed.agent.check(`ramtest --mode poll --size ${32 << 20} --rounds 1`)).not.toContain(
+      'not ok',
+    );
+    const report = await bed.migrate({ verify: everything, ...patient });
+    const [device] = report.devices;
+    expect(device?.stateBytes).toBeGreaterThan(16 << 20);
+    expect(device?.finalBytes).toBeLessThan(4 << 20);
+    expect(device?.stateEqual).toBe(true);
+    expect(report.ram?.differing).toBe(0);
+    await expectWorkload(bed);
+  });
+});
+
 describe('a migration that must not happen', () => {
   it('is refused when the destination serves another model, with nothing touched', async () => {
     const bed = await bootNothing();

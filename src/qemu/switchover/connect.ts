@@ -17,24 +17,31 @@ const noInfo: PeerInfo = {
   hasNet: false,
 };
 
+const socketHint =
+  "give the server's --migration-socket, which serves one orchestrator at a time; --socket is for QEMU alone";
+
 /** Opens every connection; closes those already open when one fails. */
 export async function connectAll(options: MigrateOptions): Promise<Run> {
   const timeouts = { ...defaultTimeouts, ...options.timeouts };
   const connectDevice = options.connectDevice ?? (await import('../vfio-user-peer.ts')).connectPeer;
   const opened: { close(): Promise<void> }[] = [];
-  const open = async <T extends { close(): Promise<void> }>(what: string, work: Promise<T>): Promise<T> => {
+  const open = async <T extends { close(): Promise<void> }>(
+    what: string,
+    work: Promise<T>,
+    wayOut?: string,
+  ): Promise<T> => {
     try {
       const value = await work;
       opened.push(value);
       return value;
     } catch (error) {
-      if (error instanceof CompanionError)
-        throw new CompanionError(error.code, `${what}: ${error.message}`, {
-          errno: error.errno,
-          cause: error,
-          ...(error.hint === undefined ? {} : { hint: error.hint }),
-        });
-      throw error;
+      if (!(error instanceof CompanionError)) throw error;
+      const hint = error.hint ?? wayOut;
+      throw new CompanionError(error.code, `${what}: ${error.message}`, {
+        errno: error.errno,
+        cause: error,
+        ...(hint === undefined ? {} : { hint }),
+      });
     }
   };
   const qmpOptions = { timeoutMs: timeouts.connect, commandTimeoutMs: timeouts.command };
@@ -42,8 +49,8 @@ export async function connectAll(options: MigrateOptions): Promise<Run> {
     open('source QEMU', Qmp.connect(options.source.qmp, qmpOptions)),
     open('destination QEMU', Qmp.connect(options.destination.qmp, qmpOptions)),
     ...options.devices.flatMap(({ id, source, destination }) => [
-      open(`device ${id} at the source`, connectDevice(source)),
-      open(`device ${id} at the destination`, connectDevice(destination)),
+      open(`device ${id} at the source (${source})`, connectDevice(source), socketHint),
+      open(`device ${id} at the destination (${destination})`, connectDevice(destination), socketHint),
     ]),
   ]);
   const failed = results.find((result) => result.status === 'rejected');

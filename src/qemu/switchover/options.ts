@@ -80,6 +80,9 @@ export const defaultTimeouts: Timeouts = {
   rollback: 15_000,
 };
 
+const unknownHint =
+  'ask both QEMUs (query-status): if the destination does not run the guest, end it, then `cont` the source; never start both';
+
 /**
  * A migration that did not do all it should. `outcome` says where the guest is; `report` holds what was
  * measured until then.
@@ -95,10 +98,11 @@ export class MigrationFailed extends CompanionError {
       lost: 'the guest is lost',
       unknown: 'where the guest runs is unknown',
     };
+    const hint = outcome === 'unknown' ? unknownHint : cause.hint;
     super(cause.code, `${cause.message}; ${where[outcome]}`, {
       errno: cause.errno,
       cause,
-      ...(cause.hint === undefined ? {} : { hint: cause.hint }),
+      ...(hint === undefined ? {} : { hint }),
     });
     this.outcome = outcome;
     this.report = report;
