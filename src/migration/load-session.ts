@@ -66,16 +66,12 @@ export class LoadSession {
       frameworkVersion,
     });
     this.#header = header;
-    this.#beginDevice();
+    this.#restart();
   }
 
   #restart(): void {
     this.#values.clear();
     this.#valueBytes = 0;
-    this.#beginDevice();
-  }
-
-  #beginDevice(): void {
     const version = this.#header?.stateVersion ?? this.#target.model.stateVersion;
     this.#checked(this.#target.model.name, () => this.#target.device?.beginLoad(version));
   }

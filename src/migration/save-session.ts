@@ -3,7 +3,7 @@ import { CompanionError, errno } from '../errors.ts';
 import type { StateSource } from './sections.ts';
 import { precopyInfoFlags } from './state.ts';
 import { StreamEncoder } from './stream/encoder.ts';
-import { frameworkPrefix } from './stream/format.ts';
+import { frameworkPrefix, streamFeature } from './stream/format.ts';
 
 /** Bytes allowed for header, end and one framework section in estimates. */
 const estimate = { frame: 512, section: 1024 } as const;
@@ -21,7 +21,7 @@ export interface PrecopyInfo {
  */
 export class SaveSession {
   readonly #source: StateSource;
-  readonly #encoder: StreamEncoder;
+  #encoder: StreamEncoder;
   /** Present while (and after) the device runs during the save. */
   #preCopy: PreCopySession | undefined;
   #last: Iterator<StateRecord | 'end'> | undefined;
@@ -31,20 +31,17 @@ export class SaveSession {
   #restart = false;
   #stale = false;
   #reinit = false;
+  /** What follows is a stream of its own, complete without what was sent before. */
+  #afresh = false;
   /** Whether the record under way is of the first pass; the header is. */
   #initial = true;
 
   /** @param running opened by →PRE_COPY: the device goes on; otherwise it is stopped and all is saved. */
   constructor(source: StateSource, running: boolean) {
     this.#source = source;
-    this.#encoder = new StreamEncoder({
-      model: source.model.name,
-      stateVersion: source.model.stateVersion,
-      geometry: source.device?.geometry ?? {},
-      requires: running ? ['restart'] : [],
-      frameworkVersion: source.frameworkVersion,
-      pageSize: 4096,
-    });
+    const { restart, afresh } = streamFeature;
+    const complete = source.device?.finalIsComplete ?? false;
+    this.#encoder = this.#newEncoder(running ? (complete ? [restart, afresh] : [restart]) : []);
     if (running) this.#preCopy = source.device?.preCopy?.();
     else this.#last = this.#remaining();
   }
@@ -74,10 +71,17 @@ export class SaveSession {
     });
   }
 
-  /** The device is stopped: what is missing follows, then the end. */
+  /**
+   * The device is stopped: what is missing follows, then the end. Where the device gives its whole state
+   * again, a new stream begins here, behind the chunk that is under way; a reader who had read all there was
+   * has none under way and may throw away what it read.
+   */
   finish(): void {
     this.assertIntact();
     this.#last = this.#remaining();
+    if (this.#source.device?.finalIsComplete !== true) return;
+    this.#encoder.abandon();
+    this.#afresh = true;
   }
 
   /**
@@ -110,7 +114,9 @@ export class SaveSession {
     const frame = estimate.frame + estimate.section * this.#source.framework.length;
     const pending = this.#encoder.pending;
     const preCopy = this.#preCopy;
-    if (preCopy === undefined) return pending + frame + (this.#source.device?.estimate() ?? 0);
+    const device = this.#source.device;
+    if (preCopy === undefined || device?.finalIsComplete === true)
+      return pending + frame + (device?.estimate() ?? 0);
     return pending + frame + preCopy.initialBytes() + preCopy.dirtyBytes() + (preCopy.finalBytes?.() ?? 0);
   }
 
@@ -128,6 +134,12 @@ export class SaveSession {
   /** Puts the next item into the idle encoder; false when there is none for now. */
   #next(): boolean {
     this.#refresh();
+    if (this.#afresh) {
+      this.#afresh = false;
+      this.#restart = false;
+      this.#encoder = this.#newEncoder([]);
+      return true;
+    }
     if (this.#restart) {
       this.#restart = false;
       this.#encoder.putRestart();
@@ -149,6 +161,18 @@ export class SaveSession {
     if (record.section.startsWith(frameworkPrefix)) this.#refuseName(record.section);
     this.#put(record);
     return true;
+  }
+
+  #newEncoder(requires: readonly string[]): StreamEncoder {
+    const { model, device, frameworkVersion } = this.#source;
+    return new StreamEncoder({
+      model: model.name,
+      stateVersion: model.stateVersion,
+      geometry: device?.geometry ?? {},
+      requires,
+      frameworkVersion,
+      pageSize: 4096,
+    });
   }
 
   #put(record: StateRecord): void {

@@ -31,13 +31,11 @@ export class StateSummary {
     this.#decoder = new StreamDecoder({
       header: (header) => {
         this.#header = header;
+        this.#forget();
       },
       value: (section, value) => this.#values.set(section, value),
       bulk: (section, offset, bytes) => this.#bulk(section, offset, bytes),
-      restart: () => {
-        this.#values.clear();
-        this.#memory.clear();
-      },
+      restart: () => this.#forget(),
     });
   }
 
@@ -79,6 +77,11 @@ export class StateSummary {
       found.push(`section "${section}" differs in ${pages.length} pages, first at 0x${first.toString(16)}`);
     }
     return found;
+  }
+
+  #forget(): void {
+    this.#values.clear();
+    this.#memory.clear();
   }
 
   #bulk(section: string, offset: number, bytes: Uint8Array): void {

@@ -13,6 +13,7 @@ import {
   preludeLayout,
   preludeSize,
   type StreamHeader,
+  streamFeature,
   trailerLayout,
 } from './format.ts';
 import { checkHeader, checkTotals, quoted } from './header.ts';
@@ -20,7 +21,7 @@ import { unpackValue } from './values.ts';
 
 /** Where the contents of a stream go, in order. Each may throw to refuse. */
 export interface StreamSink {
-  /** Always the first call. */
+  /** Always the first call. Another one: the stream began afresh, everything before is void. */
   header(header: StreamHeader): void;
   /** `size` is the packed length, for those who keep values. */
   value(section: string, value: unknown, size: number): void;
@@ -68,7 +69,9 @@ export class StreamDecoder {
   #sequence = 0;
   #bytes = 0;
   #digest = 0;
-  readonly #sections: string[] = [];
+  /** Whether another stream may follow behind a chunk. */
+  #mayBeginAfresh = false;
+  #sections: string[] = [];
   readonly #scratch = Buffer.alloc(4);
 
   constructor(sink: StreamSink) {
@@ -103,6 +106,8 @@ export class StreamDecoder {
       case 'prelude':
         return this.#gather(source, at, preludeSize, (bytes) => this.#prelude(bytes));
       case 'chunk header':
+        if (this.#mayBeginAfresh && this.#smallAt === 0 && source[at] === magic[0]) this.#beginAfresh();
+        if (this.#phase !== 'chunk header') return at;
         return this.#gather(source, at, chunkHeaderSize, (bytes) => this.#chunkHeader(bytes));
       case 'payload':
         return this.#gatherPayload(source, at);
@@ -150,6 +155,16 @@ export class StreamDecoder {
       this.#phase = 'trailer';
     }
     return at + length;
+  }
+
+  /** A prelude begins where a chunk could: forgets the stream so far. The new one's header has to allow the next. */
+  #beginAfresh(): void {
+    this.#mayBeginAfresh = false;
+    this.#sequence = 0;
+    this.#bytes = 0;
+    this.#digest = 0;
+    this.#sections = [];
+    this.#phase = 'prelude';
   }
 
   #prelude(bytes: Buffer): void {
@@ -228,9 +243,12 @@ export class StreamDecoder {
 
   #deliver(payload: Uint8Array): void {
     switch (this.#type) {
-      case chunkType.header:
-        this.#sink.header(checkHeader(unpackValue(payload, 'header')));
+      case chunkType.header: {
+        const header = checkHeader(unpackValue(payload, 'header'));
+        this.#sink.header(header);
+        this.#mayBeginAfresh = header.requires.includes(streamFeature.afresh);
         break;
+      }
       case chunkType.section:
         this.#addSection(payload);
         break;

@@ -12,6 +12,10 @@
  * because the bytes of a running device may change until the moment they are copied out. `sequence`
  * counts chunks from 0, so a chunk that is lost, repeated or out of place is noticed at once. `end`
  * carries the totals of what went before, so a stream that is cut between chunks is noticed too.
+ *
+ * A stream whose header requires `afresh` may break off behind any chunk and another stream follow, from its
+ * prelude on: everything before is void, numbers and section names too. So no chunk type is 0x89, the
+ * first byte of a prelude.
  */
 export const magic = Buffer.from('\x89VCSTATE', 'latin1');
 export const formatVersion = 1;
@@ -76,8 +80,16 @@ export const limits = {
 /** Sections that the framework saves itself are told from the device's by this first character. */
 export const frameworkPrefix = '@';
 
-/** What a reader of this version understands beyond the basic format; a stream names what it needs. */
-export const knownFeatures: readonly string[] = ['restart'];
+/** Stream features beyond the basic format. */
+export const streamFeature = {
+  /** There may be `restart` chunks. */
+  restart: 'restart',
+  /** Behind any chunk another stream may begin, which replaces this one. */
+  afresh: 'afresh',
+} as const;
+
+/** What a reader of this version understands; a stream names what it needs. */
+export const knownFeatures: readonly string[] = Object.values(streamFeature);
 
 export type Geometry = Readonly<Record<string, number | string | boolean>>;
 
