@@ -1,8 +1,8 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { closeFd, eventfdCreate, eventfdDrain, eventfdSignal, memfdCreate } from '../../src/posix/index.ts';
-import { pciIrq, pciRegion } from '../../src/vfio-user/constants.ts';
+import { pciIrq } from '../../src/vfio-user/constants.ts';
 import { FakeDevice } from './fake-device.ts';
-import { type RunningServer, serversUnderTest } from './harness.ts';
+import { type RunningServer, regionsOf, serversUnderTest } from './harness.ts';
 
 describe.each(serversUnderTest)('$name server, requests of a well-behaved client', (under) => {
   let server: RunningServer;
@@ -15,7 +15,7 @@ describe.each(serversUnderTest)('$name server, requests of a well-behaved client
   it('negotiates and describes the device', () => {
     const client = start(new FakeDevice());
     expect(client.server.maxDataXferSize).toBe(1024 * 1024);
-    expect(client.getInfo()).toEqual({ flags: 3, regions: pciRegion.count, irqs: pciIrq.count });
+    expect(client.getInfo()).toEqual({ flags: 3, regions: regionsOf(under), irqs: pciIrq.count });
     expect(client.getRegionInfo(0)).toMatchObject({ size: 4096, flags: 3, fd: undefined });
     expect(client.getRegionInfo(2)).toMatchObject({ size: 0, flags: 0 });
     expect(client.getIrqInfo(pciIrq.msix)).toEqual({ flags: 1, count: 8 });
@@ -33,7 +33,9 @@ describe.each(serversUnderTest)('$name server, requests of a well-behaved client
       ],
     };
     const info = start(device).getRegionInfo(1);
-    expect(info).toMatchObject({ flags: 15, offset: 4096, argsz: 80, areas: device.mmap.areas });
+    // One descriptor for each area is what the 2022 library sends, and one is what QEMU takes: so it offers one area.
+    const areas = under.generation === 'v1' ? device.mmap.areas.slice(0, 1) : device.mmap.areas;
+    expect(info).toMatchObject({ flags: 15, offset: 4096, argsz: 48 + 16 * areas.length, areas });
     expect(info.fd).not.toBeUndefined();
     if (info.fd !== undefined) closeFd(info.fd);
     closeFd(fd);
@@ -49,10 +51,16 @@ describe.each(serversUnderTest)('$name server, requests of a well-behaved client
     const large = Buffer.alloc(64 * 1024, 7);
     client.regionWrite(1, 0, large);
     expect(client.regionRead(1, 0, large.length).equals(large)).toBe(true);
-    client.regionWriteMulti([
+    const several = [
       { region: 0, offset: 0, data: Buffer.from([9]) },
       { region: 0, offset: 1, data: Buffer.from([8, 7, 6, 5, 4, 3, 2, 1]) },
-    ]);
+    ];
+    // The library does not have it, and does not announce it.
+    if (under.kind === 'libvfio-user') {
+      expect(client.server.writeMultiple).toBe(false);
+      return;
+    }
+    client.regionWriteMulti(several);
     expect([...client.regionRead(0, 0, 9)]).toEqual([9, 8, 7, 6, 5, 4, 3, 2, 1]);
   });
 

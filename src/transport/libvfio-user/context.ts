@@ -7,6 +7,7 @@ import {
   connectUnix,
   open,
   openFlag,
+  PosixError,
   rawArea,
   recvMessage,
   replaceFd,
@@ -106,12 +107,9 @@ export class VfuContext {
     try {
       sendMessage(peer, version, version.length, undefined, fds, true);
       const attached = this.#library.attach(this.#context) === 0;
-      const reply = Buffer.alloc(maxGreetingReply);
-      const extra: number[] = [];
-      const length = recvMessage(peer, reply, 0, reply.length, extra, false);
-      for (const other of extra) closeFd(other);
+      const reply = receiveReply(peer);
       if (attached) replaceFd(fd, this.#library.pollFd(this.#context));
-      return { attached, reply: reply.subarray(0, Math.max(0, length)) };
+      return { attached, reply };
     } finally {
       closeFd(peer);
     }
@@ -295,5 +293,20 @@ export class VfuContext {
     // The library copies the table.
     const result = this.#library.setupMigration(this.#context, table.address);
     this.#check('vfu_setup_device_migration_callbacks', result);
+  }
+}
+
+/** What is there; nothing, when the library hung up without an answer. */
+function receiveReply(peer: number): Buffer {
+  const reply = Buffer.alloc(maxGreetingReply);
+  const fds: number[] = [];
+  try {
+    const length = recvMessage(peer, reply, 0, reply.length, fds, false);
+    return reply.subarray(0, Math.max(0, length));
+  } catch (error) {
+    if (!(error instanceof PosixError)) throw error;
+    return reply.subarray(0, 0);
+  } finally {
+    for (const fd of fds) closeFd(fd);
   }
 }

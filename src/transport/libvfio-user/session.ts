@@ -327,9 +327,12 @@ export class Session implements DmaPort {
     try {
       const { attached, reply } = context.attach(fd, message, fds);
       if (attached) this.#accept(message, device);
-      this.send(reply, reply.length);
+      if (reply.length > 0) this.send(reply, reply.length);
       if (!attached) this.#hangUp('negotiation failed');
       else log.info({ capabilities: [...this.#peer.proposed] }, 'client connected');
+    } catch (error) {
+      log.error({ err: error }, 'libvfio-user: negotiation failed');
+      this.#hangUp('negotiation failed');
     } finally {
       for (const other of fds) closeFd(other);
     }
