@@ -71,8 +71,6 @@ export const limits = {
   headerPayload: 64 * 1024,
   sectionName: 64,
   sections: 1024,
-  /** Nesting of a structured value. */
-  depth: 32,
   /** All values of the framework's own sections together; they are kept until the end. */
   frameworkValues: 8 * 1024 * 1024,
 } as const;

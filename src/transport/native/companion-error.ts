@@ -1,5 +1,5 @@
-import { pack } from 'msgpackr';
 import { CompanionError } from '../../errors.ts';
+import { packPlain } from '../../msgpack.ts';
 
 /**
  * What follows the header of an error reply when `vfio_companion` was negotiated: a msgpack map
@@ -8,8 +8,8 @@ import { CompanionError } from '../../errors.ts';
 export function describeError(error: unknown): Buffer {
   if (error instanceof CompanionError) {
     const { code, message, hint } = error;
-    return pack(hint === undefined ? { code, message } : { code, message, hint });
+    return packPlain(hint === undefined ? { code, message } : { code, message, hint });
   }
   const message = error instanceof Error ? error.message : String(error);
-  return pack({ code: 'VC_DEVICE_FAILED', message: `the device failed: ${message}` });
+  return packPlain({ code: 'VC_DEVICE_FAILED', message: `the device failed: ${message}` });
 }

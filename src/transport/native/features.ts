@@ -33,6 +33,11 @@ function decoded<F extends FieldTable>(structure: Struct<F>, data: Buffer): Stru
   return structure.decode(data, 0);
 }
 
+/** For any number; a logarithm is rounded, and whole for 2^53 − 1 too. */
+function isPowerOfTwo(value: number): boolean {
+  return value >= 1 && 2 ** Math.round(Math.log2(value)) === value;
+}
+
 function startLogging(migration: ServedMigration, data: Buffer): Buffer {
   const control = decoded(s.loggingControl, data);
   const needed = s.loggingControl.size + control.num_ranges * s.loggingRange.size;
@@ -52,8 +57,7 @@ function startLogging(migration: ServedMigration, data: Buffer): Buffer {
 function reportLogging(migration: ServedMigration, data: Buffer, room: number): Buffer {
   const request = decoded(s.loggingReport, data);
   const { iova, length, page_size: pageSize } = request;
-  if (pageSize === 0 || !Number.isInteger(Math.log2(pageSize)))
-    refuse(`page size ${pageSize} is no power of two`);
+  if (!isPowerOfTwo(pageSize)) refuse(`page size ${pageSize} is no power of two`);
   if (length === 0 || !Number.isSafeInteger(iova + length)) refuse(`range of ${length} bytes at ${iova}`);
   const pages = Math.ceil(length / pageSize);
   const bitmapSize = Math.ceil(pages / bitmapWordBits) * (bitmapWordBits / 8);

@@ -1,5 +1,5 @@
-import { pack, unpack } from 'msgpackr';
 import { errno, RequestError } from '../../errors.ts';
+import { packPlain, unpackPlain } from '../../msgpack.ts';
 import { messages } from '../../vfio-user/messages.ts';
 import * as s from '../../vfio-user/structs.ts';
 import type { ServedMigration } from '../served-device.ts';
@@ -77,11 +77,14 @@ const companion = handler(
     }
     let request: unknown;
     try {
-      request = unpack(data);
+      request = unpackPlain(data);
     } catch (cause) {
-      throw new RequestError(errno.EINVAL, 'COMPANION: the payload is not msgpack', { cause });
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new RequestError(errno.EINVAL, `COMPANION: the payload is not plain msgpack: ${reason}`, {
+        cause,
+      });
     }
-    return { value: {}, data: pack(serve(request)) };
+    return { value: {}, data: packPlain(serve(request)) };
   },
 );
 

@@ -1,5 +1,5 @@
-import { unpack } from 'msgpackr';
 import { CompanionError, errno, errnoName } from '../../errors.ts';
+import { unpackPlain } from '../../msgpack.ts';
 
 /** The server answered a request with an error. `code`, message and hint are the server's where it sends them. */
 export class PeerError extends CompanionError {
@@ -49,7 +49,7 @@ export function peerError(command: string, errnoValue: number, payload: Buffer):
   if (payload.length === 0) return new PeerError(command, value);
   let decoded: unknown;
   try {
-    decoded = unpack(payload);
+    decoded = unpackPlain(payload);
   } catch {
     return new PeerError(command, value);
   }

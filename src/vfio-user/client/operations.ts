@@ -1,4 +1,4 @@
-import { pack, unpack } from 'msgpackr';
+import { packPlain, unpackPlain } from '../../msgpack.ts';
 import type { Capabilities, OfferedCapabilities } from '../capabilities.ts';
 import { formatCapabilities, parseCapabilities } from '../capabilities.ts';
 import {
@@ -431,11 +431,11 @@ export function companion(op: string, args: Readonly<Record<string, unknown>> = 
     {},
     ({ data }) => {
       try {
-        return unpack(data) as unknown;
+        return unpackPlain(data);
       } catch {
         throw new ProtocolError(`bad reply: the result of ${op} is not msgpack`);
       }
     },
-    { data: pack({ ...args, op }) },
+    { data: packPlain({ ...args, op }) },
   );
 }
