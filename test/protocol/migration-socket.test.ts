@@ -26,7 +26,10 @@ function thrownBy(act: () => unknown): CompanionError {
 
 afterEach(() => server.close());
 
-describe.each(serversUnderTest)('$name server, migration on the device socket', (under) => {
+/** libvfio-user has a migration state machine of its own, and in 2022 migration v1: see its transport's tests. */
+const withOurMigration = serversUnderTest.filter(({ kind }) => kind === 'native');
+
+describe.each(withOurMigration)('$name server, migration on the device socket', (under) => {
   it('walks states, moves data, logs dirty pages', () => {
     start(under);
     const client = server.connect();
