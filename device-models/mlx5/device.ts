@@ -58,8 +58,14 @@ export class Mlx5Device implements Device {
     this.core.wake();
   }
 
+  /**
+   * Bus mastering may have come back. Deferred: a configuration write is served even while the device waits for
+   * DMA by message, in the middle of whatever it does.
+   */
   commandChanged(): void {
-    if (this.#host.pci.busMaster && this.#host.mayInitiate) this.resume();
+    this.#host.defer(() => {
+      if (this.#host.pci.busMaster && this.#host.mayInitiate) this.resume();
+    });
   }
 
   close(): void {

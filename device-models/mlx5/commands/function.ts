@@ -1,4 +1,4 @@
-import { capability, capabilityBytes, capabilityType, capabilityTypes } from '../caps.ts';
+import { capability, capabilityType, capabilityTypes } from '../caps.ts';
 import type { Mlx5Core } from '../core.ts';
 import { functionPhase } from '../function-state.ts';
 import { limits } from '../limits.ts';
@@ -95,7 +95,10 @@ export const functionCommands = [
     undefined,
     undefined,
     (core) => {
-      if (core.function.phase === DISABLED) core.function.phase = ENABLED;
+      if (core.function.phase !== DISABLED) return;
+      // A reset may have come in the middle of a command: what that command still made belongs to nobody.
+      core.clearObjects();
+      core.function.phase = ENABLED;
     },
     DISABLED,
   ),
@@ -172,6 +175,3 @@ export const functionCommands = [
   }),
   command('NOP', undefined, undefined, () => {}, DISABLED),
 ];
-
-/** QUERY_HCA_CAP's capability is as long as the layout says; kept here so that both are compared by a test. */
-export const declaredCapabilityBytes = capabilityBytes;

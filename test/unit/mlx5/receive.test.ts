@@ -1,4 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import { FrameInfo, parseFrame } from '../../../device-models/mlx5/frame/parse.ts';
+import { RssResult, rssHash, Tir } from '../../../device-models/mlx5/steering/tir.ts';
 import { toeplitz, toeplitzTable } from '../../../device-models/mlx5/steering/toeplitz.ts';
 import { type Received, rssKey } from './driver.ts';
 import { broadcast, buildFrame, naiveSum } from './frames.ts';
@@ -60,6 +62,40 @@ describe('Toeplitz', () => {
       expect(toeplitz(table, input, 32)).toBe(addresses);
       expect(toeplitz(table, input, 36)).toBe(all);
     }
+  });
+});
+
+describe('symmetric hash', () => {
+  const hashOf = (symmetric: boolean, frame: Buffer) => {
+    const settings = {
+      dispType: 1,
+      inlineRqn: 0,
+      indirectTable: 1,
+      rxHashFn: 2,
+      symmetric,
+      key: rssKey,
+      ipv6: frame[12] === 0x86,
+      udp: false,
+      selectedFields: 15,
+      selfLoopback: 0,
+      transportDomain: 1,
+    };
+    const info = new FrameInfo();
+    const result = new RssResult();
+    parseFrame(frame, frame.length, frame.length, info);
+    rssHash(new Tir(1, settings), frame, info, result);
+    return result.hash;
+  };
+
+  it.each([4, 6] as const)('is the same for both directions of a flow over IPv%i', (ip) => {
+    const low = ip === 4 ? [10, 1, 2, 3] : [...Buffer.alloc(16, 0x21)];
+    const high = ip === 4 ? [172, 16, 9, 8] : [...Buffer.alloc(16, 0xfe)];
+    const there = buildFrame({ ip, protocol: 'tcp', srcIp: low, dstIp: high, sport: 1234, dport: 80 });
+    const back = buildFrame({ ip, protocol: 'tcp', srcIp: high, dstIp: low, sport: 80, dport: 1234 });
+    expect(hashOf(true, there)).toBe(hashOf(true, back));
+    expect(hashOf(false, there)).not.toBe(hashOf(false, back));
+    const other = buildFrame({ ip, protocol: 'tcp', srcIp: low, dstIp: high, sport: 1235, dport: 80 });
+    expect(hashOf(true, other)).not.toBe(hashOf(true, there));
   });
 });
 
