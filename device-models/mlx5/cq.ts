@@ -65,6 +65,7 @@ export class CompletionQueues {
   readonly table = new ObjectTable<CompletionQueue>('cq', 0x40, limits.cqs, 4 * limits.cqs);
   /** The entry that the next `post` writes; its user fills it after `blank()`. */
   readonly entry = Buffer.alloc(cqeBytes);
+  readonly #entryWords = new Uint32Array(this.entry.buffer, this.entry.byteOffset, cqeBytes / 4);
   /** Called when the guest arms a CQ: the moment when it has returned receive buffers. */
   onArm: (cq: CompletionQueue) => void = () => {};
   readonly #host: DeviceHost;
@@ -76,7 +77,9 @@ export class CompletionQueues {
   }
 
   blank(): Buffer {
-    return this.entry.fill(0);
+    // `Buffer.fill` costs several times as much.
+    this.#entryWords.fill(0);
+    return this.entry;
   }
 
   remove(id: number): void {

@@ -58,6 +58,7 @@ export class PagedRing {
 }
 
 const entryWithoutOwner = 63;
+const ownerBit = 1;
 
 /**
  * Writes a 64-byte EQE or CQE whose last byte carries the owner bit: that byte goes last, because the guest may
@@ -66,7 +67,11 @@ const entryWithoutOwner = 63;
 export function writeOwnedEntry(dma: GuestMemory, iova: number, entry: Buffer): void {
   const view = dma.writableView(iova, entry.length);
   if (view !== undefined) {
-    for (let at = 0; at <= entryWithoutOwner; at++) view[at] = entry[at] ?? 0;
+    // All of it with the owner bit of before, then that bit: the order of a block copy is nobody's promise.
+    const last = entry[entryWithoutOwner] ?? 0;
+    entry[entryWithoutOwner] = last ^ ownerBit;
+    view.set(entry);
+    view[entryWithoutOwner] = last;
     return;
   }
   dma.write(iova, entry.subarray(0, entryWithoutOwner));
