@@ -18,27 +18,25 @@ export async function replay(run: Run): Promise<void> {
       usedPorts = true;
       await run.until(run.destinationPorts.write(device.address, commandOffset, 2, neededBits(device)));
     }
-    // Ports are one resource for all devices; DMA goes on beside them.
-    await run.all([
-      ...byEcam.map((device) => replayByEcam(run, device)),
-      (async () => {
-        for (const device of byPorts) {
-          if (device.address.bus < 0) continue;
-          usedPorts = true;
-          await replayByPorts(run, device);
-        }
-      })(),
-    ]);
-    // The state machine runs, the device is still held: it will start nothing before `cont`.
+    const answered = await run.all(byEcam.map((device) => replayByEcam(run, device)));
+    // A guest that rebooted meanwhile has no ECAM window before its firmware has made it again.
+    byPorts.push(...byEcam.filter((_device, index) => answered[index] === false));
+    // Ports are one resource for all devices.
+    for (const device of byPorts) {
+      if (device.address.bus < 0) continue;
+      usedPorts = true;
+      await run.until(replayByPorts(run, device));
+    }
     for (const device of byEcam) {
       // A sleeping function takes no other writes, and sleeps with Bus Master off: by ports, at the very end.
+      if (device.replayPath !== 'ecam') continue;
       for (const { offset, size, value } of plan(device).power) {
         usedPorts = true;
         await run.until(run.destinationPorts.write(device.address, offset, size, value));
       }
     }
     await run.all([
-      ...run.devices.map((device) => device.destination.setState(migrationState.RUNNING)),
+      ...byPorts.map((device) => device.destination.setState(migrationState.RUNNING)),
       usedPorts ? run.destinationPorts.restore(run.cf8) : Promise.resolve(),
     ]);
   });
@@ -67,8 +65,11 @@ function word(value: number): Buffer {
   return bytes;
 }
 
-/** All in one batch, carried out in order: registers by DMA to the ECAM window, the table by DMA to the BAR. */
-async function replayByEcam(run: Run, device: DeviceRun): Promise<void> {
+/**
+ * All in one batch, carried out in order: registers by DMA to the ECAM window, the table by DMA to the BAR.
+ * @returns false when the function is not to be found in the window
+ */
+async function replayByEcam(run: Run, device: DeviceRun): Promise<boolean> {
   const info = frozen(device);
   const base = (run.ecamBase ?? 0) + ecamOffset(device.address);
   const { before, after } = plan(device);
@@ -83,16 +84,20 @@ async function replayByEcam(run: Run, device: DeviceRun): Promise<void> {
   // Last: with Bus Master off no further DMA of ours would be let through.
   if (open !== saved) operations.push(commandWrite(saved));
   const identity = { read: base, length: 4 };
-  const [first, ...results] = await device.destination.dma([identity, ...operations]);
+  // The state machine is to run after the batch; the device is still held and starts nothing before `cont`.
+  const [[first, ...results]] = await Promise.all([
+    device.destination.dma([identity, ...operations]),
+    device.destination.setState(migrationState.RUNNING),
+  ]);
   const wanted = info.config.readUInt32LE(0);
   const found =
     first?.bytes === undefined || first.errno !== 0 ? undefined : Buffer.from(first.bytes).readUInt32LE(0);
-  if (found !== wanted)
-    throw replayError(device, `is not to be found in the ECAM window (${errnoName(first?.errno ?? 0)})`);
+  if (found !== wanted) return false;
   const failed = results.findIndex((result) => result.errno !== 0);
   if (failed >= 0)
     throw replayError(device, `refuses write ${failed + 1} (${errnoName(results[failed]?.errno ?? 0)})`);
   device.replayPath = 'ecam';
+  return true;
 }
 
 async function replayByPorts(run: Run, device: DeviceRun): Promise<void> {

@@ -33,6 +33,8 @@ export class FakePeer implements DevicePeer {
   die: (error: Error) => void = () => undefined;
   /** Answers this call with an error; once the number of earlier calls of it has been reached. */
   failing: { readonly method: PeerMethod; readonly after: number } | undefined;
+  /** False: nothing answers in the ECAM window, as before firmware has run. */
+  ecamThere = true;
   current: number = migrationState.RUNNING;
   readonly #journal: string[];
   readonly #counts = new Map<string, number>();
@@ -118,7 +120,7 @@ export class FakePeer implements DevicePeer {
     return operations.map((each) => {
       if (!('read' in each)) return { errno: 0 };
       const bytes = Buffer.alloc(each.length);
-      if (each.read >= ecam && each.read < tableAddress) configured().copy(bytes);
+      if (this.ecamThere && each.read >= ecam && each.read < tableAddress) configured().copy(bytes);
       return { errno: 0, bytes };
     });
   }

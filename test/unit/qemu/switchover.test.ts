@@ -72,6 +72,20 @@ describe('a migration without faults', () => {
   });
 });
 
+describe('a destination whose ECAM window is gone', () => {
+  it('is told the registers through the ports, and 0xCF8 is put back', async () => {
+    world.destination.ecamThere = false;
+    const report = await migrate(world.options());
+    expect(report.devices[0]?.replayPath).toBe('ports');
+    const lines = world.journal.filter((line) => line.startsWith('destination QEMU: o '));
+    // BAR 0, command, MSI-X control; then the guest's own 0xCF8 again.
+    for (const write of ['o /w 0xcfc 0xfe000000', 'o /h 0xcfc 0x6', 'o /h 0xcfe 0x8003'])
+      expect(lines).toContain(`destination QEMU: ${write}`);
+    expect(lines.at(-1)).toBe('destination QEMU: o /w 0xcf8 0x80000094');
+    expectOrder(at('destination QEMU: o /w 0xcf8 0x80000094', true), at('destination QEMU: cont'));
+  });
+});
+
 describe('a fault before the commit point', () => {
   const inBlackout = 30;
   const faults: [side: 'source' | 'destination', method: PeerMethod, after: number][] = [
