@@ -7,6 +7,7 @@ import { DeviceRuntime, type RuntimeSettings } from '../../src/runtime/device-ru
 import { orchestratorPort } from '../../src/runtime/orchestrator-port.ts';
 import { NativeServer } from '../../src/transport/native/index.ts';
 import { VfioUserClient } from '../../src/vfio-user/client/index.ts';
+import { nativeServer, type ServerUnderTest } from './harness.ts';
 
 /** A real model behind a real server, with clients for both sockets, all on the test's own thread. */
 export class Bench {
@@ -16,24 +17,29 @@ export class Bench {
   readonly client: VfioUserClient;
   /** On the migration socket. */
   readonly orchestrator: VfioUserClient;
-  readonly #servers: NativeServer[];
+  readonly #servers: { close(): void }[];
   readonly #guests: { fd: number; mapping: MappedMemory }[] = [];
 
-  constructor(model: DeviceModel<OptionTable>, settings: Partial<RuntimeSettings> = {}) {
+  /** @param under what serves the device socket; the migration socket is always ours */
+  constructor(
+    model: DeviceModel<OptionTable>,
+    settings: Partial<RuntimeSettings> = {},
+    under: ServerUnderTest = nativeServer,
+  ) {
     const { reactor } = this;
     const log = silentLogger;
     this.runtime = new DeviceRuntime(model, { reactor, log, ...settings });
     const turn = (): void => {
       for (let round = 0; round < 16; round++) reactor.turn(0);
     };
-    const connect = (server: NativeServer): VfioUserClient => {
+    const connect = (server: { adopt(fd: number): void }): VfioUserClient => {
       const [ours, theirs] = socketPair();
       server.adopt(ours);
       const client = VfioUserClient.raw(theirs, { pump: turn, capabilities: { companion: true } });
       client.negotiate();
       return client;
     };
-    const device = new NativeServer({
+    const device = under.create({
       reactor,
       device: this.runtime,
       role: 'device',
