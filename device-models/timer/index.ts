@@ -16,6 +16,8 @@ const storageSize = 3 * pageSize;
 const previewSize = 11 * 1024;
 const timeWidth = 8;
 const nsPerSecond = 1e9;
+/** Longest single wait (48 days), so that nanoseconds stay exact; a time farther away is waited for in turns. */
+const longestWait = 2 ** 22;
 /** One DMA of the sample's self test: four blocks of 'A', 'B', 'C' and 'D'. */
 const blockSize = 1024;
 const blocks = ['A', 'B', 'C', 'D'].map((letter) => Buffer.alloc(blockSize, letter));
@@ -69,12 +71,17 @@ export const timer = defineModel({
 
     function arm(): void {
       armed = true;
-      const seconds = Number(time) - epochSeconds();
-      alarm.arm(Math.max(0, seconds) * nsPerSecond);
+      // A time that is now or was before has come: libvfio-user's sample would wait for ever if it is now.
+      const seconds = Math.max(0, Number(time) - epochSeconds());
+      alarm.arm(Math.min(seconds, longestWait) * nsPerSecond);
     }
 
     function ring(): void {
       if (!host.mayInitiate) return;
+      if (Number(time) - epochSeconds() > 1) {
+        arm();
+        return;
+      }
       armed = false;
       host.interrupts.setIntx(true);
       if (options.dma) selfTest(host);
@@ -83,7 +90,7 @@ export const timer = defineModel({
     const clock: BarHandler = {
       read(_offset, count, target, at) {
         checkWidth(count);
-        target.writeBigInt64LE(BigInt(epochSeconds()) - time, at);
+        target.writeBigInt64LE(BigInt.asIntN(64, BigInt(epochSeconds()) - time), at);
       },
       write(_offset, count, source, at) {
         checkWidth(count);
