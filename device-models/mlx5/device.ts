@@ -39,6 +39,11 @@ export class Mlx5Device implements Device {
     this.core.link.set(up, this.#host.mayInitiate);
   }
 
+  /** The next frame that the guest sends ends in an error completion: to see its driver recover the queue. */
+  injectSendError(): void {
+    this.core.sqs.failNext = true;
+  }
+
   /** A function level reset keeps what belongs to the port: its counters and its link. */
   reset(kind: ResetKind): void {
     this.core.clearObjects();

@@ -71,6 +71,8 @@ export class SendQueues {
   #bounce: Buffer | undefined;
   readonly #continue: Timer;
   #running = false;
+  /** The next frame fails, as if its WQE were malformed: for tests of a driver's recovery. */
+  failNext = false;
 
   constructor(
     host: DeviceHost,
@@ -200,6 +202,10 @@ export class SendQueues {
     if (wqe.opcode === wqeOpcode.NOP) return 0;
     if (wqe.opcode !== wqeOpcode.SEND && wqe.opcode !== wqeOpcode.LSO) return cqeSyndrome.LOCAL_QP_OP_ERR;
     if (sq.settings.tisn === 0) return cqeSyndrome.LOCAL_QP_OP_ERR;
+    if (this.failNext) {
+      this.failNext = false;
+      return cqeSyndrome.LOCAL_QP_OP_ERR;
+    }
     const malformed = parseSend(this.#bytes, wqe, limits.lsoPayloadBytes);
     if (malformed !== 0) return malformed;
     return this.#gather();
