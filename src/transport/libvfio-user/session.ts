@@ -222,6 +222,11 @@ export class Session implements DmaPort {
    * there, the library is kept away. A message that never gets whole is the library's after a second.
    */
   #mayBecomeWhole(): boolean {
+    const { fd } = this.#options;
+    if ((pollFd(fd, ready.read, 0) & ready.hangup) !== 0) {
+      this.#hangUp('the client left in the middle of a message');
+      return true;
+    }
     const now = this.now();
     if (this.#partSince === 0) this.#partSince = now;
     if (this.#dma !== undefined && now - this.#partSince > partPatienceNs) return false;
