@@ -73,7 +73,7 @@ export function timelineChart(report: MigrationReport): string {
   };
   return render(
     {
-      title: { text: 'Blackout', textStyle: { fontSize: 14 } },
+      title: { text: 'Blackout', left: 0, textStyle: { fontSize: 14 } },
       grid: { left: 150, right: 30, top: 40, bottom: 45 },
       xAxis: { type: 'value', name: 'ms since the vCPUs stopped', nameLocation: 'middle', nameGap: 28 },
       yAxis: { type: 'category', data: rows, inverse: true },
@@ -97,8 +97,8 @@ export function convergenceChart(report: MigrationReport): string {
     (samples[index]?.devices ?? []).reduce((total, device) => total + device[of], 0);
   return render(
     {
-      title: { text: 'Precopy', textStyle: { fontSize: 14 } },
-      legend: { top: 2, right: 10 },
+      title: { text: 'Precopy', left: 0, textStyle: { fontSize: 14 } },
+      legend: { top: 2, right: 30, itemGap: 24 },
       grid: { left: 70, right: 70, top: 50, bottom: 45 },
       xAxis: { type: 'value', name: 's', nameLocation: 'middle', nameGap: 26 },
       yAxis: [

@@ -4,7 +4,11 @@ import type { MigrationReport } from './types.ts';
 /** The report as text for people: what happened, the blackout's parts, what was checked. */
 export function summary(report: MigrationReport): string {
   const lines: string[] = [];
-  const blackout = report.blackoutUs === null ? 'none measured' : duration(report.blackoutUs);
+  const compared = report.timeline
+    .filter(({ part }) => part === 'verify')
+    .reduce((sum, { startUs, endUs }) => sum + endUs - startUs, 0);
+  const ofIt = compared === 0 ? '' : `, ${duration(compared)} of it for the comparison that was asked for`;
+  const blackout = report.blackoutUs === null ? 'none measured' : `${duration(report.blackoutUs)}${ofIt}`;
   lines.push(
     report.outcome === 'migrated'
       ? `Migrated in ${(report.totalMs / 1000).toFixed(2)} s; the guest stood still for ${blackout} (limit ${report.downtimeLimitMs} ms).`
