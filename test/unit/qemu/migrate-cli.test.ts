@@ -1,0 +1,33 @@
+import { describe, expect, it } from 'vitest';
+import { parseCapability, parseDevice, parseParameter, parseQmpAddress } from '../../../src/cli/migrate.ts';
+
+describe('arguments of vfio-companion migrate', () => {
+  it('take a monitor as a path or as host and port', () => {
+    expect(parseQmpAddress('/run/a.qmp')).toBe('/run/a.qmp');
+    expect(parseQmpAddress('unix:/run/a.qmp')).toBe('/run/a.qmp');
+    expect(parseQmpAddress('tcp:::1:4444')).toEqual({ host: '::1', port: 4444 });
+    expect(parseQmpAddress('tcp::4444')).toEqual({ host: '127.0.0.1', port: 4444 });
+    for (const wrong of ['tcp:host', 'tcp:host:0', 'tcp:host:70000'])
+      expect(() => parseQmpAddress(wrong)).toThrow(/tcp:HOST:PORT/);
+  });
+
+  it('take devices one by one', () => {
+    const first = parseDevice('nic0=/a,/b');
+    expect(parseDevice('nic1=/c,/d', first)).toEqual([
+      { id: 'nic0', source: '/a', destination: '/b' },
+      { id: 'nic1', source: '/c', destination: '/d' },
+    ]);
+    for (const wrong of ['nic0', 'nic0=/a', '=/a,/b']) expect(() => parseDevice(wrong)).toThrow(/ID=/);
+  });
+
+  it('take capabilities and parameters', () => {
+    expect(parseCapability('multifd', parseCapability('xbzrle=off', {}))).toEqual({
+      xbzrle: false,
+      multifd: true,
+    });
+    expect(() => parseCapability('multifd=maybe', {})).toThrow();
+    expect(parseParameter('multifd-channels=4', { a: 'b' })).toEqual({ a: 'b', 'multifd-channels': 4 });
+    expect(parseParameter('tls-creds=x=y', {})).toEqual({ 'tls-creds': 'x=y' });
+    expect(() => parseParameter('=1', {})).toThrow();
+  });
+});
