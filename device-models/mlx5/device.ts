@@ -1,5 +1,5 @@
 import { randomFillSync } from 'node:crypto';
-import type { Device, DeviceHost, ResetKind } from '../../src/device/index.ts';
+import { type Device, type DeviceHost, errno, RequestError, type ResetKind } from '../../src/device/index.ts';
 import type { NetPort } from '../../src/net/types.ts';
 import { CommandInterface } from './command-interface.ts';
 import { executor } from './commands/command.ts';
@@ -27,7 +27,12 @@ export class Mlx5Device implements Device {
 
   constructor(host: DeviceHost, options: Mlx5Options, port: NetPort) {
     this.#host = host;
-    const mac = parseMac(options.mac) ?? randomMac(randomFillSync);
+    const mac = options.mac === '' ? randomMac(randomFillSync) : parseMac(options.mac);
+    if (mac === undefined) {
+      throw new RequestError(errno.EINVAL, `mac=${options.mac} is no unicast MAC address`, {
+        hint: 'write it as 52:54:00:12:34:56',
+      });
+    }
     this.core = new Mlx5Core(host, { vectors: options.vectors, mac, port });
     this.commandInterface = new CommandInterface(host, this.core.eqs, executor(this.core, commands));
     this.bars = { 0: new Bar0(this.core, this.commandInterface) };

@@ -1,4 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import { Mlx5Device } from '../../../device-models/mlx5/index.ts';
+import { FakeHost, FakePort } from './fake-host.ts';
 import { buildFrame } from './frames.ts';
 import { bench, running, testMac } from './setup.ts';
 
@@ -55,6 +57,14 @@ describe('life of a driver', () => {
     port.inject(buildFrame({ dst: driver.mac }));
     driver.poll();
     expect(driver.received).toHaveLength(1);
+  });
+
+  it('refuses an address that is none, and makes one up when it is given none', () => {
+    const make = (mac: string) => new Mlx5Device(new FakeHost(), { vectors: 2, mac }, new FakePort());
+    for (const mac of ['52:54:00', '01:00:5e:00:00:01', 'zz:54:00:12:34:56'])
+      expect(() => make(mac)).toThrow(mac);
+    const [first = 0] = make('').core.vport.mac;
+    expect(first & 3).toBe(2);
   });
 
   it('answers register reads of any width from plain state', () => {
