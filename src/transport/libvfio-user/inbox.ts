@@ -40,6 +40,15 @@ export class Inbox {
     this.#reply = slab.subarray(lookSize);
   }
 
+  /** Whether anything waits, an end included. */
+  get ready(): boolean {
+    try {
+      return peekBytes(this.fd, this.bytes, 0, header.size) !== -errno.EAGAIN;
+    } catch {
+      return true;
+    }
+  }
+
   /** Whether a reply is being taken, which comes before anything else. */
   get taking(): boolean {
     return this.#taking;

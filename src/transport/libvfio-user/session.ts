@@ -23,6 +23,7 @@ import type { DeviceAdapter } from './device-adapter.ts';
 import { capabilitiesOf, maxGreeting, withoutTwinSocket } from './greeting.ts';
 import { found, Inbox } from './inbox.ts';
 import { maxMessageSize } from './layout.ts';
+import { Linger } from './linger.ts';
 
 export interface SessionOptions {
   readonly fd: number;
@@ -69,6 +70,10 @@ export class Session implements DmaPort {
   readonly #poller: Watch;
   readonly #timer: Timer;
   readonly #run: () => number;
+  readonly #linger = new Linger();
+  readonly #waitingHere = () => this.#inbox.ready;
+  /** The last message was a read, after which nothing is left to do. */
+  #answeredRead = false;
   #dma: DmaChannel | undefined;
   #peer: Capabilities = parseCapabilities(Buffer.alloc(0));
   /** The client is gone, whether or not the library knows. */
@@ -176,8 +181,10 @@ export class Session implements DmaPort {
       this.#flush();
       this.#options.adapter.drain();
       for (let left = messagesPerTurn; left > 0 && !this.#gone; left--) {
+        this.#answeredRead = false;
         if (!this.#step()) break;
         served = true;
+        if (this.#answeredRead && !this.#linger.after(this.#waitingHere)) break;
       }
     } finally {
       this.#serving = false;
@@ -249,6 +256,7 @@ export class Session implements DmaPort {
     else if (cmd === command.DMA_MAP) this.#offerMemory();
     else if (cmd === command.DEVICE_FEATURE) this.#noteLogging();
     const result = adapter.enter(this.#run);
+    this.#answeredRead = cmd === command.REGION_READ;
     if (message !== undefined) this.#setIrqs(message, fds);
     adapter.withdraw();
     if (result < 0 && result !== -errno.ENOTCONN) this.#failed(-result);
