@@ -1,5 +1,7 @@
+import { execaNode } from 'execa';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { launchVm, type Testbed } from '../../src/qemu/index.ts';
+import { serveDevice } from '../../src/qemu/serve-device.ts';
 import { libraryVariable } from '../../src/setup/libvfio-user.ts';
 import { librariesHere } from '../protocol/libvfio-user-server.ts';
 import {
@@ -95,5 +97,60 @@ describe.each(libraries)('libvfio-user $generation serves a stock QEMU', ({ path
       await expectChurn(bed, count);
     }
     await expectWorkload(bed);
+  });
+
+  it('one process for each device: an abort of the library ends one, which says whose it was', async () => {
+    const args = ['--transport', 'libvfio-user'];
+    const [broken, other] = [
+      await serveDevice({ model: 'ram', name: 'broken', args }),
+      await serveDevice({ model: 'ram', name: 'other', args }),
+    ];
+    try {
+      // What abort(3) does in a failed assertion.
+      await broken.kill('SIGABRT');
+      await expect.poll(() => broken.log(), { timeout: 10_000 }).toContain('has died without closing');
+      expect(broken.log()).toContain(`the process that served ram on ${broken.socket}`);
+      expect(broken.log()).toContain(path);
+      expect(other.exit).toBeUndefined();
+      // One that ends as it should says nothing of the kind.
+      await other.kill('SIGTERM');
+      expect(other.log()).not.toContain('has died');
+    } finally {
+      await broken.close();
+      await other.close();
+    }
+  });
+});
+
+describe('a libvfio-user that can’t be used', () => {
+  const program = process.env.VFIO_COMPANION_CLI ?? 'dist/src/cli/main.js';
+  const { sharedObjects } = process.report.getReport() as unknown as { sharedObjects: string[] };
+  const libc = sharedObjects.find((object) => object.includes('libc.so')) ?? '';
+  const serve = (env: Readonly<Record<string, string>>) =>
+    execaNode(program, ['serve', 'ram', '--transport', 'libvfio-user', '--socket', '/tmp/never.sock'], {
+      env,
+      reject: false,
+      timeout: 60_000,
+    });
+
+  it.each([
+    {
+      what: 'is not there',
+      path: '/nowhere/libvfio-user.so',
+      message: /\/nowhere\/libvfio-user\.so: cannot be loaded/,
+    },
+    { what: 'is no library', path: '/etc/passwd', message: /\/etc\/passwd: cannot be loaded/ },
+    { what: 'is another one', path: libc, message: /has no symbol vfu_/ },
+  ])('is named when it $what', async ({ path, message }) => {
+    const { exitCode, stderr } = await serve({ [libraryVariable]: path });
+    expect(exitCode).toBe(1);
+    expect(stderr).toMatch(message);
+    expect(stderr).toContain(libraryVariable);
+  });
+
+  it('is asked for when there is none', async () => {
+    const { exitCode, stderr } = await serve({ [libraryVariable]: '', XDG_CACHE_HOME: '/nowhere' });
+    expect(exitCode).toBe(1);
+    expect(stderr).toContain('make libvfio-user');
   });
 });
