@@ -154,9 +154,7 @@ describe('a device with much memory of its own', () => {
     const megabytes = 64;
     const bed = await boot({ devices: [{ id: 'dev0', model: 'ram', set: { megabytes } }] });
     await startWorkload(bed);
-    expect(await bed.agent.check(`ramtest --mode poll --size ${2 << 20} --rounds 1`)).not.toContain(
-      'not ok',
-    );
+    expect(await bed.agent.check(`ramtest --mode poll --size ${2 << 20} --rounds 1`)).not.toContain('not ok');
     const report = await bed.migrate({ verify: everything, ...patient });
     const [device] = report.devices;
     expect(device?.stateBytes).toBeGreaterThan(1 << 20);
