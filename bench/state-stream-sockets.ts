@@ -11,13 +11,18 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { migrationState } from '../src/migration/index.ts';
+import { closeFd, memfdCreate, sealSize } from '../src/posix/index.ts';
 import { VfioUserClient } from '../src/vfio-user/client/index.ts';
-import { readState, writeState } from '../src/vfio-user/client/operations.ts';
+import { companion, readState, writeState } from '../src/vfio-user/client/operations.ts';
 
 const megabytes = Number(process.argv[2] ?? 1024);
-const inFlight = Number(process.argv[3] ?? 2);
+const inFlight = Number(process.argv[3] ?? 4);
 /** Bytes asked for at a time. */
 const transfer = Number(process.argv[4] ?? 1024) * 1024;
+/** Without the window of memory that both servers share: every byte twice through a socket. */
+const socketsOnly = process.argv.includes('sockets');
+/** Without the page faults of memory that the target uses for the first time, which depend on the machine alone. */
+const populate = process.argv.includes('populate');
 /** What fills the memory beforehand. */
 const pieceSize = 1024 * 1024;
 /** The ram model's on-board memory. */
@@ -41,6 +46,8 @@ async function serve(name: string): Promise<Server> {
       'ram',
       '--set',
       `megabytes=${megabytes}`,
+      '--set',
+      `populate=${populate}`,
       '--socket',
       paths[0],
       '--migration-socket',
@@ -74,6 +81,36 @@ function cpuSeconds(pid: number | undefined): number {
   return (utime + stime) / 100;
 }
 
+/** Moves the whole stream through memory that both servers map, in pieces of `transfer`; returns its bytes. */
+function moveThroughWindow(from: VfioUserClient, to: VfioUserClient): number {
+  const slots = Math.max(2, inFlight);
+  const size = slots * transfer;
+  const fd = memfdCreate('state-window', size);
+  sealSize(fd);
+  for (const side of [from, to]) side.companion('openStateWindow', { pid: process.pid, fd, size });
+  closeFd(fd);
+  const length = transfer;
+  const read = (slot: number) => from.submit(companion('readState', { offset: slot * transfer, length }));
+  let bytes = 0;
+  const reads = Array.from({ length: slots }, (_, slot) => read(slot));
+  const writes: { wait(): unknown }[] = [];
+  for (let slot = 0; ; slot = (slot + 1) % slots) {
+    const { length: count } = reads.shift()?.wait() as { length: number };
+    bytes += count;
+    if (count > 0)
+      writes.push(to.submit(companion('writeState', { offset: slot * transfer, length: count })));
+    if (count < transfer) break;
+    // Half of the slots wait to be loaded while the other half is filled.
+    if (writes.length > slots / 2) {
+      writes.shift()?.wait();
+      reads.push(read((slot + 1 + reads.length) % slots));
+    }
+  }
+  for (const pending of [...writes, ...reads]) pending.wait();
+  for (const side of [from, to]) side.companion('closeStateWindow');
+  return bytes;
+}
+
 /** Moves the whole stream, several requests of each side under way; returns its bytes. */
 function move(from: VfioUserClient, to: VfioUserClient): number {
   let bytes = 0;
@@ -105,7 +142,8 @@ try {
   const pids = [process.pid, source.process.pid, target.process.pid];
   const cpuBefore = pids.map(cpuSeconds);
   const start = process.hrtime.bigint();
-  const streamed = move(source.migration, target.migration);
+  const through = socketsOnly ? move : moveThroughWindow;
+  const streamed = through(source.migration, target.migration);
   target.migration.setState(migrationState.STOP);
   const ns = Number(process.hrtime.bigint() - start);
   const cpu = pids.map((pid, i) => Number((cpuSeconds(pid) - (cpuBefore[i] ?? 0)).toFixed(2)));
@@ -113,6 +151,8 @@ try {
   if (!last.equals(piece)) throw new Error('the memory did not arrive');
   const result = {
     megabytes,
+    populate,
+    through: socketsOnly ? 'sockets' : 'window',
     inFlight,
     transfer,
     streamed,

@@ -32,6 +32,11 @@ export const ram = defineModel({
       max: 1024,
       description: 'on-board memory, a power of two',
     },
+    populate: {
+      type: 'boolean',
+      default: false,
+      description: 'take all on-board memory from the system at the start, not page by page when it is used',
+    },
     interrupt: { type: 'string', default: 'msix', description: 'msix, msi or intx' },
   },
 
@@ -60,7 +65,7 @@ export const ram = defineModel({
 
   create(host, options) {
     const size = options.megabytes * mebibyte;
-    const memory = new BoardMemory(size);
+    const memory = new BoardMemory(size, options.populate);
     const bank = new RegisterBlock(registers, {
       COMMAND: { write: (direction) => engine.start(direction) },
       INTERRUPT: { write: () => showInterrupt() },

@@ -11,9 +11,11 @@ export class BoardMemory implements BarHandler {
   /** Set while a precopy session wants to know what changes. */
   changes: PageTracker | undefined;
 
-  constructor(size: number) {
+  /** @param populate have every page now; a first write then costs no page fault (0.5 to 2.5 µs each) */
+  constructor(size: number, populate = false) {
     // Left to the kernel: pages that nobody writes cost nothing.
     this.bytes = Buffer.from(new ArrayBuffer(size));
+    if (populate) this.bytes.fill(0);
     this.written = new PageTracker(size);
   }
 

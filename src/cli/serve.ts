@@ -108,6 +108,7 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
           role: 'migration',
           log,
           companion: (request) => runtime.companion.handle(request),
+          onClientGone: () => runtime.companion.release(),
         }),
       );
     }

@@ -81,6 +81,12 @@ export function sealSize(fd: number): void {
   check(libc.fcntl(fd, fcntlCommand.ADD_SEALS, seal.SHRINK | seal.GROW | seal.SEAL), `F_ADD_SEALS ${fd}`);
 }
 
+/** Whether `fd` is a memfd that nobody can shrink; false for every other kind of descriptor. */
+export function isSizeSealed(fd: number): boolean {
+  const seals = libc.fcntl(fd, fcntlCommand.GET_SEALS, 0);
+  return seals !== -1 && (seals & seal.SHRINK) !== 0;
+}
+
 /** As read(2): bytes read, 0 at the end, -EAGAIN when a non-blocking descriptor has nothing. */
 export function read(fd: number, buffer: Uint8Array, at = 0, length = buffer.length - at): number {
   checkRange(buffer, at, length);

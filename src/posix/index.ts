@@ -8,6 +8,7 @@ export {
   fstatSize,
   ftruncate,
   ioctl,
+  isSizeSealed,
   memfdCreate,
   open,
   read,

@@ -83,7 +83,7 @@ export const MFD_ALLOW_SEALING = 2;
 export const SHUT_RDWR = 2;
 /** `FIONREAD` (asm-generic/ioctls.h). */
 export const FIONREAD = 0x541b;
-export const fcntlCommand = { DUPFD_CLOEXEC: 1030, GETFL: 3, SETFL: 4, ADD_SEALS: 1033 } as const;
+export const fcntlCommand = { DUPFD_CLOEXEC: 1030, GETFL: 3, ADD_SEALS: 1033, GET_SEALS: 1034 } as const;
 export const seal = { SEAL: 1, SHRINK: 2, GROW: 4 } as const;
 
 export const pollEvent = { IN: 1, OUT: 4, ERR: 8, HUP: 0x10, NVAL: 0x20 } as const;

@@ -1,5 +1,7 @@
 import type { GuestMemory, MessageDma } from '../dma/types.ts';
 import { CompanionError, errno, errnoOf, RequestError } from '../errors.ts';
+import type { ServedMigration } from '../transport/served-device.ts';
+import { StateWindow } from './state-window.ts';
 
 /** What the companion operations reach of a runtime; see docs/protocol-extensions.md. */
 export interface CompanionTarget {
@@ -13,6 +15,8 @@ export interface CompanionTarget {
   /** Pages written and not yet reported, by address; clears them. */
   takeDirtyPages(): Float64Array;
   dirtyPageEstimate(): number;
+  /** The migration that the orchestrator drives. */
+  migration(): ServedMigration | undefined;
   /** Operations of the model's own (a NIC's port, say). */
   modelOperation(op: string, request: Readonly<Record<string, unknown>>): unknown;
 }
@@ -31,6 +35,7 @@ type Request = Readonly<Record<string, unknown>>;
 export class CompanionService {
   readonly #target: CompanionTarget;
   readonly #now: () => number;
+  readonly #window = new StateWindow();
   readonly #operations: Readonly<Record<string, (request: Request) => unknown>>;
 
   constructor(target: CompanionTarget, now: () => number) {
@@ -51,6 +56,21 @@ export class CompanionService {
       markDirty: () => this.#markDirty(),
       dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
       fireVectors: () => ({ fired: target.fireVectors() }),
+      openStateWindow: ({ pid, fd, size: bytes }) => {
+        this.#window.open(address(pid), address(fd), address(bytes));
+        return {};
+      },
+      closeStateWindow: () => {
+        this.#window.close();
+        return {};
+      },
+      readState: ({ offset, length }) => ({
+        length: this.#window.read(this.#migration(), address(offset), address(length)),
+      }),
+      writeState: ({ offset, length }) => {
+        this.#window.write(this.#migration(), address(offset), address(length));
+        return {};
+      },
     };
   }
 
@@ -64,6 +84,17 @@ export class CompanionService {
     if (typeof op !== 'string') throw new RequestError(errno.EINVAL, 'a companion request needs an "op"');
     if (Object.hasOwn(this.#operations, op)) return this.#operations[op]?.(given);
     return this.#target.modelOperation(op, given);
+  }
+
+  /** Gives back what the orchestrator had opened; it is gone. */
+  release(): void {
+    this.#window.close();
+  }
+
+  #migration(): ServedMigration {
+    const migration = this.#target.migration();
+    if (migration) return migration;
+    throw new RequestError(errno.EINVAL, "the device can't migrate");
   }
 
   #client(): MessageDma {

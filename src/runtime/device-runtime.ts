@@ -142,6 +142,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
         memory: this.memory,
         takeDirtyPages: () => this.dirtyLog.takeDirtyPages(),
         dirtyPageEstimate: () => this.dirtyLog.count,
+        migration: () => this.orchestrated,
         modelOperation: (op, request) => this.#modelOperation(op, request),
       },
       () => reactor.now(),
@@ -281,6 +282,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   close(): void {
     this.#migration?.close();
+    this.companion.release();
     this.#device.close?.();
     this.detach();
     this.memory.collect();

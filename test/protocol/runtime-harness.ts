@@ -52,6 +52,7 @@ export class Bench {
       role: 'migration',
       log,
       companion: (request) => this.runtime.companion.handle(request),
+      onClientGone: () => this.runtime.companion.release(),
     });
     this.#servers = [device, migration];
     this.client = connect(device);
