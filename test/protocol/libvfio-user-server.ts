@@ -20,6 +20,7 @@ export function throughLibrary(library: LibvfioUser): CreateServer {
       device,
       log,
       socketTimeoutMs: 100,
+      messagePatienceMs: 20,
       ...(whileWaiting !== undefined && { whileWaiting }),
       ...(dmaWindow !== undefined && { dmaWindow }),
       ...(dmaBatchWindow !== undefined && { dmaBatchWindow }),

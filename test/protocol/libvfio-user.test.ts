@@ -243,6 +243,18 @@ describe.each(libraryServers)('$name server', (under) => {
     expect(() => under.serve(device)).toThrow(/vfu_setup_region of region 2 \(12288 bytes\) failed: EINVAL/);
   });
 
+  it('refuses a message that is too long for its sender’s socket, and a client that floods it ends itself', () => {
+    const device = new FakeDevice();
+    Object.assign(device.memory, { 2: Buffer.alloc(1024 * 1024) });
+    server = under.serve(device);
+    const client = server.connect();
+    const data = Buffer.alloc(700 * 1024, 5);
+    expect(errnoThrownBy(() => client.regionWrite(2, 0, data))).toBe(errno.EINVAL);
+    // The rest of it is taken for messages, whose refusals nobody reads.
+    expect(() => client.readRegister(0, 0)).toThrow(/disconnected/);
+    expect(server.connect().readRegister(2, 0)).toBe(0);
+  });
+
   it('ends a client whose connection breaks in the middle of a message', () => {
     const device = new FakeDevice();
     server = under.serve(device);

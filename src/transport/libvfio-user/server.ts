@@ -27,6 +27,11 @@ export interface LibvfioUserServerOptions {
   readonly negotiationTimeoutMs?: number;
   /** How long the library may wait for a client that stops in the middle of a message; default 2000 ms. */
   readonly socketTimeoutMs?: number;
+  /**
+   * How long a message may take to arrive whole before the library gets what there is of it; default 1000 ms. One that
+   * is longer than the client's socket buffer never does.
+   */
+  readonly messagePatienceMs?: number;
   readonly whileWaiting?: () => void;
   readonly onClientGone?: () => void;
 }
@@ -98,6 +103,7 @@ export class LibvfioUserServer {
       dmaBatchWindow: this.#options.dmaBatchWindow ?? 256,
       dmaTimeoutMs: this.#options.dmaTimeoutMs ?? 5000,
       socketTimeoutMs: this.#options.socketTimeoutMs ?? 2000,
+      messagePatienceMs: this.#options.messagePatienceMs ?? 1000,
       negotiationTimeoutMs: this.#options.negotiationTimeoutMs ?? 10_000,
       whileWaiting,
       onEnd: (session) => {

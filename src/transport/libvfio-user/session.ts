@@ -38,6 +38,8 @@ export interface SessionOptions {
   readonly dmaTimeoutMs: number;
   /** Bounds everything that the library itself waits for. */
   readonly socketTimeoutMs: number;
+  /** How long a message may take to arrive whole. */
+  readonly messagePatienceMs: number;
   readonly negotiationTimeoutMs: number;
   readonly whileWaiting: (() => void) | undefined;
   /** The session is over and nothing of it is on the stack. */
@@ -47,9 +49,8 @@ export interface SessionOptions {
 const messagesPerTurn = 256;
 const maxWaitDepth = 8;
 const nsPerMs = 1e6;
-/** How often a message that has not arrived whole is looked at again, and how long it may take. */
+/** How often a message that has not arrived whole is looked at again. */
 const partDelayNs = 0.5 * nsPerMs;
-const partPatienceNs = 1000 * nsPerMs;
 /** The longest reply to a DMA message: the most data that is asked for at once, and its structures. */
 const largestReply = defaultOffer.maxDataXferSize + 64;
 /** SET_IRQS with a byte for each of 2048 vectors. */
@@ -226,17 +227,17 @@ export class Session implements DmaPort {
 
   /**
    * The library reads a message's body with one recv that is not told to wait for all of it: until it is all
-   * there, the library is kept away. A message that never gets whole is the library's after a second.
+   * there, the library is kept away. A message that never gets whole is the library's in the end.
    */
   #mayBecomeWhole(): boolean {
-    const { fd } = this.#options;
+    const { fd, messagePatienceMs } = this.#options;
     if ((pollFd(fd, ready.read, 0) & ready.hangup) !== 0) {
       this.#hangUp('the client left in the middle of a message');
       return true;
     }
     const now = this.now();
     if (this.#partSince === 0) this.#partSince = now;
-    if (this.#dma !== undefined && now - this.#partSince > partPatienceNs) return false;
+    if (this.#dma !== undefined && now - this.#partSince > messagePatienceMs * nsPerMs) return false;
     if (this.#dma !== undefined) this.#timer.arm(partDelayNs);
     return true;
   }
@@ -260,6 +261,10 @@ export class Session implements DmaPort {
     if (message !== undefined) this.#setIrqs(message, fds);
     adapter.withdraw();
     if (result < 0 && result !== -errno.ENOTCONN) this.#failed(-result);
+    else if (result === 0 && (pollFd(this.#options.fd, ready.write, 0) & ready.write) === 0) {
+      // Each refusal would wait for the socket's timeout.
+      this.#hangUp('it does not read its refusals');
+    }
     if (adapter.takeLost()) {
       this.#detached = true;
       this.#hangUp(this.#reason);
