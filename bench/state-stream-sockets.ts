@@ -5,13 +5,14 @@
  * (the board's own memory is part of it).
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { migrationState } from '../src/migration/index.ts';
-import { closeFd, memfdCreate, sealSize } from '../src/posix/index.ts';
+import { closeFd, memfdCreate, sealSize, write } from '../src/posix/index.ts';
 import { VfioUserClient } from '../src/vfio-user/client/index.ts';
 import { companion, readState, writeState } from '../src/vfio-user/client/operations.ts';
 
@@ -87,7 +88,9 @@ function moveThroughWindow(from: VfioUserClient, to: VfioUserClient): number {
   const size = slots * transfer;
   const fd = memfdCreate('state-window', size);
   sealSize(fd);
-  for (const side of [from, to]) side.companion('openStateWindow', { pid: process.pid, fd, size });
+  const token = randomBytes(16);
+  write(fd, token);
+  for (const side of [from, to]) side.companion('openStateWindow', { pid: process.pid, fd, size, token });
   closeFd(fd);
   const length = transfer;
   const read = (slot: number) => from.submit(companion('readState', { offset: slot * transfer, length }));

@@ -56,8 +56,8 @@ export class CompanionService {
       markDirty: () => this.#markDirty(),
       dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
       fireVectors: () => ({ fired: target.fireVectors() }),
-      openStateWindow: ({ pid, fd, size: bytes }) => {
-        this.#window.open(address(pid), address(fd), address(bytes));
+      openStateWindow: ({ pid, fd, size: bytes, token }) => {
+        this.#window.open({ pid: address(pid), fd: address(fd), size: address(bytes), token: blob(token) });
         return {};
       },
       closeStateWindow: () => {

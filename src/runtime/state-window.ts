@@ -4,8 +4,19 @@ import type { ServedMigration } from '../transport/served-device.ts';
 
 /** Largest window; as much as this may be mapped for an orchestrator. */
 const maxSize = 64 * 1024 * 1024;
+const shortestToken = 16;
 /** State is loaded in pieces of this size; small enough to stay in a CPU's cache between its two passes. */
 const pieceSize = 512 * 1024;
+
+/** Where an orchestrator has put a window. */
+export interface StateWindowPlace {
+  readonly pid: number;
+  readonly fd: number;
+  /** Bytes from the start of the file. */
+  readonly size: number;
+  /** What these begin with, at random. */
+  readonly token: Uint8Array;
+}
 
 /**
  * Memory that the orchestrator shares with a device's server, for state to travel through instead of the migration
@@ -20,10 +31,14 @@ export class StateWindow {
   /**
    * Maps descriptor `fd` of process `pid`, in place of what was open. It has to be a memfd sealed against
    * shrinking (EPERM): touching a mapping beyond its file's end would kill this process. Named by number because
-   * an orchestrator in Node can't send descriptors on its sockets.
+   * an orchestrator in Node can't send descriptors on its sockets; `token`, which the memory has to begin with (else
+   * EPERM), tells that the numbers mean the same here as there (they don't across containers).
    */
-  open(pid: number, fd: number, size: number): void {
+  open({ pid, fd, size, token }: StateWindowPlace): void {
     this.close();
+    if (token.length < shortestToken || token.length > size) {
+      throw new RequestError(errno.EINVAL, `the token of a state window has ${shortestToken} bytes or more`);
+    }
     if (size === 0 || size > maxSize) {
       throw new RequestError(errno.EINVAL, `a state window has 1 to ${maxSize} bytes, not ${size}`);
     }
@@ -33,7 +48,15 @@ export class StateWindow {
       if (!isSizeSealed(ours)) {
         throw new RequestError(errno.EPERM, 'a state window is a memfd that is sealed against shrinking');
       }
-      this.#memory = MappedMemory.map(ours, 0, size, mmapProt.READ | mmapProt.WRITE);
+      const memory = MappedMemory.map(ours, 0, size, mmapProt.READ | mmapProt.WRITE);
+      if (memory.windows[0]?.subarray(0, token.length).equals(token) !== true) {
+        memory.unmap();
+        throw new RequestError(
+          errno.EPERM,
+          'the state window is not the one that was meant: its token differs',
+        );
+      }
+      this.#memory = memory;
     } finally {
       closeFd(ours);
     }

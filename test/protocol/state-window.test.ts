@@ -14,11 +14,13 @@ import {
   openFlag,
   sealSize,
   socketPair,
+  write,
 } from '../../src/posix/index.ts';
 import { Bench } from './runtime-harness.ts';
 
 const size = 1 << 20;
 const board = 2;
+const token = Buffer.from('sixteen bytes or');
 const name = 'state-window-test';
 const mappings = () =>
   readFileSync('/proc/self/maps', 'utf8')
@@ -42,13 +44,14 @@ describe('state through shared memory', () => {
     return made;
   };
   const openOn = (on: Bench, args: object = {}): void => {
-    on.orchestrator.companion('openStateWindow', { pid: process.pid, fd, size, ...args });
+    on.orchestrator.companion('openStateWindow', { pid: process.pid, fd, size, token, ...args });
   };
   const refusal = (code: number) => expect.objectContaining({ errno: code });
 
   beforeEach(() => {
     fd = descriptor(memfdCreate(name, size));
     sealSize(fd);
+    write(fd, token);
     source = bench();
     target = bench();
   });
@@ -122,6 +125,9 @@ describe('state through shared memory', () => {
       { size: 2 ** 40 },
     ]) {
       expect(() => openOn(source, wrong)).toThrow(refusal(errno.EINVAL));
+    }
+    for (const other of ['sixteen bytes of', 'too short']) {
+      expect(() => openOn(source, { token: Buffer.from(other) })).toThrow();
     }
     expect(() => openOn(source, { size: size + 4096 })).toThrow(refusal(errno.EINVAL));
     expect(mappings()).toBe(0);
