@@ -61,9 +61,16 @@ export class Mlx5Device implements Device {
   }
 
   /** Everything runs to completion in its own callback: nothing is under way between two of them. */
-  quiesce(): void {}
+  quiesce(): void {
+    this.core.clock.freeze();
+  }
 
   resume(): void {
+    this.core.clock.thaw();
+    this.#wake();
+  }
+
+  #wake(): void {
     this.commandInterface.wake();
     this.core.wake();
   }
@@ -74,7 +81,7 @@ export class Mlx5Device implements Device {
    */
   commandChanged(): void {
     this.#host.defer(() => {
-      if (this.#host.pci.busMaster && this.#host.mayInitiate) this.resume();
+      if (this.#host.pci.busMaster && this.#host.mayInitiate) this.#wake();
     });
   }
 

@@ -82,7 +82,7 @@ export function loadDevice(core: Mlx5Core, commands: CommandInterface, state: St
   };
   const root = state.uint('steeringRoot', 24);
   core.steering.root = root === 0 ? undefined : root;
-  core.clock.set(state.counter('cycles'));
+  core.clock.freezeAt(state.number('cycles', 0, Number.MAX_SAFE_INTEGER));
   core.link.reported = state.boolean('linkReported');
   const port = state.record('vport');
   vport.mac = port.bytes('mac', macBytes);

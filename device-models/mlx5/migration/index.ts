@@ -7,6 +7,7 @@ import {
 import type { CommandInterface } from '../command-interface.ts';
 import type { Mlx5Core } from '../core.ts';
 import type { DeviceObject } from '../objects.ts';
+import { byId, canonical } from './canonical.ts';
 import { loadDevice, saveDevice } from './device-state.ts';
 import { type ObjectCodec, objectCodecs } from './objects.ts';
 import { goneSection, Mlx5PreCopy, objectRecord, typicalRecordBytes } from './precopy.ts';
@@ -46,7 +47,7 @@ export class Mlx5Migration implements DeviceMigration {
 
   *save(): Iterable<StateRecord> {
     for (const codec of objectCodecs) {
-      for (const object of codec.table(this.#core).values()) yield objectRecord(codec, object);
+      for (const object of byId(codec.table(this.#core))) yield objectRecord(codec, object);
     }
     yield* this.#tail();
   }
@@ -64,11 +65,11 @@ export class Mlx5Migration implements DeviceMigration {
       ids[codec.kind] = table.next;
       const { progress: of } = codec;
       if (of === undefined) continue;
-      progress[codec.kind] = [...table.values()].map((object) => ({ id: object.id, ...of(object) }));
+      progress[codec.kind] = byId(table).map((object) => ({ id: object.id, ...of(object) }));
     }
     yield { section: idsSection, value: ids };
-    yield { section: progressSection, value: progress };
-    yield { section: deviceSection, value: saveDevice(this.#core, this.#commands) };
+    yield { section: progressSection, value: canonical(progress) };
+    yield { section: deviceSection, value: canonical(saveDevice(this.#core, this.#commands)) };
   }
 
   beginLoad(_version: number): void {

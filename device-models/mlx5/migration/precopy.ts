@@ -1,6 +1,7 @@
 import type { PreCopySession, StateRecord } from '../../../src/device/index.ts';
 import type { Mlx5Core } from '../core.ts';
 import type { DeviceObject } from '../objects.ts';
+import { canonical } from './canonical.ts';
 import { type ObjectCodec, objectCodecs } from './objects.ts';
 
 /** Bytes that a typical object's record takes; only for estimates. */
@@ -9,7 +10,7 @@ export const typicalRecordBytes = 320;
 export const goneSection = 'gone';
 
 export function objectRecord(codec: ObjectCodec, object: DeviceObject): StateRecord {
-  return { section: codec.kind, value: { id: object.id, ...codec.save(object) } };
+  return { section: codec.kind, value: canonical({ id: object.id, ...codec.save(object) }) };
 }
 
 /**

@@ -73,9 +73,38 @@ describe('migration', () => {
     source.port.inject(buildFrame({ dst: source.driver.mac }));
     stop(source);
     const records = [...source.device.migration.save()].map(travel);
+    const bytes = Buffer.concat(records.map((record) => pack(record)));
     const to = destination(source, records);
-    to.host.time = 77;
-    expect([...to.device.migration.save()].map(travel)).toEqual(records);
+    source.host.advance(5e9);
+    to.host.advance(6e9);
+    for (const again of [source, to]) {
+      const saved = [...again.device.migration.save()];
+      expect(saved.map(travel)).toEqual(records);
+      expect(Buffer.concat(saved.map((record) => pack(travel(record)))).equals(bytes)).toBe(true);
+    }
+  });
+
+  it('stops the clock while the device stands still, and goes on without a jump', () => {
+    const source = running();
+    const { clock } = source.device.core;
+    source.host.advance(3_000_000_001);
+    stop(source);
+    const age = clock.cycles();
+    const health = clock.healthCounter();
+    source.host.advance(2e9);
+    expect(clock.cycles()).toBe(age);
+    const to = destination(source, source.device.migration.save());
+    const there = to.device.core.clock;
+    to.host.advance(7e9);
+    expect([there.cycles(), there.healthCounter()]).toEqual([age, health]);
+    resume(to);
+    expect(there.cycles()).toBe(age);
+    to.host.advance(5);
+    expect(there.cycles()).toBe(age + 5);
+    // A migration that did not happen: the source goes on the same way.
+    resume(source);
+    source.host.advance(6);
+    expect(clock.cycles()).toBe(age + 6);
   });
 
   it('executes at the destination what was begun and not done: commands, doorbells, frames', () => {
