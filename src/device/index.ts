@@ -25,6 +25,7 @@ export { PageTracker } from './page-tracker.ts';
 export type {
   BarDescription,
   BarIndex,
+  DoorbellDescription,
   MsiDescription,
   MsixDescription,
   PciDescription,

@@ -1,6 +1,20 @@
 /** The six base address registers of a type 0 header. A 64-bit BAR takes two: its index and the next. */
 export type BarIndex = 0 | 1 | 2 | 3 | 4 | 5;
 
+/**
+ * A register that only starts something. A client may give its writes to KVM as an ioeventfd, which spares a guest's CPU
+ * the wait for an answer. The device's `write` is called all the same, but rings may be merged, may come after an
+ * access that followed them, and carry no value beyond `datamatch`: without it the bytes are zero. A client need not
+ * make use of it; QEMU 10 never asks.
+ */
+export interface DoorbellDescription {
+  /** A multiple of `size`. */
+  readonly offset: number;
+  readonly size: 1 | 2 | 4;
+  /** Only writes of this value ring; others arrive as ordinary writes. */
+  readonly datamatch?: number;
+}
+
 export interface BarDescription {
   /** Bytes; a power of two, at least 16 (I/O: 4). */
   readonly size: number;
@@ -11,6 +25,8 @@ export interface BarDescription {
    * `host.barMemory(bar)` directly and the model is not told.
    */
   readonly mappable?: readonly { readonly offset: number; readonly size: number }[];
+  /** Memory BARs only; outside of mappable parts, of the MSI-X table and of its pending bits. */
+  readonly doorbells?: readonly DoorbellDescription[];
 }
 
 export interface MsixDescription {

@@ -141,7 +141,10 @@ export class TestHost implements DeviceHost {
 
   barMemory(bar: BarIndex): Uint8Array {
     let memory = this.#barMemory.get(bar);
-    if (!memory) this.#barMemory.set(bar, (memory = new Uint8Array(1 << 20)));
+    if (memory === undefined) {
+      memory = new Uint8Array(1 << 20);
+      this.#barMemory.set(bar, memory);
+    }
     return memory;
   }
 

@@ -18,6 +18,7 @@ const limits = {
   memory64: { min: 16, max: 2 ** 52 },
   io: { min: 4, max: 2 ** 16 },
 } as const;
+const doorbellSizes: readonly number[] = [1, 2, 4];
 /** A client maps whole pages. */
 const pageSize = 4096;
 /** Vendor capability: its length field has 8 bits, and 3 bytes go to id, next and length. */
@@ -71,6 +72,33 @@ function checkBar(index: number, bar: BarDescription, description: PciDescriptio
         `${name}.mappable [${area.offset}, +${area.size}) is not a page-aligned part of its own of the BAR's ${bar.size} bytes`,
       );
     end = area.offset + area.size;
+  }
+  checkDoorbells(name, index, bar, description);
+}
+
+function checkDoorbells(
+  name: string,
+  index: number,
+  bar: BarDescription,
+  { capabilities }: PciDescription,
+): void {
+  const { table, pba, vectors } = capabilities?.msix ?? {};
+  const taken = [...(bar.mappable ?? [])];
+  if (table?.bar === index) taken.push({ offset: table.offset, size: (vectors ?? 0) * msixEntrySize });
+  if (pba?.bar === index) taken.push({ offset: pba.offset, size: pbaSize(vectors ?? 0) });
+  const seen = new Set<string>();
+  for (const { offset, size, datamatch } of bar.doorbells ?? []) {
+    const what = `${name}.doorbells: ${size} bytes at ${offset}`;
+    if (bar.kind === 'io') throw new PciDescriptionError(`${what} of an I/O BAR: only memory BARs have them`);
+    if (!doorbellSizes.includes(size)) throw new PciDescriptionError(`${what}: the size is 1, 2 or 4`);
+    if (!Number.isInteger(offset) || offset < 0 || offset % size !== 0 || offset + size > bar.size)
+      throw new PciDescriptionError(`${what} is no aligned register of the BAR's ${bar.size} bytes`);
+    if (taken.some((area) => offset < area.offset + area.size && area.offset < offset + size))
+      throw new PciDescriptionError(`${what} lies where writes do not reach the model`);
+    if (datamatch !== undefined) checkNumber(`${what}: datamatch`, datamatch, 0, 2 ** (8 * size) - 1);
+    const key = `${offset} ${datamatch}`;
+    if (seen.has(key)) throw new PciDescriptionError(`${what} is there twice`);
+    seen.add(key);
   }
 }
 

@@ -23,6 +23,7 @@ import { deviceFlags, pciIrq, pciRegion } from '../vfio-user/constants.ts';
 import { BarSet, isBarRegion } from './bars.ts';
 import { CompanionService } from './companion.ts';
 import { describeDevice } from './device-info.ts';
+import { Doorbells } from './doorbells.ts';
 import type { RuntimeExtension } from './extension.ts';
 import { DeviceHealth } from './health.ts';
 import { RuntimeHost } from './host.ts';
@@ -69,6 +70,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   readonly #reactor: Reactor;
   readonly #extension: RuntimeExtension | undefined;
   readonly #bars: BarSet;
+  readonly #doorbells: Doorbells;
   readonly #device: Device;
   readonly #health: DeviceHealth;
   readonly #migration: MigrationController | undefined;
@@ -107,6 +109,9 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     });
     if (this.#held) this.interrupts.hold();
     this.#bars = new BarSet(description);
+    this.#doorbells = new Doorbells(description, reactor, (bar, offset, value) => {
+      this.#health.run(() => this.#bars.write(bar, offset, value.length, value, 0));
+    });
     const host = new RuntimeHost({
       log,
       reactor,
@@ -191,6 +196,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.memory.setMessageDma(undefined);
     this.memory.setClientDirtySink(undefined);
     this.dmaUnmapAll();
+    this.#doorbells.close();
     this.interrupts.detach();
   }
 
@@ -202,10 +208,9 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     return { size: 0, flags: 0 };
   }
 
-  /** None: every register of ours is decoded by the model, so no eventfd could stand for a write. */
   regionIoFds(index: number): readonly RegionIoFd[] {
     this.#checkRegion(index);
-    return [];
+    return this.#doorbells.offer(index);
   }
 
   irqInfo(index: number): IrqInfo {
@@ -354,7 +359,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
           this.#quiet = true;
           if (!this.#held) this.#suspend();
         },
-        stop: () => {},
+        stop: () => this.#doorbells.drain(),
         start: () => {},
         resume: () => {
           this.#quiet = false;

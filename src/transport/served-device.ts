@@ -47,8 +47,9 @@ export interface RegionIoFd {
   readonly offset: number;
   readonly size: number;
   readonly fd: number;
-  /** 0 ioeventfd, 1 ioregionfd, 2 ioeventfd shadow. */
+  /** `ioFdType`. */
   readonly type: number;
+  /** `ioeventfdFlags` bits. */
   readonly flags: number;
   readonly datamatch: bigint;
 }

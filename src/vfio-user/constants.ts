@@ -82,6 +82,11 @@ export const pciIrq = { intx: 0, msi: 1, msix: 2, err: 3, req: 4, count: 5 } as 
 /** `VFIO_REGION_INFO_CAP_SPARSE_MMAP`, version 1. */
 export const sparseMmapCapability = { id: 1, version: 1 } as const;
 
+/** Types of sub-regions in DEVICE_GET_REGION_IO_FDS (specification); we offer only the first. */
+export const ioFdType = { ioeventfd: 0, ioregionfd: 1, ioeventfdShadow: 2 } as const;
+/** `KVM_IOEVENTFD_FLAG_*` (linux/kvm.h). */
+export const ioeventfdFlags = { datamatch: 1, pio: 2 } as const;
+
 /** `VFIO_DEVICE_FEATURE_*`: operation bits. */
 export const featureFlags = { indexMask: 0xffff, get: 1 << 16, set: 1 << 17, probe: 1 << 18 } as const;
 

@@ -69,7 +69,10 @@ export const regionIoFds = struct('vfio_user_region_io_fds', {
   count: 'u32',
 });
 
-/** `vfio_user_sub_region_ioeventfd` of the specification (40 bytes). */
+/**
+ * `vfio_user_sub_region_ioeventfd` of the specification, 40 bytes. libvfio-user's header has grown `shadow_offset` in the
+ * middle, for an experimental kernel; that layout is not spoken here.
+ */
 export const subRegionIoFd = struct('vfio_user_sub_region_ioeventfd', {
   offset: 'u64',
   size: 'u64',

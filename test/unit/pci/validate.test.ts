@@ -1,5 +1,9 @@
 import { describe, expect, test } from 'vitest';
-import type { BarDescription, PciDescription } from '../../../src/device/pci-description.ts';
+import type {
+  BarDescription,
+  DoorbellDescription,
+  PciDescription,
+} from '../../../src/device/pci-description.ts';
 import { ConfigSpace, PciDescriptionError } from '../../../src/pci/index.ts';
 import { fullDescription, plainDescription } from './fixtures.ts';
 
@@ -11,6 +15,14 @@ const msix = (vectors: number, table: number, pba: number, tableBar: 0 | 1 = 0):
 });
 const mappable = (...areas: [number, number][]): Partial<PciDescription> =>
   bars({ 0: { ...bar(0x4000), mappable: areas.map(([offset, size]) => ({ offset, size })) } });
+
+const doorbells = (...list: DoorbellDescription[]): Partial<PciDescription> => ({
+  ...msix(8, 0x1000, 0x1800),
+  bars: {
+    0: { ...bar(0x4000), doorbells: list, mappable: [{ offset: 0x2000, size: 0x1000 }] },
+    1: { ...bar(16, 'io') },
+  },
+});
 
 describe('a description that cannot be is refused, naming the field', () => {
   const wrong: [Partial<PciDescription>, RegExp][] = [
@@ -45,6 +57,15 @@ describe('a description that cannot be is refused, naming the field', () => {
     [msix(8, 0, 0x4000), /msix\.pba .*outside/],
     [msix(8, 0x1000, 0x1078), /overlaps/],
     [{ ...msix(8, 0x1000, 0x2000), ...mappable([0x1000, 0x1000]) }, /mappable part/],
+    [doorbells({ offset: 0x10, size: 3 as 4 }), /1, 2 or 4/],
+    [doorbells({ offset: 0x12, size: 4 }), /aligned/],
+    [doorbells({ offset: 0x4000, size: 4 }), /aligned/],
+    [doorbells({ offset: 0x1004, size: 4 }), /do not reach the model/],
+    [doorbells({ offset: 0x1800, size: 4 }), /do not reach the model/],
+    [doorbells({ offset: 0x2ffc, size: 4 }), /do not reach the model/],
+    [doorbells({ offset: 0x10, size: 2, datamatch: 0x1_0000 }), /datamatch/],
+    [doorbells({ offset: 0x10, size: 4 }, { offset: 0x10, size: 4 }), /twice/],
+    [bars({ 1: { ...bar(16, 'io'), doorbells: [{ offset: 0, size: 4 }] } }), /only memory BARs/],
     [{ capabilities: { vendor: [new Uint8Array(190)] } }, /vendor\[0\]/],
     [{ capabilities: { vendor: [new Uint8Array(100), new Uint8Array(100)] } }, /does not fit/],
     [{ capabilities: { extended: [{ id: 0, version: 1, body: new Uint8Array(4) }] } }, /extended\[0\]\.id/],
@@ -63,6 +84,11 @@ describe('a description that cannot be is refused, naming the field', () => {
     msix(8, 0x1000, 0x0ff8),
     mappable([0x1000, 0x1000], [0, 0x1000]),
     bars({ 4: bar(2 ** 40, 'memory64') }),
+    doorbells(
+      { offset: 0x10, size: 4, datamatch: 1 },
+      { offset: 0x10, size: 4, datamatch: 2 },
+      { offset: 0x3000, size: 1 },
+    ),
     { capabilities: { vendor: [new Uint8Array(189)] } },
     { capabilities: { extended: [{ id: 3, version: 1, body: new Uint8Array(0xf00 - 4) }] } },
   ];
