@@ -51,6 +51,19 @@ export interface MarkResult {
   readonly microseconds: number;
 }
 
+/** State through memory that the server maps; see docs/protocol-extensions.md, "State windows". */
+export interface SharedState {
+  open(place: {
+    readonly pid: number;
+    readonly fd: number;
+    readonly size: number;
+    readonly token: Uint8Array;
+  }): Promise<void>;
+  /** As `DevicePeer.read`, into the memory at `offset`; the bytes that came. */
+  read(offset: number, length: number): Promise<number>;
+  write(offset: number, length: number): Promise<void>;
+}
+
 /**
  * All calls reject with a `CompanionError` on a refusal, a deadline or a lost connection. Calls on one peer
  * are carried out in the order in which they are made, so that a caller may send several and wait once.
@@ -71,6 +84,8 @@ export interface DevicePeer {
   /** Next bytes of state; empty: nothing (for now, or at the end). */
   read(maxBytes: number): Promise<Buffer>;
   write(bytes: Buffer): Promise<void>;
+  /** Absent: state goes by `read` and `write` only. */
+  readonly shared?: SharedState;
   startLogging(): Promise<void>;
   stopLogging(): Promise<void>;
   info(): Promise<PeerInfo>;

@@ -2,7 +2,15 @@
 import { CompanionError, errno } from '../errors.ts';
 import { migrationState } from '../migration/state.ts';
 import { AsyncVfioUserClient } from '../vfio-user/client/index.ts';
-import type { DevicePeer, DmaOperation, DmaResult, MarkResult, PeerBar, PeerInfo } from './device-peer.ts';
+import type {
+  DevicePeer,
+  DmaOperation,
+  DmaResult,
+  MarkResult,
+  PeerBar,
+  PeerInfo,
+  SharedState,
+} from './device-peer.ts';
 
 const pageSize = 4096;
 const configLength = 256;
@@ -118,6 +126,12 @@ class VfioUserPeer implements DevicePeer {
   dataSize = (): Promise<number> => this.#client.dataSize();
   read = (maxBytes: number): Promise<Buffer> => this.#client.readState(maxBytes);
   write = (bytes: Buffer): Promise<void> => this.#client.writeState(bytes);
+  readonly shared: SharedState = {
+    open: async (place) => void (await this.#client.companion('openStateWindow', place)),
+    read: async (offset, length) =>
+      whole(fields(await this.#client.companion('readState', { offset, length })).length),
+    write: async (offset, length) => void (await this.#client.companion('writeState', { offset, length })),
+  };
   stopLogging = (): Promise<void> => this.#client.stopDmaLogging();
 
   async startLogging(): Promise<void> {

@@ -84,6 +84,7 @@ function deviceRun(
     pristine: noInfo,
     address: { bus: 0, device: 0, function: 0 },
     busMasterReady: false,
+    channel: undefined,
     sentBytes: 0,
     pumpMs: 0,
     initialBytes: 0,

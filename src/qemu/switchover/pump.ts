@@ -1,8 +1,6 @@
 /** Moves device state from a source server to its destination. */
 import type { DeviceRun } from './run.ts';
-
-/** Bytes of one chunk: large enough that round trips vanish, small enough that a server stays responsive. */
-const chunkBytes = 1024 * 1024;
+import { openChannel, slots } from './state-channel.ts';
 
 /**
  * Moves what the source has to give now, at most `limit` bytes or until `until` is aborted, reading the next
@@ -14,22 +12,24 @@ export async function pump(
   limit = Number.POSITIVE_INFINITY,
   until?: AbortSignal,
 ): Promise<number> {
-  const { source, destination } = device;
-  const size = Math.min(chunkBytes, source.maxTransfer, destination.maxTransfer);
+  device.channel ??= await openChannel(device.source, device.destination);
+  const { channel } = device;
   const started = performance.now();
   let moved = 0;
-  let chunk = await source.read(size);
-  while (chunk.length > 0) {
-    moved += chunk.length;
-    const written = destination.write(chunk);
+  let slot = 0;
+  let length = await channel.read(slot);
+  while (length > 0) {
+    moved += length;
+    const written = channel.write(slot, length);
     if (moved >= limit || until?.aborted === true) {
       await written;
       break;
     }
-    const next = source.read(size);
+    slot = (slot + 1) % slots;
+    const next = channel.read(slot);
     // Both are waited for, so that a refusal of the destination is not left unhandled behind a read.
     const [read] = await Promise.all([next, written]);
-    chunk = read;
+    length = read;
   }
   device.sentBytes += moved;
   device.pumpMs += performance.now() - started;

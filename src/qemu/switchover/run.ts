@@ -8,6 +8,7 @@ import { DeadlineError } from '../errors.ts';
 import type { PciAddress } from '../pci-address.ts';
 import type { Qmp } from '../qmp.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
+import type { StateChannel } from './state-channel.ts';
 
 /** One device on its way. */
 export interface DeviceRun {
@@ -22,6 +23,8 @@ export interface DeviceRun {
   address: PciAddress;
   /** The destination's command register had Bus Master set in advance. */
   busMasterReady: boolean;
+  /** Opened by the first piece of state. */
+  channel: StateChannel | undefined;
   sentBytes: number;
   /** Time spent in moving state, ms, and bytes moved then: for the rate. */
   pumpMs: number;
