@@ -484,7 +484,8 @@ describe.each(serversUnderTest)('$name server, bad requests', (under) => {
     for (const fd of extra) closeFd(fd);
   });
 
-  it('skips an oversized message and stays in step', () => {
+  it('skips an oversized message and stays in step', ({ skip }) => {
+    skip(under.kind === 'libvfio-user', 'it refuses by the header and takes the body for messages');
     server = under.serve(new FakeDevice());
     const client = server.connect();
     const size = 3 * 1024 * 1024;

@@ -1,6 +1,7 @@
 import { silentLogger } from '../../src/log.ts';
 import { createReactor } from '../../src/loop/index.ts';
 import { socketPair } from '../../src/posix/index.ts';
+import type { LibvfioUser } from '../../src/setup/libvfio-user.ts';
 import type { LibraryGeneration } from '../../src/setup/libvfio-user-library.ts';
 import { NativeServer, type NativeServerOptions } from '../../src/transport/native/index.ts';
 import type { ServedDevice } from '../../src/transport/served-device.ts';
@@ -33,6 +34,7 @@ export interface ServerUnderTest {
   readonly kind: 'native' | 'libvfio-user';
   /** Of the library. */
   readonly generation?: LibraryGeneration;
+  readonly library?: LibvfioUser;
   readonly create: CreateServer;
   serve(device: ServedDevice, options?: ServerOptions): RunningServer;
 }
@@ -82,7 +84,7 @@ function serveWith(create: CreateServer, device: ServedDevice, options: ServerOp
 }
 
 function underTest(
-  what: Pick<ServerUnderTest, 'name' | 'kind' | 'generation'>,
+  what: Pick<ServerUnderTest, 'name' | 'kind' | 'generation' | 'library'>,
   create: CreateServer,
 ): ServerUnderTest {
   return { ...what, create, serve: (device, options = {}) => serveWith(create, device, options) };
@@ -100,6 +102,7 @@ export const libraryServers: readonly ServerUnderTest[] = librariesHere().map((l
       name: `libvfio-user ${library.generation}`,
       kind: 'libvfio-user',
       generation: library.generation,
+      library,
     },
     throughLibrary(library),
   ),

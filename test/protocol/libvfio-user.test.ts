@@ -1,10 +1,17 @@
-import { afterEach, describe, expect, it } from 'vitest';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { models } from '../../device-models/index.ts';
 import { command as order, registers } from '../../device-models/ram/registers.ts';
 import type { DeviceModel, OptionTable } from '../../src/device/index.ts';
 import { CompanionError, errno } from '../../src/errors.ts';
+import { silentLogger } from '../../src/log.ts';
+import { createReactor } from '../../src/loop/index.ts';
 import { migrationState } from '../../src/migration/index.ts';
 import { closeFd, socketPair } from '../../src/posix/index.ts';
+import { LibvfioUserServer } from '../../src/transport/libvfio-user/index.ts';
+import { VfioUserClient } from '../../src/vfio-user/client/index.ts';
 import { command, pciRegion } from '../../src/vfio-user/constants.ts';
 import { encodeRequest, messages } from '../../src/vfio-user/messages.ts';
 import { openDescriptors } from '../fuzz/target.ts';
@@ -253,6 +260,42 @@ describe.each(libraryServers)('$name server', (under) => {
     // The rest of it is taken for messages, whose refusals nobody reads.
     expect(() => client.readRegister(0, 0)).toThrow(/disconnected/);
     expect(server.connect().readRegister(2, 0)).toBe(0);
+  });
+
+  it('listens where it is told, for one client after the other, and cleans up', () => {
+    const directory = mkdtempSync(join(tmpdir(), 'vc-test-'));
+    const path = join(directory, 's');
+    const reactor = createReactor({ busyWaitNs: 0 });
+    const device = new FakeDevice();
+    const turn = () => {
+      for (let i = 0; i < 8; i++) reactor.turn(0);
+    };
+    const make = () => {
+      const { library } = under;
+      if (library === undefined) throw new Error('no library');
+      return new LibvfioUserServer({ reactor, device, path, log: silentLogger, library });
+    };
+    vi.stubEnv('TMPDIR', directory);
+    const listening = make();
+    vi.unstubAllEnvs();
+    // The library's own socket file is gone already.
+    expect(readdirSync(directory)).toEqual(['s']);
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    expect(make).toThrow(expect.objectContaining({ errno: errno.EADDRINUSE }));
+    for (let round = 0; round < 2; round++) {
+      const first = VfioUserClient.connect(path, { pump: turn });
+      expect(first.getInfo().flags).toBe(3);
+      expect(() => VfioUserClient.connect(path, { pump: turn })).toThrow(/disconnected/);
+      expect(listening.connected).toBe(true);
+      first.close();
+    }
+    turn();
+    expect(listening.connected).toBe(false);
+    listening.close();
+    reactor.close();
+    expect(readdirSync(directory)).toEqual([]);
+    rmSync(directory, { recursive: true });
+    expect(device.calls).toEqual(['attach', 'detach', 'attach', 'detach']);
   });
 
   it('ends a client whose connection breaks in the middle of a message', () => {
