@@ -9,7 +9,15 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 /** Without a guest: what `make bench` runs. */
-const quick = ['round-trip', 'dma', 'footprint', 'dirty-log', 'state-stream', 'state-stream-sockets'];
+const quick = [
+  'round-trip',
+  'transports',
+  'dma',
+  'footprint',
+  'dirty-log',
+  'state-stream',
+  'state-stream-sockets',
+];
 
 const split = process.argv.indexOf('--');
 const named = process.argv.slice(2, split < 0 ? undefined : split);
