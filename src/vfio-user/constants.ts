@@ -105,3 +105,6 @@ export const noDataFd = 0xffff_ffff;
 
 /** Most writes that one REGION_WRITE_MULTI may carry: QEMU's VFIO_USER_MULTI_MAX. */
 export const maxMultiWrites = 200;
+
+/** Kernel buffers of a migration socket: a few chunks of state, so that neither side waits for each of them. */
+export const stateBuffers = 4 * 1024 * 1024;

@@ -1,5 +1,5 @@
 import { CompanionError, errno } from '../errors.ts';
-import { closeFd, dupFd, recvMessage, sendMessage } from '../posix/index.ts';
+import { closeFd, dupFd, recvMessage, sendMessage, setSocketBuffers } from '../posix/index.ts';
 import { header } from './structs.ts';
 
 /** What `FramedSocket.next()` found. */
@@ -35,6 +35,8 @@ export interface FramedSocketOptions {
   readonly maxMessage: number;
   /** Bytes that may wait for a peer that does not read; more closes the socket. */
   readonly maxQueued: number;
+  /** Kernel buffers to ask for, for connections that carry much data; the system's default (208 KiB) if left out. */
+  readonly kernelBuffers?: number;
 }
 
 /**
@@ -75,6 +77,7 @@ export class FramedSocket {
     this.#maxMessage = options.maxMessage;
     this.#maxQueued = options.maxQueued;
     this.#buffer = Buffer.allocUnsafeSlow(options.maxMessage + spareRoom);
+    if (options.kernelBuffers !== undefined) setSocketBuffers(fd, options.kernelBuffers);
   }
 
   /** The buffer that holds the message found by `next()`. Another one after a `receive()`: keep a reference. */

@@ -2,6 +2,7 @@ import type { Logger } from '../../log.ts';
 import { type Reactor, ready, type Timer, type Watch } from '../../loop/types.ts';
 import { pollFd } from '../../posix/index.ts';
 import type { OfferedCapabilities } from '../../vfio-user/capabilities.ts';
+import { stateBuffers } from '../../vfio-user/constants.ts';
 import { FramedSocket } from '../../vfio-user/framed-socket.ts';
 import type { ServedDevice } from '../served-device.ts';
 import { Dispatcher } from './dispatcher.ts';
@@ -69,6 +70,7 @@ export class Session implements DmaPort {
     this.#socket = new FramedSocket(options.fd, {
       maxMessage: largest + messageOverhead,
       maxQueued: maxQueuedOutput,
+      ...(options.role === 'migration' && { kernelBuffers: stateBuffers }),
     });
     const { device, role, offer, companion } = options;
     const { dmaWindow: window, dmaBatchWindow: batchWindow, dmaTimeoutMs: timeoutMs } = options;

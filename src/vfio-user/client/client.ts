@@ -2,7 +2,7 @@ import { CompanionError, errno, errnoOf, RequestError } from '../../errors.ts';
 import { ready } from '../../loop/types.ts';
 import { closeFd, connectUnix, pollFd, setSocketTimeout } from '../../posix/index.ts';
 import { type Capabilities, defaultOffer, type OfferedCapabilities } from '../capabilities.ts';
-import { command, defaultLimits, headerFlags } from '../constants.ts';
+import { command, defaultLimits, headerFlags, stateBuffers } from '../constants.ts';
 import { FramedSocket, frame } from '../framed-socket.ts';
 import {
   encodeError,
@@ -79,6 +79,7 @@ export class VfioUserClient {
     this.#socket = new FramedSocket(fd, {
       maxMessage: Math.max(this.#offer.maxDataXferSize + messageOverhead, defaultLimits.maxDataXferSize),
       maxQueued: maxQueuedOutput,
+      ...(this.#offer.companion && { kernelBuffers: stateBuffers }),
     });
     setSocketTimeout(fd, this.#timeoutMs);
   }
