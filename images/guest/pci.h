@@ -1,7 +1,7 @@
 /*
  * Drives a PCI device from the guest's user space, as root, without a kernel driver of its own:
  * configuration space and BARs through sysfs, physical addresses through /proc/self/pagemap, interrupts
- * through uio_pci_generic (INTx), through vfio-pci where the machine has an IOMMU (MSI-X), or by
+ * through uio_pci_generic (INTx), through vfio-pci where the machine has an IOMMU (MSI-X, MSI), or by
  * pointing MSI-X messages at memory (see pci_msix_to_memory).
  *
  * Functions that can fail say why on stderr and return -1 or NULL.
@@ -26,7 +26,7 @@ struct pci_device {
 	size_t bar_size[PCI_BARS];
 	int vfio; /* device descriptor, or -1 when the device is used through sysfs */
 	int vfio_container;
-	int events[PCI_VECTORS]; /* eventfds of MSI-X vectors, in vfio mode */
+	int events[PCI_VECTORS]; /* eventfds of MSI-X or MSI vectors, in vfio mode */
 	int uio; /* descriptor of /dev/uioN, or -1 */
 };
 
@@ -68,9 +68,10 @@ int pci_vfio_open(struct pci_device *dev);
 int pci_has_iommu(const struct pci_device *dev);
 /* Makes memory reachable for the device; returns the I/O address. vfio mode only; see dma_address. */
 uint64_t pci_vfio_map(struct pci_device *dev, void *memory, size_t size);
-/* Switches MSI-X on with `count` vectors, each with an eventfd. vfio mode only. */
-int pci_msix_open(struct pci_device *dev, unsigned count);
+enum pci_messages { PCI_MSIX, PCI_MSI };
+/* Switches MSI-X or MSI on with `count` vectors, each with an eventfd. vfio mode only. */
+int pci_messages_open(struct pci_device *dev, enum pci_messages kind, unsigned count);
 /* How often the vector came since the last call; 0 after timeout_ms. */
-int pci_msix_wait(struct pci_device *dev, unsigned vector, int timeout_ms);
+int pci_message_wait(struct pci_device *dev, unsigned vector, int timeout_ms);
 
 #endif

@@ -85,10 +85,10 @@ static int wait_msix(unsigned count, int timeout_ms)
 {
 	int came = 0;
 
-	if (pci_vfio_open(&dev) < 0 || pci_msix_open(&dev, count) < 0)
+	if (pci_vfio_open(&dev) < 0 || pci_messages_open(&dev, PCI_MSIX, count) < 0)
 		return 1;
 	for (unsigned i = 0; i < count; i++) {
-		int times = pci_msix_wait(&dev, i, timeout_ms);
+		int times = pci_message_wait(&dev, i, timeout_ms);
 
 		if (times > 0)
 			printf("vector %u came %d times\n", i, times);

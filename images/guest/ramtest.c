@@ -1,12 +1,13 @@
 /*
  * ramtest: drives the `ram` device from the guest and checks its data.
  *
- *   ramtest [--device WHICH] [--mode poll|msix|intx|vfio] [--size BYTES] [--rounds N] [--above BYTES]
+ *   ramtest [--device WHICH] [--mode poll|msix|intx|vfio|msi] [--size BYTES] [--rounds N] [--above BYTES]
  *
  * poll   completion by reading STATUS
  * msix   MSI-X messages seen as memory writes (TCG only)
  * intx   INTx through uio_pci_generic
  * vfio   MSI-X through vfio-pci, in a machine with an IOMMU in front of the device
+ * msi    MSI in the same way
  *
  * --above  also moves data to and from a page of guest memory at or above this physical address.
  * One line for each check, "ok NAME" or "not ok NAME: …"; exit status 0 if all are ok.
@@ -39,7 +40,7 @@ enum { FROM_GUEST = 1, TO_GUEST = 2, BAD_COMMAND_TO_TRY = 77 };
 enum { IDLE, BUSY, DONE, BAD_RANGE, DMA_FAULT, BAD_COMMAND };
 enum { IDENTITY = 0x4d415256, VECTORS = 4, TIMEOUT_MS = 20000, PAGE = 4096, TRAPPED_BYTES = 8192 };
 
-enum mode { POLL, MSIX, INTX, VFIO };
+enum mode { POLL, MSIX, INTX, VFIO, MSI };
 
 static struct pci_device dev;
 static volatile uint8_t *registers, *board;
@@ -114,8 +115,8 @@ static int wait_completion(unsigned vector)
 {
 	uint64_t end = milliseconds() + TIMEOUT_MS;
 
-	if (mode == VFIO)
-		return pci_msix_wait(&dev, vector, TIMEOUT_MS) > 0;
+	if (mode == VFIO || mode == MSI)
+		return pci_message_wait(&dev, vector, TIMEOUT_MS) > 0;
 	if (mode == INTX)
 		return pci_intx_wait(&dev, TIMEOUT_MS) > 0;
 	while (milliseconds() < end) {
@@ -263,7 +264,9 @@ static int prepare(void)
 	case INTX:
 		return pci_intx_open(&dev);
 	default:
-		return pci_vfio_open(&dev) < 0 ? -1 : pci_msix_open(&dev, VECTORS);
+		if (pci_vfio_open(&dev) < 0)
+			return -1;
+		return pci_messages_open(&dev, mode == MSI ? PCI_MSI : PCI_MSIX, VECTORS);
 	}
 }
 
@@ -277,7 +280,7 @@ int main(int argc, char **argv)
 		{ "above", required_argument, NULL, 'a' },
 		{ NULL, 0, NULL, 0 },
 	};
-	static const char *const modes[] = { "poll", "msix", "intx", "vfio" };
+	static const char *const modes[] = { "poll", "msix", "intx", "vfio", "msi" };
 	const char *which = "1b36:11e1";
 	unsigned long long above = 0, size = 1 << 20;
 	unsigned rounds = 8;
@@ -296,8 +299,8 @@ int main(int argc, char **argv)
 			return 2;
 		else
 			for (mode = POLL; strcmp(modes[mode], optarg) != 0; mode++)
-				if (mode == VFIO)
-					return fprintf(stderr, "modes: poll msix intx vfio\n"), 2;
+				if (mode == MSI)
+					return fprintf(stderr, "modes: poll msix intx vfio msi\n"), 2;
 	}
 	if (pci_open(&dev, which) < 0 || pci_enable(&dev) < 0 || prepare() < 0)
 		return 1;
@@ -308,7 +311,7 @@ int main(int argc, char **argv)
 	test_identity();
 	test_board();
 	test_dma(size, rounds);
-	if (mode != VFIO)
+	if (mode != VFIO && mode != MSI)
 		test_refusals();
 	if (above != 0)
 		test_above(above);

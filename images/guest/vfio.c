@@ -100,7 +100,7 @@ uint64_t pci_vfio_map(struct pci_device *dev, void *memory, size_t size)
 	return map.iova;
 }
 
-int pci_msix_open(struct pci_device *dev, unsigned count)
+int pci_messages_open(struct pci_device *dev, enum pci_messages kind, unsigned count)
 {
 	struct {
 		struct vfio_irq_set head;
@@ -109,7 +109,7 @@ int pci_msix_open(struct pci_device *dev, unsigned count)
 		.head = {
 			.argsz = sizeof set.head + count * sizeof(int),
 			.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-			.index = VFIO_PCI_MSIX_IRQ_INDEX,
+			.index = kind == PCI_MSI ? VFIO_PCI_MSI_IRQ_INDEX : VFIO_PCI_MSIX_IRQ_INDEX,
 			.count = count,
 		},
 	};
@@ -119,10 +119,10 @@ int pci_msix_open(struct pci_device *dev, unsigned count)
 		return complain(dev, "too many vectors");
 	for (unsigned i = 0; i < count; i++)
 		dev->events[i] = set.events[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	return ioctl(dev->vfio, VFIO_DEVICE_SET_IRQS, &set) < 0 ? complain(dev, "cannot switch MSI-X on") : 0;
+	return ioctl(dev->vfio, VFIO_DEVICE_SET_IRQS, &set) < 0 ? complain(dev, "cannot switch message interrupts on") : 0;
 }
 
-int pci_msix_wait(struct pci_device *dev, unsigned vector, int timeout_ms)
+int pci_message_wait(struct pci_device *dev, unsigned vector, int timeout_ms)
 {
 	struct pollfd wait = { .fd = dev->events[vector], .events = POLLIN };
 	uint64_t count = 0;

@@ -19,6 +19,13 @@ async function boot(options: TestbedOptions): Promise<Testbed> {
 
 const ramtest = (arguments_: string): string => `ramtest ${arguments_}`;
 
+/** A machine in which the guest's vfio-pci can take a device over. */
+const behindIommu: TestbedOptions['vm'] = {
+  machineOptions: ['kernel-irqchip=split'],
+  args: ['-device', 'intel-iommu,caching-mode=on,intremap=on'],
+  append: 'intel_iommu=on iommu=strict',
+};
+
 /** Every check of the guest's own program, by name, must be ok. */
 async function checkRam(testbed: Testbed, arguments_: string): Promise<string> {
   const { status, stdout } = await testbed.agent.run(ramtest(arguments_), { timeoutMs: bootMs });
@@ -79,14 +86,43 @@ describe('a device under a stock QEMU', () => {
 
   it('works with translated addresses and MSI-X through the guest’s own vfio-pci', async () => {
     const testbed = await boot({
-      vm: {
-        machineOptions: ['kernel-irqchip=split'],
-        args: ['-device', 'intel-iommu,caching-mode=on,intremap=on'],
-        append: 'intel_iommu=on iommu=strict',
-      },
+      vm: behindIommu,
       devices: [{ id: 'dev0', model: 'ram', addr: '5' }],
     });
     await checkRam(testbed, '--mode vfio');
+  });
+
+  it('interrupts by MSI through the guest’s own vfio-pci', async () => {
+    const testbed = await boot({
+      vm: behindIommu,
+      devices: [{ id: 'dev0', model: 'ram', set: { interrupt: 'msi' }, addr: '5' }],
+    });
+    await checkRam(testbed, '--mode msi');
+  });
+
+  it('does DMA by message where guest memory is not shared, two devices at once', async () => {
+    const testbed = await boot({
+      vm: {
+        machineOptions: ['memory-backend=private'],
+        args: ['-object', 'memory-backend-ram,id=private,size=256M'],
+      },
+      devices: [
+        { id: 'dev0', model: 'ram', addr: '5' },
+        { id: 'dev1', model: 'ram', addr: '6' },
+      ],
+    });
+    for (const { pid } of testbed.current.servers.values())
+      expect(readFileSync(`/proc/${pid}/maps`, 'utf8')).not.toContain('memory-backend');
+    const both = ['5', '6'].map((slot) => `ramtest --device 0000:00:0${slot}.0 --mode msix --size 65536`);
+    const { status, stdout } = await testbed.agent.run(
+      `${both.join(' & ')}; one=$?; wait $!; [ $one$? = 00 ]`,
+      {
+        timeoutMs: bootMs,
+      },
+    );
+    expect(stdout).not.toMatch(/^not ok/m);
+    expect(stdout.match(/^ok dma-7-vector-3/gm)).toHaveLength(2);
+    expect(status).toBe(0);
   });
 
   it('serves the next QEMU after one was killed, and gives everything of the first back', async () => {
