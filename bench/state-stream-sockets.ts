@@ -1,6 +1,8 @@
 /**
  * Save and load of a `ram` device's memory between two server processes, through their migration sockets: what an
- * orchestrator gets. Run: `npm run build && node dist/bench/state-stream-sockets.js [MiB] [requests in flight] [KiB a request]`.
+ * orchestrator gets. Run: `npm run build && node dist/bench/state-stream-sockets.js [MiB] [requests in flight] [KiB a request]
+ * [sockets] [populate]`. `sockets`: without memory that both servers share; `populate`: without the page faults of
+ * memory that the target uses for the first time.
  * Prints one JSON object: GB/s of save plus load as a whole, CPU seconds, and what each server had in memory
  * (the board's own memory is part of it).
  */
