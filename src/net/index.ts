@@ -6,6 +6,7 @@ import { type PortSpec, parsePortSpec } from './spec.ts';
 import { StreamPort } from './stream.ts';
 import { SwitchPort } from './switch/client.ts';
 import { TapPort } from './tap.ts';
+import { VlanPort } from './vlan.ts';
 
 export { NetError, NetProtocolError } from './errors.ts';
 export { ethernet, etherType, formatMac, MAX_FRAME, parseMac } from './ethernet.ts';
@@ -33,8 +34,10 @@ function openBare(spec: PortSpec, options: OpenPortOptions): HostPort {
     }
     case 'stream':
       return new StreamPort({ reactor, log, ...spec });
-    case 'tap':
-      return new TapPort({ reactor, log, ...spec });
+    case 'tap': {
+      const port = new TapPort({ reactor, log, ...spec });
+      return spec.vlan === undefined ? port : new VlanPort(port, spec.vlan);
+    }
   }
 }
 

@@ -11,14 +11,21 @@ export type PortSpec =
       readonly server: boolean;
       readonly reconnectMs?: number;
     }
-  | { readonly kind: 'tap'; readonly name: string; readonly namespace?: string };
+  | {
+      readonly kind: 'tap';
+      readonly name: string;
+      readonly namespace?: string;
+      /** The interface is in this VLAN: frames get its tag on the way in. */
+      readonly vlan?: number;
+    };
 
 const forms = `it is one of
   none                                       nothing there
   switch:PATH[,id=NIC][,name=TEXT]           a port of the switch at PATH; id: the same NIC at both ends of a migration
   stream:unix:PATH[,server][,reconnect=MS]   QEMU's -netdev stream, passt
   stream:HOST:PORT[,server][,reconnect=MS]
-  tap:NAME[@NETNS]                           a tap interface; NETNS: a name of ip netns, or a path`;
+  tap:NAME[@NETNS][,vlan=ID]                 a tap interface; NETNS: a name of ip netns, or a path; vlan: an access
+                                             port, whose host sees untagged frames of that VLAN`;
 
 function refuse(spec: string, why: string): never {
   throw new NetError(`"${spec}" is no network port: ${why}`, forms);
@@ -63,11 +70,18 @@ export function parsePortSpec(spec: string): PortSpec {
       };
     }
     case 'tap': {
-      options();
+      const { vlan } = options('vlan');
       const at = target.indexOf('@');
       const name = at < 0 ? target : target.slice(0, at);
       if (name === '') refuse(spec, "the interface's name is missing");
-      return { kind, name, ...(at < 0 ? {} : { namespace: target.slice(at + 1) }) };
+      if (vlan !== undefined && !(/^[1-9]\d*$/.test(vlan) && Number(vlan) < 4095))
+        refuse(spec, 'vlan is 1 to 4094');
+      return {
+        kind,
+        name,
+        ...(at < 0 ? {} : { namespace: target.slice(at + 1) }),
+        ...(vlan === undefined ? {} : { vlan: Number(vlan) }),
+      };
     }
     default:
       return refuse(spec, `"${kind}" is unknown`);

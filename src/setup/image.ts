@@ -40,6 +40,7 @@ export const guestBinaries: Readonly<Record<string, readonly string[]>> = {
   'guest-agent': ['agent.c'],
   pcitool: ['pcitool.c', 'pci.c', 'vfio.c'],
   ramtest: ['ramtest.c', 'pci.c', 'vfio.c'],
+  traffic: ['traffic.c'],
   workload: ['workload.c'],
 };
 

@@ -18,6 +18,7 @@ describe('port specification', () => {
       { kind: 'stream', address: { type: 'tcp', host: '::1', port: 99 }, server: false, reconnectMs: 0 },
     ],
     ['tap:tap0', { kind: 'tap', name: 'tap0' }],
+    ['tap:tap0,vlan=5', { kind: 'tap', name: 'tap0', vlan: 5 }],
     ['tap:tap0@/proc/1/ns/net', { kind: 'tap', name: 'tap0', namespace: '/proc/1/ns/net' }],
   ])('%s', (text, expected) => expect(parsePortSpec(text)).toEqual(expected));
 
@@ -35,6 +36,9 @@ describe('port specification', () => {
     'stream:unix:',
     'stream:host:1,reconnect=soon',
     'tap:',
+    'tap:tap0,vlan=0',
+    'tap:tap0,vlan=4095',
+    'tap:tap0,vlan=x',
     'bridge:br0',
   ])('refuses %j and tells the forms', (text) => {
     expect(() => parsePortSpec(text)).toThrow(NetError);

@@ -1,0 +1,102 @@
+import { NetError } from './errors.ts';
+import { ethernet, etherType } from './ethernet.ts';
+import type { HostPort, OffloadedHandler, PortStats } from './port.ts';
+
+/** IEEE 802.1Q: two bytes of EtherType, two of priority and VLAN. */
+const tagLength = 4;
+const vlanMask = 0xfff;
+const maxVlan = 4094;
+
+/**
+ * An access port of one VLAN, around any port: what comes from it is tagged, what goes to it must carry the tag
+ * and loses it; everything else is not for it. So a network stack that knows nothing of VLANs takes part in one.
+ */
+export class VlanPort implements HostPort {
+  /** Tags are put on and taken off in plain frames only. */
+  readonly offloads = false;
+  readonly #port: HostPort;
+  readonly #tag = Buffer.alloc(tagLength);
+  readonly #vlan: number;
+  /** A received frame with its tag; grows to the longest frame seen. */
+  #frame = Buffer.alloc(2048);
+
+  /** @throws NetError unless `vlan` is 1 to 4094 */
+  constructor(port: HostPort, vlan: number) {
+    if (!Number.isInteger(vlan) || vlan < 1 || vlan > maxVlan) throw new NetError(`${vlan} is no VLAN`);
+    this.#port = port;
+    this.#vlan = vlan;
+    this.#tag.writeUInt16BE(etherType.vlan, 0);
+    this.#tag.writeUInt16BE(vlan, 2);
+  }
+
+  get kind(): HostPort['kind'] {
+    return this.#port.kind;
+  }
+
+  get linkUp(): boolean {
+    return this.#port.linkUp;
+  }
+
+  get stats(): Readonly<PortStats> {
+    return this.#port.stats;
+  }
+
+  /** True for frames of other VLANs, too: they have been dealt with. */
+  send(parts: readonly Uint8Array[], length: number): boolean {
+    const frame = Buffer.concat(parts, length);
+    if (length < ethernet.headerLength + tagLength || frame.readUInt16BE(ethernet.type) !== etherType.vlan)
+      return true;
+    if ((frame.readUInt16BE(ethernet.type + 2) & vlanMask) !== this.#vlan) return true;
+    const pieces = [frame.subarray(0, ethernet.type), frame.subarray(ethernet.type + tagLength)];
+    return this.#port.send(pieces, length - tagLength);
+  }
+
+  receive(handler: (frame: Uint8Array) => boolean): void {
+    this.#port.receive((frame) => handler(this.#tagged(frame)));
+  }
+
+  receiveOffloaded(handler: OffloadedHandler): void {
+    this.receive((frame) => handler(frame, undefined));
+  }
+
+  ready(): void {
+    this.#port.ready();
+  }
+
+  onLink(handler: (up: boolean) => void): void {
+    this.#port.onLink(handler);
+  }
+
+  setLink(up: boolean): void {
+    this.#port.setLink(up);
+  }
+
+  park(): boolean {
+    return this.#port.park();
+  }
+
+  standby(): void {
+    this.#port.standby();
+  }
+
+  activate(): void {
+    this.#port.activate();
+  }
+
+  announce(mac: Uint8Array): void {
+    this.#port.announce(mac);
+  }
+
+  close(): void {
+    this.#port.close();
+  }
+
+  #tagged(frame: Uint8Array): Uint8Array {
+    const length = frame.length + tagLength;
+    if (this.#frame.length < length) this.#frame = Buffer.alloc(length);
+    this.#frame.set(frame.subarray(0, ethernet.type), 0);
+    this.#frame.set(this.#tag, ethernet.type);
+    this.#frame.set(frame.subarray(ethernet.type), ethernet.type + tagLength);
+    return this.#frame.subarray(0, length);
+  }
+}
