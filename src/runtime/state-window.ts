@@ -1,3 +1,4 @@
+import { readlinkSync } from 'node:fs';
 import { errno, RequestError } from '../errors.ts';
 import { closeFd, isSizeSealed, MappedMemory, mmapProt, open, openFlag } from '../posix/index.ts';
 import type { ServedMigration } from '../transport/served-device.ts';
@@ -16,6 +17,19 @@ export interface StateWindowPlace {
   readonly size: number;
   /** What these begin with, at random. */
   readonly token: Uint8Array;
+}
+
+/** Before it is opened, which does something to terminals, pipes and devices. */
+function checkMemfd(path: string): void {
+  let name: string;
+  try {
+    name = readlinkSync(path);
+  } catch (cause) {
+    const number = -((cause as NodeJS.ErrnoException).errno ?? -errno.ENOENT);
+    throw new RequestError(number, `${path} can't be seen from here`, { cause });
+  }
+  if (!name.startsWith('/memfd:'))
+    throw new RequestError(errno.EPERM, `a state window is a memfd, not ${name}`);
 }
 
 /**
@@ -42,8 +56,9 @@ export class StateWindow {
     if (size === 0 || size > maxSize) {
       throw new RequestError(errno.EINVAL, `a state window has 1 to ${maxSize} bytes, not ${size}`);
     }
-    // Non-blocking: whatever that is, opening it must not wait.
-    const ours = open(`/proc/${pid}/fd/${fd}`, openFlag.RDWR | openFlag.NONBLOCK);
+    const path = `/proc/${pid}/fd/${fd}`;
+    checkMemfd(path);
+    const ours = open(path, openFlag.RDWR | openFlag.NONBLOCK);
     try {
       if (!isSizeSealed(ours)) {
         throw new RequestError(errno.EPERM, 'a state window is a memfd that is sealed against shrinking');
