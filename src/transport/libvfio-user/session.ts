@@ -10,12 +10,9 @@ import {
   shutdownSocket,
 } from '../../posix/index.ts';
 import { type Capabilities, defaultOffer, parseCapabilities } from '../../vfio-user/capabilities.ts';
-import { command, feature, featureFlags, headerFlags } from '../../vfio-user/constants.ts';
-import { readU64 } from '../../vfio-user/struct.ts';
-import { deviceFeature, dmaMap, header } from '../../vfio-user/structs.ts';
-import { deviceHandlers } from '../native/device-handlers.ts';
+import { command, headerFlags } from '../../vfio-user/constants.ts';
+import { header } from '../../vfio-user/structs.ts';
 import { DmaChannel, type DmaPort } from '../native/dma-channel.ts';
-import type { HandlerContext } from '../native/handler.ts';
 import type { LimitedLog } from '../native/limited-log.ts';
 import type { ServedDevice } from '../served-device.ts';
 import type { VfuContext } from './context.ts';
@@ -24,6 +21,7 @@ import { capabilitiesOf, maxGreeting, withoutTwinSocket } from './greeting.ts';
 import { found, Inbox } from './inbox.ts';
 import { maxMessageSize } from './layout.ts';
 import { Linger } from './linger.ts';
+import { RequestObserver } from './observer.ts';
 
 export interface SessionOptions {
   readonly fd: number;
@@ -53,11 +51,6 @@ const nsPerMs = 1e6;
 const partDelayNs = 0.5 * nsPerMs;
 /** The longest reply to a DMA message: the most data that is asked for at once, and its structures. */
 const largestReply = defaultOffer.maxDataXferSize + 64;
-/** SET_IRQS with a byte for each of 2048 vectors. */
-const irqSetRoom = 4096;
-
-const setIrqs = deviceHandlers.find(({ spec }) => spec.command === command.DEVICE_SET_IRQS);
-
 /**
  * One client, served by the library. Every message is looked at before the library gets it, for what the library
  * does not tell its device: who asks for which eventfds, which file is behind a DMA region, when logging of writes
@@ -76,6 +69,7 @@ export class Session implements DmaPort {
   /** The last message was a read, after which nothing is left to do. */
   #answeredRead = false;
   #dma: DmaChannel | undefined;
+  #observer: RequestObserver | undefined;
   #peer: Capabilities = parseCapabilities(Buffer.alloc(0));
   /** The client is gone, whether or not the library knows. */
   #gone = false;
@@ -84,7 +78,6 @@ export class Session implements DmaPort {
   #ended = false;
   #waits = 0;
   #serving = false;
-  #logging = false;
   #interest: number = ready.read;
   /** Bytes of the device's messages that the socket did not take. */
   #unsent: Buffer = Buffer.alloc(0);
@@ -251,15 +244,10 @@ export class Session implements DmaPort {
 
   #request(cmd: number): void {
     const { adapter } = this.#options;
-    const fds: number[] = [];
-    let message: Buffer | undefined;
-    if (cmd === command.DEVICE_SET_IRQS) message = this.#inbox.peekWhole(irqSetRoom, fds);
-    else if (cmd === command.DMA_MAP) this.#offerMemory();
-    else if (cmd === command.DEVICE_FEATURE) this.#noteLogging();
+    this.#observer?.before(cmd);
     const result = adapter.enter(this.#run);
     this.#answeredRead = cmd === command.REGION_READ;
-    if (message !== undefined) this.#setIrqs(message, fds);
-    adapter.withdraw();
+    this.#observer?.after();
     if (result < 0 && result !== -errno.ENOTCONN) this.#failed(-result);
     else if (result === 0 && (pollFd(this.#options.fd, ready.write, 0) & ready.write) === 0) {
       // Each refusal would wait for the socket's timeout.
@@ -276,60 +264,6 @@ export class Session implements DmaPort {
   #failed(value: number): void {
     this.#options.log.warn({ errno: value }, `libvfio-user: vfu_run_ctx failed: ${errnoName(value)}`);
     this.#hangUp(`the library failed with ${errnoName(value)}`);
-  }
-
-  // ---- what the library does not tell
-
-  /**
-   * The library keeps descriptors of its own, for `vfu_irq_trigger`, which knows neither INTx from MSI-X nor ERR and
-   * REQ, and tells nobody that a descriptor came or went. The device gets copies, with the request.
-   */
-  #setIrqs(message: Buffer, fds: number[]): void {
-    try {
-      if (setIrqs === undefined || message.length < header.size) throw new Error('no handler for SET_IRQS');
-      setIrqs.run(this.#handlerContext(), message.subarray(header.size), fds);
-    } catch (error) {
-      this.#options.adapter.failed(error);
-    }
-  }
-
-  #handlerContext(): HandlerContext {
-    return {
-      device: this.#options.device,
-      role: 'device',
-      offer: defaultOffer,
-      peer: this.#peer,
-      companion: undefined,
-      scratch: (size) => Buffer.alloc(size),
-    };
-  }
-
-  #offerMemory(): void {
-    const fds: number[] = [];
-    const message = this.#inbox.peekWhole(header.size + dmaMap.size, fds);
-    const [fd, ...rest] = fds;
-    for (const other of rest) closeFd(other);
-    const at = header.size + dmaMap.offsets.offset;
-    let fdOffset = 0;
-    try {
-      if (message.length >= at + 8) fdOffset = readU64(message, at);
-    } catch {
-      // Above 2^53: mapping it will fail, in the library or here.
-      fdOffset = -1;
-    }
-    this.#options.adapter.offered = { fd, fdOffset };
-  }
-
-  #noteLogging(): void {
-    const { bytes, seen } = this.#inbox;
-    const at = header.size + deviceFeature.offsets.flags;
-    if (seen < at + 4) return;
-    const flags = bytes.readUInt32LE(at);
-    if ((flags & featureFlags.set) === 0 || (flags & featureFlags.probe) !== 0) return;
-    const index = flags & featureFlags.indexMask;
-    // Wrong when the library refuses to start; marks do nothing then.
-    if (index === feature.DMA_LOGGING_START) this.#logging = true;
-    else if (index === feature.DMA_LOGGING_STOP) this.#logging = false;
   }
 
   // ---- negotiation
@@ -358,6 +292,7 @@ export class Session implements DmaPort {
 
   #accept(message: Buffer, device: ServedDevice): void {
     const {
+      adapter,
       context,
       dmaWindow: window,
       dmaBatchWindow: batchWindow,
@@ -375,9 +310,11 @@ export class Session implements DmaPort {
     const out = Buffer.allocUnsafeSlow(DmaChannel.outputSize);
     this.#dma = new DmaChannel(this, out, { chunk, window, batchWindow, timeoutMs, probe });
     this.#timer.cancel();
+    const observer = new RequestObserver(this.#inbox, adapter, device, this.#peer);
+    this.#observer = observer;
     const dirty = {
       mark: (iova: number, length: number) => {
-        if (this.#logging) context.markDirty(iova, length);
+        if (observer.logging) context.markDirty(iova, length);
       },
     };
     device.attach({ dma: this.#dma, dirty });
