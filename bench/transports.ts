@@ -66,7 +66,9 @@ async function serve(path: string): Promise<void> {
 interface Sample {
   readonly reads: Float64Array;
   readonly mapped: number;
+  /** The device writes to the guest, and reads from it. */
   readonly message: number;
+  readonly messageRead: number;
 }
 
 function set64(client: VfioUserClient, offset: number, value: number): void {
@@ -75,13 +77,13 @@ function set64(client: VfioUserClient, offset: number, value: number): void {
   client.regionWrite(0, offset, bytes);
 }
 
-/** MiB/s of DMA to guest memory at `guest`, 1 MiB at a time. */
-function dma(client: VfioUserClient, guest: number): number {
+/** MiB/s of DMA to or from guest memory at `guest`, 1 MiB at a time. */
+function dma(client: VfioUserClient, guest: number, direction: number = command.toGuest): number {
   set64(client, registers.GUEST_ADDRESS.offset, guest);
   set64(client, registers.DEVICE_ADDRESS.offset, 0);
   set64(client, registers.LENGTH.offset, mib);
   const once = () => {
-    client.writeRegister(0, registers.COMMAND.offset, command.toGuest);
+    client.writeRegister(0, registers.COMMAND.offset, direction);
     let state: number;
     do state = client.readRegister(0, registers.STATUS.offset);
     while (state !== status.done && state !== status.dmaFault);
@@ -108,7 +110,12 @@ function measure(path: string, count: number): Sample {
     client.run(read);
     reads[i] = (performance.now() - begin) * 1000;
   }
-  const sample = { reads, mapped: dma(client, mappedAt), message: dma(client, messageAt) };
+  const sample = {
+    reads,
+    mapped: dma(client, mappedAt),
+    message: dma(client, messageAt),
+    messageRead: dma(client, messageAt, command.fromGuest),
+  };
   client.close();
   return sample;
 }
@@ -183,11 +190,12 @@ function report(list: readonly Contestant[]): void {
       p99Us: at(0.99),
       mappedMiBs: best(({ mapped }) => mapped),
       messageMiBs: best(({ message }) => message),
+      messageReadMiBs: best(({ messageRead }) => messageRead),
     };
   });
-  for (const { name, medianUs, p99Us, mappedMiBs, messageMiBs } of results) {
+  for (const { name, medianUs, p99Us, mappedMiBs, messageMiBs, messageReadMiBs } of results) {
     const read = `read median ${medianUs.toFixed(2).padStart(6)} µs  p99 ${p99Us.toFixed(2).padStart(7)} µs`;
-    const moved = `mapped ${mappedMiBs.toFixed(0).padStart(6)} MiB/s  message ${messageMiBs.toFixed(0).padStart(5)} MiB/s`;
+    const moved = `mapped ${mappedMiBs.toFixed(0).padStart(6)} MiB/s  message ${messageMiBs.toFixed(0).padStart(5)} MiB/s out, ${messageReadMiBs.toFixed(0).padStart(5)} MiB/s in`;
     console.log(`${name.padEnd(30)} ${read}  ${moved}`);
   }
   console.log(JSON.stringify({ bench: 'transports', results }));
