@@ -100,7 +100,8 @@ function moveThroughWindow(from: VfioUserClient, to: VfioUserClient): number {
   const reads = Array.from({ length: slots }, (_, slot) => read(slot));
   const writes: { wait(): unknown }[] = [];
   for (let slot = 0; ; slot = (slot + 1) % slots) {
-    const { length: count } = reads.shift()?.wait() as { length: number };
+    const piece = reads.shift()?.wait() as { length: number } | undefined;
+    const count = piece?.length ?? 0;
     bytes += count;
     if (count > 0)
       writes.push(to.submit(companion('writeState', { offset: slot * transfer, length: count })));

@@ -42,7 +42,13 @@ export class ServedNetwork implements RuntimeExtension {
   readonly operations: RuntimeExtension['operations'] = {
     park: ({ on }) => {
       if (typeof on !== 'boolean') throw new RequestError(errno.EINVAL, '"on" is true or false');
-      return { parked: this.#ports.map((port) => (on ? port.park() : (port.activate(), false))) };
+      return {
+        parked: this.#ports.map((port) => {
+          if (on) return port.park();
+          port.activate();
+          return false;
+        }),
+      };
     },
     netInfo: () => this.info(),
     setLink: ({ up }) => {

@@ -62,7 +62,7 @@ export function locateLibvfioUser(
   const manifest = readManifest(folder);
   if (manifest === undefined) return undefined;
   const samples = { client: join(folder, 'client'), server: join(folder, 'server') };
-  return checked(join(folder, library), 'built', samples, manifest.facts['origin']);
+  return checked(join(folder, library), 'built', samples, manifest.facts.origin);
 }
 
 function checked(
