@@ -68,6 +68,14 @@ export interface MessageDma {
     bytes: Uint8Array,
     results?: Int32Array,
   ): ByteBatchResult;
+  /**
+   * Writes pieces of one or two bytes, `count` of them: `lengths[i]` bytes of `bytes` from `2 * i` on to `addresses[i]`,
+   * with as few replies as possible. Faster than `writeByteBatch`, and knows less.
+   *
+   * @returns false when any piece was refused, or when this client can't be trusted to tell; those that were not
+   *   refused are written
+   */
+  postBatch?(addresses: ArrayLike<number>, lengths: Uint8Array, bytes: Uint8Array, count: number): boolean;
 }
 
 /** Outcome of `MessageDma.writeByteBatch`. */

@@ -1,6 +1,7 @@
 import type { GuestMemory, MessageDma } from '../dma/types.ts';
-import { CompanionError, errno, errnoOf, RequestError } from '../errors.ts';
+import { errno, errnoOf, RequestError } from '../errors.ts';
 import type { ServedMigration } from '../transport/served-device.ts';
+import { type MarkOutcome, markPages } from './mark-pages.ts';
 import { StateWindow } from './state-window.ts';
 
 /** What the companion operations reach of a runtime; see docs/protocol-extensions.md. */
@@ -142,51 +143,11 @@ export class CompanionService {
     return { results };
   }
 
-  /**
-   * Shows every logged page to the client: one byte of it is read through the mapping and written back by
-   * message, which changes nothing but the client's own dirty log. Only with the guest's CPUs stopped.
-   */
-  #markDirty(): { pages: number; failed: number; firstErrno: number; microseconds: number } {
+  #markDirty(): MarkOutcome & { microseconds: number } {
     const start = this.#now();
     const client = this.#client();
-    const { memory } = this.#target;
-    const pages = this.#target.takeDirtyPages();
-    const bytes = new Uint8Array(pages.length);
-    let kept = 0;
-    let failed = 0;
-    let firstErrno = 0;
-    const fail = (error: unknown): void => {
-      if (!(error instanceof CompanionError)) throw error;
-      failed++;
-      firstErrno ||= error.errno;
-    };
-    for (const page of pages) {
-      try {
-        bytes[kept] = memory.readUint32LE(page) & 0xff;
-        pages[kept++] = page;
-      } catch (error) {
-        fail(error);
-      }
-    }
-    if (client.writeByteBatch) {
-      const outcome = client.writeByteBatch(pages, kept, bytes);
-      failed += outcome.failed;
-      firstErrno ||= outcome.firstErrno;
-    } else {
-      for (let at = 0; at < kept; at++) {
-        try {
-          client.write(pages[at] ?? 0, bytes.subarray(at, at + 1));
-        } catch (error) {
-          fail(error);
-        }
-      }
-    }
-    return {
-      pages: pages.length,
-      failed,
-      firstErrno,
-      microseconds: (this.#now() - start) / nsPerMicrosecond,
-    };
+    const outcome = markPages(this.#target.memory, client, this.#target.takeDirtyPages());
+    return { ...outcome, microseconds: (this.#now() - start) / nsPerMicrosecond };
   }
 }
 

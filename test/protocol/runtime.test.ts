@@ -216,12 +216,24 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       transfer(bench, command.toGuest, 0x1ffe, 0, 4);
       transfer(bench, command.toGuest, 0x8000, 0, 4);
       expect(bench.orchestrator.companion('dirtyEstimate')).toEqual({ pages: 3 });
-      const writes: number[] = [];
-      bench.client.onDma = ({ write, iova }) => void (write && writes.push(iova));
+      const touched = new Set<number>();
+      bench.client.onDma = ({ write, iova, count }) => {
+        if (write) for (const at of [iova, iova + count - 1]) touched.add(at - (at % 0x1000));
+      };
       expect(bench.orchestrator.companion('markDirty')).toMatchObject({ pages: 3, failed: 0, firstErrno: 0 });
-      expect(writes.sort((a, b) => a - b)).toEqual([0x1000, 0x2000, 0x8000]);
+      expect([...touched].sort((a, b) => a - b)).toEqual([0x1000, 0x2000, 0x8000]);
       expect(guest.toString('latin1', 0x1ffe, 0x2002)).toBe('dirt');
       expect(bench.orchestrator.companion('markDirty')).toMatchObject({ pages: 0 });
+    });
+
+    it('tells exactly how many pages can not be shown', () => {
+      bench = start('ram');
+      bench.guestMemory(0, 0x4000);
+      bench.guestMemory(0x4000, 0x4000);
+      bench.orchestrator.startDmaLogging(4096);
+      transfer(bench, command.toGuest, 0x1000, 0, 0x6000);
+      bench.client.dmaUnmap(0x4000, 0x4000);
+      expect(bench.orchestrator.companion('markDirty')).toMatchObject({ pages: 6, failed: 3 });
     });
 
     it('passes DMA through, each operation with its own outcome', () => {

@@ -226,6 +226,29 @@ describe.each(serversUnderTest)('$name server, while the device waits for DMA', 
     expect(memory[64 * 999]).toBe(999 & 0xff);
     expect(memory[64 * 500]).toBe(0xab);
   });
+
+  it('posts pieces of one and two bytes, asks for few replies and hears of every refusal', () => {
+    start();
+    const count = 2000;
+    const addresses = Float64Array.from({ length: count }, (_, i) => iova + i * 32);
+    const lengths = Uint8Array.from({ length: count }, (_, i) => 1 + (i % 2));
+    const bytes = Uint8Array.from({ length: 2 * count }, (_, i) => i % 251);
+    const seen: number[] = [];
+    client.onDma = ({ count: length }) => seen.push(length);
+    const post = () => device.link?.dma.postBatch?.(addresses, lengths, bytes, count);
+    expect(post()).toBe(true);
+    expect(seen.filter((length) => length < 2 ** 32)).toEqual([...lengths]);
+    expect([...memory.subarray(32 * 1999, 32 * 1999 + 3)]).toEqual([3998 % 251, 3999 % 251, 0xab]);
+    expect([...memory.subarray(32 * 1998, 32 * 1998 + 2)]).toEqual([3996 % 251, 0xab]);
+    // One that is posted, and the last, which is not.
+    for (const at of [700, count - 1]) {
+      const saved = addresses[at] ?? 0;
+      addresses[at] = 0xdead_0000;
+      expect(post()).toBe(false);
+      addresses[at] = saved;
+      expect(post()).toBe(true);
+    }
+  });
 });
 
 describe('native server, the 32-bit DMA messages of QEMU 10.1', () => {

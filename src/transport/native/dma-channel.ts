@@ -30,17 +30,30 @@ export interface DmaChannelOptions {
   readonly batchWindow: number;
   /** Longest time without any reply, after which ETIMEDOUT is thrown. */
   readonly timeoutMs: number;
-  /** Make sure first that the client uses the specification's layout; see `#probe`. */
+  /**
+   * The client is QEMU's, or made after it: make sure first that it uses the specification's layout (see `#probe`), and
+   * count on its answer to a refused write even if that was posted (see `postBatch`).
+   */
   readonly probe: boolean;
 }
 
 const requestSize = header.size + dmaAccess.size;
 const byteWriteSize = requestSize + 1;
-/** Byte writes gathered into one send. */
+/** Longest piece of `postBatch`. */
+const postedPiece = 2;
+/** Small writes gathered into one send. */
 const gathered = 128;
+/**
+ * Posted writes between two that are answered, and how many of those may be open: what is under way stays well
+ * below the 208 KiB that a socket queues by default, and the client always has work.
+ */
+const postedGroup = 512;
+const openGroups = 2;
 /** Slots for messages in flight; a power of two, so that an id's low bits name its slot. */
 const slots = 1024;
-const idMask = 0xffff;
+const idMask = 0x7fff;
+/** Ids above `idMask` are for writes that ask for no reply; the low bits tell one batch from the next. */
+const postedId = 0x8000;
 /**
  * QEMU's client sends a reply with one non-blocking write and takes a short one for the whole (hw/vfio-user/proxy.c,
  * vfio_user_send_qio): the rest is never sent, and what follows would be read as data. A write is all or
@@ -87,6 +100,8 @@ export class DmaChannel implements MessageDma {
   readonly #offsets = new Float64Array(slots);
   readonly #lengths = new Float64Array(slots);
   #nextId = 0;
+  #postedId = postedId;
+  #postedRefused = 0;
   #state: 'unknown' | 'good' | 'refused';
   #progress = 0;
 
@@ -98,7 +113,7 @@ export class DmaChannel implements MessageDma {
     this.#state = options.probe ? 'unknown' : 'good';
   }
 
-  static readonly outputSize = byteWriteSize * gathered;
+  static readonly outputSize = (requestSize + postedPiece) * gathered;
 
   get mayWait(): boolean {
     return this.#port.mayWait;
@@ -134,6 +149,24 @@ export class DmaChannel implements MessageDma {
   }
 
   /**
+   * Posted (NO_REPLY) but for some: a reply costs QEMU's client as much as the write itself. It answers a refusal all the
+   * same (hw/vfio-user/pci.c, vfio_user_dma_write), and answers in order, so that after the last write, which is
+   * not posted, all refusals are known.
+   */
+  postBatch(addresses: ArrayLike<number>, lengths: Uint8Array, bytes: Uint8Array, count: number): boolean {
+    if (count > addresses.length || count > lengths.length || count * postedPiece > bytes.length) {
+      throw new RequestError(errno.EINVAL, `a batch of ${count} pieces in shorter arrays`);
+    }
+    if (!this.#options.probe) return false;
+    this.#ready();
+    const transfer = this.#transfer(command.DMA_WRITE, 0, bytes, addresses);
+    this.#postedId = postedId | ((this.#postedId + 1) & idMask);
+    this.#postedRefused = 0;
+    this.#runPosted(transfer, lengths, count);
+    return transfer.failed === 0 && this.#postedRefused === 0;
+  }
+
+  /**
    * Takes a reply from the client.
    *
    * @param at where the reply's payload begins in `buffer`
@@ -148,6 +181,7 @@ export class DmaChannel implements MessageDma {
     at: number,
     length: number,
   ): string | undefined {
+    if (id > idMask) return this.#onPostedReply(id, flags);
     const slot = id & (slots - 1);
     const transfer = this.#transfers[slot];
     if (transfer === undefined || this.#ids[slot] !== id) return `no request has the id ${id}`;
@@ -174,6 +208,13 @@ export class DmaChannel implements MessageDma {
     } else if (transfer.results !== undefined) {
       transfer.results[offset] = 0;
     }
+    return undefined;
+  }
+
+  #onPostedReply(id: number, flags: number): string | undefined {
+    if (id !== this.#postedId) return `no request has the id ${id}`;
+    if ((flags & headerFlags.error) === 0) return 'a write that asked for no reply was answered';
+    this.#postedRefused += 1;
     return undefined;
   }
 
@@ -347,6 +388,43 @@ export class DmaChannel implements MessageDma {
     this.#checkBroken(transfer);
   }
 
+  #runPosted(transfer: Transfer, lengths: Uint8Array, count: number): void {
+    const { addresses = [], bytes } = transfer;
+    const out = this.#out;
+    let at = 0;
+    let pieces = 0;
+    this.#port.beginWait();
+    try {
+      this.#progress = this.#port.now();
+      for (let index = 0; index < count; index++) {
+        const length = lengths[index] ?? 0;
+        const answered = index % postedGroup === postedGroup - 1 || index === count - 1;
+        if (answered) this.#writeRequest(at, transfer, index, length, addresses[index] ?? 0, length);
+        else this.#writePosted(at, length, addresses[index] ?? 0);
+        at += requestSize;
+        for (let byte = 0; byte < length; byte++) out[at++] = bytes[index * postedPiece + byte] ?? 0;
+        if (++pieces < gathered && !answered) continue;
+        this.#port.send(out, at);
+        at = 0;
+        pieces = 0;
+        while (this.#port.blocked || transfer.inFlight >= openGroups) this.#sleep(transfer);
+      }
+      while (transfer.inFlight > 0) this.#sleep(transfer);
+    } finally {
+      this.#abandon(transfer);
+      this.#port.endWait();
+    }
+    this.#checkBroken(transfer);
+  }
+
+  #writePosted(at: number, length: number, address: number): void {
+    const out = this.#out;
+    const flags = headerFlags.typeCommand | headerFlags.noReply;
+    writeHeader(out, at, this.#postedId, command.DMA_WRITE, requestSize + length, flags, 0);
+    writeU64(out, address, at + header.size + dmaAccess.offsets.addr);
+    writeU64(out, length, at + header.size + dmaAccess.offsets.count);
+  }
+
   /** Lays out one request at `at` of the output and takes a slot for it. */
   #writeRequest(
     at: number,
@@ -390,6 +468,12 @@ export class DmaChannel implements MessageDma {
       if (port.serveWhileWaiting(0)) return;
       if (!port.open) this.#disconnected(transfer);
     }
+    this.#sleep(transfer);
+  }
+
+  /** As `#wait`, at once leaving the processor to the client. */
+  #sleep(transfer: Transfer): void {
+    const port = this.#port;
     const left = this.#options.timeoutMs - (port.now() - this.#progress) / nsPerMs;
     if (left <= 0) {
       throw new RequestError(

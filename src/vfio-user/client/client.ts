@@ -422,14 +422,17 @@ export class VfioUserClient {
 
   #serve(head: HeaderFields, payload: Buffer, fds: number): void {
     let reply: Buffer;
+    let refused = false;
     try {
       if (fds > 0) throw new RequestError(errno.EINVAL, 'descriptors with a DMA message');
       reply = this.#serveDma(head, payload);
     } catch (error) {
       if (!(error instanceof CompanionError)) throw error;
       reply = encodeError(head.id, head.command, errnoOf(error));
+      refused = true;
     }
-    if ((head.flags & headerFlags.noReply) === 0) this.#socket.send(reply, reply.length);
+    // A refusal is told in any case, as QEMU does.
+    if (refused || (head.flags & headerFlags.noReply) === 0) this.#socket.send(reply, reply.length);
   }
 
   #serveDma(head: HeaderFields, payload: Buffer): Buffer {
