@@ -1,6 +1,8 @@
+import { resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { shippedModels } from '../../device-models/index.ts';
 import { type DirtyScopeName, dirtyScopes } from '../dma/dirty-tracker.ts';
+import { CompanionError } from '../errors.ts';
 import { createLogger, type LogLevel, logLevels } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
 import { DeviceRuntime } from '../runtime/device-runtime.ts';
@@ -74,6 +76,11 @@ export function registerServe(program: Command): void {
 
 /** Serves until SIGTERM, SIGINT or SIGHUP; both socket files are gone afterwards. */
 async function serve(modelName: string, options: ServeOptions): Promise<void> {
+  if (options.migrationSocket !== undefined && resolve(options.migrationSocket) === resolve(options.socket)) {
+    throw new CompanionError('VC_USAGE', `--socket and --migration-socket are both ${options.socket}`, {
+      hint: 'give each a path of its own',
+    });
+  }
   const log = createLogger({ name: modelName, level: options.log, json: options.logJson ?? false });
   const reactor = createReactor({
     ...(options.busyWait !== undefined && { busyWaitNs: options.busyWait * 1000 }),

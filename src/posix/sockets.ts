@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { linkSync, lstatSync, unlinkSync } from 'node:fs';
+import { linkSync, lstatSync, type Stats, unlinkSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { errno } from '../errors.ts';
@@ -20,8 +20,8 @@ import {
 import { lastErrno, libc } from './libc.ts';
 import { putWord, rawArea } from './raw.ts';
 
-// These two never travel on the wire, hence not in src/errors.ts.
-const { ECONNREFUSED, ECONNABORTED } = constants.errno;
+// These never travel on the wire, hence not in src/errors.ts.
+const { ECONNREFUSED, ECONNABORTED, ENOTDIR, EROFS } = constants.errno;
 
 /** `stream`: a byte stream. `seqpacket`: connected, ordered datagrams. */
 export type SocketType = keyof typeof socketType;
@@ -65,9 +65,19 @@ function withSocket(type: SocketType, flags: number, use: (fd: number) => void):
   return fd;
 }
 
+/** What lies at `path`, if anything does. */
+function lookAt(path: string): Stats | undefined {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    const number = -((error as NodeJS.ErrnoException).errno ?? -errno.EIO);
+    throw new PosixError(`listen on ${path}`, number, placeHint(dirname(path), number));
+  }
+}
+
 /** Removes a socket file that nobody listens on. What else lies there is left alone and refused. */
 function removeStale(path: string, type: SocketType): void {
-  const found = lstatSync(path, { throwIfNoEntry: false });
+  const found = lookAt(path);
   if (found === undefined) return;
   if (!found.isSocket())
     throw new PosixError(
@@ -86,6 +96,15 @@ function removeStale(path: string, type: SocketType): void {
       'another process listens there: stop it or choose another path',
     );
   unlinkSync(path);
+}
+
+/** What to do when no socket can be made in `directory`. */
+function placeHint(directory: string, error: number): string | undefined {
+  if (error === errno.ENOENT) return `there is no directory ${directory}: make it, or choose another path`;
+  if (error === ENOTDIR) return `${directory} is no directory: choose another path`;
+  if (error === errno.EACCES || error === EROFS)
+    return `you may not make files in ${directory}: choose another directory, or change its permissions`;
+  return undefined;
 }
 
 /** Gives what is called `from` the name `path` as well. Never replaces what is there. */
@@ -116,7 +135,10 @@ export function listenUnix(path: string, options: { type?: SocketType; backlog?:
     // In a deep directory the temporary name may be too long where the path is not: then it is named first.
     const early = Buffer.byteLength(temporary) >= sockaddrUn.pathSize;
     const bound = early ? length : putAddress(temporary, 'listen');
-    check(libc.bind(fd, address.address, bound), `bind ${path}`);
+    if (libc.bind(fd, address.address, bound) === -1) {
+      const error = lastErrno();
+      throw new PosixError(`listen on ${path}`, error, placeHint(dirname(path), error));
+    }
     try {
       check(libc.listen(fd, options.backlog ?? 16), `listen on ${path}`);
       if (!early) addName(temporary, path);

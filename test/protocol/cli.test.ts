@@ -1,0 +1,99 @@
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { execa } from 'execa';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { VfioUserClient } from '../../src/vfio-user/client/index.ts';
+
+/** The program as it is built; `make test-fast` builds it first. */
+const program = fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url));
+
+let folder: string;
+const inFolder = (name: string): string => join(folder, name);
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'vc-cli-'));
+  writeFileSync(inFolder('file'), 'precious');
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+interface Mistake {
+  readonly what: string;
+  readonly args: () => string[];
+  readonly says: RegExp;
+  readonly hint: RegExp;
+}
+
+const socket = (): string[] => ['--socket', inFolder('dev.sock')];
+const mistakes: readonly Mistake[] = [
+  {
+    what: 'a model that is not there',
+    args: () => ['nosuch', ...socket()],
+    says: /^error: there is no model "nosuch" \[VC_NO_MODEL\]/,
+    hint: /^hint: the models are hello, ram, timer/m,
+  },
+  {
+    what: 'an option that the model lacks',
+    args: () => ['ram', ...socket(), '--set', 'megabyte=16'],
+    says: /^error: model ram has no option "megabyte" \[VC_MODEL_OPTION\]/,
+    hint: /megabytes \(number, 16\.\.1024, default 16\)/,
+  },
+  {
+    what: 'a value that the option can not take',
+    args: () => ['ram', ...socket(), '--set', 'megabytes=lots'],
+    says: /^error: megabytes=lots is not a number from 16 to 1024/,
+    hint: /^hint: the default is 16/m,
+  },
+  {
+    what: 'a directory that is not there',
+    args: () => ['ram', '--socket', inFolder('none/dev.sock')],
+    says: /^error: listen on \S+dev\.sock: ENOENT/,
+    hint: /^hint: there is no directory \S+none: make it/m,
+  },
+  {
+    what: 'a file in place of a directory',
+    args: () => ['ram', '--socket', inFolder('file/dev.sock')],
+    says: /^error: listen on \S+dev\.sock: ENOTDIR/,
+    hint: /^hint: \S+file is no directory/m,
+  },
+  {
+    what: 'one path for both sockets',
+    args: () => ['ram', ...socket(), '--migration-socket', inFolder('dev.sock')],
+    says: /^error: --socket and --migration-socket are both/,
+    hint: /^hint: give each a path of its own/m,
+  },
+];
+
+describe('vfio-companion serve', () => {
+  it.concurrent.each(mistakes)('says what to do about $what', async ({ args, says, hint }) => {
+    const result = await execa(process.execPath, [program, 'serve', ...args()], { reject: false });
+    expect(result.stderr).toMatch(says);
+    expect(result.stderr).toMatch(hint);
+    expect(result.stderr).not.toMatch(/^\s+at /m);
+    expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+  });
+
+  it('negative control: says that it is ready when nothing is wrong, and leaves no socket behind', async () => {
+    const [path, migrationSocket] = [inFolder('good.sock'), inFolder('good.migration')];
+    const child = execa(process.execPath, [
+      ...[program, 'serve', 'ram', '--socket', path, '--migration-socket', migrationSocket],
+      ...['--log', 'warn'],
+    ]);
+    const [line] = await new Promise<string[]>((resolve) =>
+      child.stdout.once('data', (bytes: Buffer) => resolve(bytes.toString().split('\n'))),
+    );
+    expect(JSON.parse(line ?? '')).toEqual({ event: 'ready', socket: path, migrationSocket });
+    for (const each of [path, migrationSocket]) expect(statSync(each).mode & 0o777).toBe(0o600);
+    const client = VfioUserClient.connect(path);
+    expect(client.getInfo().regions).toBe(9);
+    client.close();
+    const second = await execa(process.execPath, [program, 'serve', 'ram', '--socket', path], {
+      reject: false,
+    });
+    expect(second.stderr).toMatch(/^error: listen on \S+good\.sock: EADDRINUSE/);
+    expect(second.stderr).toMatch(/^hint: another process listens there/m);
+    child.kill('SIGTERM');
+    expect(await child).toMatchObject({ exitCode: 0 });
+    for (const each of [path, migrationSocket]) expect(existsSync(each)).toBe(false);
+  });
+});
