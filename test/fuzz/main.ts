@@ -1,9 +1,11 @@
 /**
- * Sends generated messages to the native server until the time is over: `make fuzz`. FUZZ_SECONDS (default 60)
- * says how long, FUZZ_SEED repeats a run. Exit status 1, with the seed, when the server does something wrong.
+ * `make fuzz`. Sends generated messages to the native server until the time is over: FUZZ_SECONDS (default 60) says how
+ * long. Then plays recorded sessions to the mlx5 model with mutations: FUZZ_MLX5 (default 100000) says how many.
+ * FUZZ_SEED repeats a run. Exit status 1, with the seed, when something goes wrong.
  */
 import fc from 'fast-check';
 import { fuzzEnd, fuzzMessage } from './generate.ts';
+import { fuzzRecordings } from './mlx5/run.ts';
 import { FuzzTarget, openDescriptors } from './target.ts';
 
 const seconds = Number(process.env.FUZZ_SECONDS ?? 60);
@@ -45,6 +47,7 @@ try {
   console.log(
     `fuzz: ${sent} messages, ${answered} answers, seeds ${firstSeed} to ${seed - 1}: nothing found`,
   );
+  for (const line of fuzzRecordings(firstSeed, Number(process.env.FUZZ_MLX5 ?? 100_000))) console.log(line);
 } catch (error) {
   console.error(error);
   console.error(`fuzz: failed with FUZZ_SEED=${seed}`);

@@ -13,7 +13,7 @@ export const memoryBytes = 8 * 1024 * 1024;
 
 /** Guest memory in a buffer, from address 0; pages that the device writes are noted. */
 export class FakeMemory implements GuestMemory {
-  readonly bytes: Buffer = Buffer.alloc(memoryBytes);
+  readonly bytes: Buffer;
   /** Pages that went through a write or a writable view. */
   readonly dirty = new Set<number>();
   /** No views: as memory that is reached by messages only. */
@@ -21,8 +21,12 @@ export class FakeMemory implements GuestMemory {
   reads = 0;
   writes = 0;
 
+  constructor(bytes: Buffer = Buffer.alloc(memoryBytes)) {
+    this.bytes = bytes;
+  }
+
   #check(iova: number, length: number): void {
-    if (!(iova >= 0) || iova + length > memoryBytes) {
+    if (!(iova >= 0) || iova + length > this.bytes.length) {
       throw new RequestError(efault, `0x${iova.toString(16)} is not mapped`);
     }
   }
@@ -90,11 +94,12 @@ export class FakeMemory implements GuestMemory {
   }
 
   accessible(iova: number, length: number): boolean {
-    return iova >= 0 && iova + length <= memoryBytes;
+    return iova >= 0 && iova + length <= this.bytes.length;
   }
 
   regions() {
-    return [{ iova: 0, size: memoryBytes, prot: dmaProt.read | dmaProt.write, mapped: !this.messageOnly }];
+    const size = this.bytes.length;
+    return [{ iova: 0, size, prot: dmaProt.read | dmaProt.write, mapped: !this.messageOnly }];
   }
 }
 
