@@ -123,6 +123,9 @@ function createFlowGroup(core: Mlx5Core, input: Buffer, output: Buffer): void {
   if (enable === 0) mask.fill(0);
   const start = createFlowGroupIn.get(input, 'start_flow_index');
   const end = createFlowGroupIn.get(input, 'end_flow_index');
+  if (core.steering.groupCount() >= limits.flowGroups) {
+    throw new CommandRefused(commandStatus.LIM_ERR, syndrome.tooManyObjects, 'too many flow groups');
+  }
   createFlowGroupOut.set(output, 'group_id', table.addGroup(start, end, mask).id);
 }
 

@@ -124,11 +124,27 @@ export class Mlx5Migration implements DeviceMigration {
     }
     const core = this.#core;
     core.clearObjects();
-    for (const codec of objectCodecs) this.#install(codec, ids, progress);
-    loadDevice(core, this.#commands, device);
-    core.objectsLoaded();
-    this.#check();
-    this.#staged.clear();
+    try {
+      for (const codec of objectCodecs) this.#install(codec, ids, progress);
+      loadDevice(core, this.#commands, device);
+      core.objectsLoaded();
+      this.#check();
+    } catch (error) {
+      this.#discard();
+      throw error;
+    } finally {
+      this.#staged.clear();
+    }
+  }
+
+  /** A state that turned out bad half way leaves a device as after power-on, not half of one. */
+  #discard(): void {
+    const core = this.#core;
+    core.clearObjects();
+    core.function.reset();
+    core.vport.reset();
+    core.counters.clearAll();
+    this.#commands.reset();
   }
 
   #install(codec: ObjectCodec, ids: StateReader, progress: StateReader): void {
@@ -139,12 +155,14 @@ export class Mlx5Migration implements DeviceMigration {
     table.next = next;
     if (codec.restore === undefined) return;
     const entries = progress.records(codec.kind, table.limit);
-    if (entries.length !== table.size) throw progress.refuse(codec.kind, 'does not cover all objects');
+    const restored = new Set<DeviceObject>();
     for (const entry of entries) {
       const object = table.find(this.#objectId(codec, entry));
       if (object === undefined) throw entry.refuse('id', 'is no object');
       codec.restore(object, entry);
+      restored.add(object);
     }
+    if (restored.size !== table.size) throw progress.refuse(codec.kind, 'does not cover all objects');
   }
 
   /** What objects need of each other, and limits that span kinds. */
@@ -159,6 +177,6 @@ export class Mlx5Migration implements DeviceMigration {
     if (root !== undefined && core.steering.tables.find(root) === undefined) {
       throw new StateRefused(`the root flow table ${root} does not exist`);
     }
-    if (!core.steering.withinLimits()) throw new StateRefused('too many flow entries');
+    if (!core.steering.withinLimits()) throw new StateRefused('too many flow groups or entries');
   }
 }

@@ -107,9 +107,6 @@ export class FlowTable extends DeviceObject {
         throw badParam('rangeOverlaps', `flow group ${start} to ${end} overlaps another`);
       }
     }
-    if (this.groups.size >= limits.flowGroups) {
-      throw new CommandRefused(commandStatus.LIM_ERR, syndrome.tooManyObjects, 'too many flow groups');
-    }
     while (this.groups.has(this.nextGroup)) this.nextGroup = (this.nextGroup + 1) % (2 * limits.flowGroups);
     const group = { id: this.nextGroup, start, end, mask };
     this.nextGroup = (this.nextGroup + 1) % (2 * limits.flowGroups);
@@ -171,8 +168,15 @@ export class Steering {
     return count;
   }
 
+  /** Groups of all tables; bounded as the entries are. */
+  groupCount(): number {
+    let count = 0;
+    for (const table of this.tables.values()) count += table.groups.size;
+    return count;
+  }
+
   withinLimits(): boolean {
-    return this.entryCount() <= limits.flowEntries;
+    return this.entryCount() <= limits.flowEntries && this.groupCount() <= limits.flowGroups;
   }
 
   /** Walks the tables for the frame described by `packet`, from the root, for a bounded number of hops. */
