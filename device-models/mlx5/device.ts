@@ -23,6 +23,13 @@ export class Mlx5Device implements Device {
   readonly migration: Mlx5Migration;
   readonly core: Mlx5Core;
   readonly commandInterface: CommandInterface;
+  /** For an orchestrator or an operator, by name. */
+  readonly operations = {
+    injectSendError: () => {
+      this.injectSendError();
+      return {};
+    },
+  };
   readonly #host: DeviceHost;
 
   constructor(host: DeviceHost, options: Mlx5Options, port: NetPort) {

@@ -275,6 +275,9 @@ static int udp(char **args)
 	int fd = bound(SOCK_DGRAM, atoi(args[0])), buffer = SOCKET_BUFFER;
 	uint64_t quiet_since = 0;
 
+	/* Connected, the kernel keeps to one transmit queue; else the datagrams overtake each other when we change CPU. */
+	if (connect(fd, (struct sockaddr *)&to, sizeof to) != 0)
+		fail(1, "connect");
 	seen = calloc(SEQUENCES, 1);
 	if (seen == NULL)
 		fail(1, "calloc");
@@ -296,11 +299,11 @@ static int udp(char **args)
 			uint32_t header[2] = { htonl(magic), htonl((uint32_t)sent) };
 
 			memcpy(datagram, header, HEADER);
-			if (sendto(fd, datagram, size, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof to) < 0) {
+			if (send(fd, datagram, size, MSG_DONTWAIT) < 0) {
 				if (errno == EAGAIN || errno == ENOBUFS)
 					break;
 				if (errno != ECONNREFUSED)
-					fail(1, "sendto");
+					fail(1, "send");
 			}
 			sent++;
 		}

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
 import { CompanionError } from '../errors.ts';
+import { registerAsk } from './ask.ts';
 import { registerDemo } from './demo.ts';
 import { registerDoctor } from './doctor.ts';
 import { registerMigrate } from './migrate.ts';
@@ -22,6 +23,7 @@ for (const register of [
   registerMigrate,
   registerModels,
   registerSwitch,
+  registerAsk,
   registerDoctor,
   registerDemo,
 ])

@@ -20,8 +20,8 @@ export interface VmDescription {
   readonly machineOptions?: readonly string[];
   /** Mebibytes; default 256. */
   readonly memoryMiB?: number;
-  /** What holds guest RAM; both can be shared with a device server. Default memfd. */
-  readonly memoryBackend?: 'memfd' | 'file';
+  /** What holds guest RAM. Default memfd. With `private` no device server can map it: DMA goes by message only. */
+  readonly memoryBackend?: 'memfd' | 'file' | 'private';
   /** Default 1. */
   readonly cpus?: number;
   /** Default auto: KVM when it really runs a guest. */
@@ -75,10 +75,11 @@ export function deviceArgument(device: VfioUserDevice): string {
 /** QEMU's arguments for `description`. */
 export function vmArguments(description: VmDescription, resolved: ResolvedVm): string[] {
   const memory = `${description.memoryMiB ?? 256}M`;
-  const backend =
-    description.memoryBackend === 'file'
-      ? `memory-backend-file,id=ram,size=${memory},share=on,mem-path=${optionValue(resolved.memoryPath)}`
-      : `memory-backend-memfd,id=ram,size=${memory},share=on`;
+  const backend = {
+    memfd: `memory-backend-memfd,id=ram,size=${memory},share=on`,
+    file: `memory-backend-file,id=ram,size=${memory},share=on,mem-path=${optionValue(resolved.memoryPath)}`,
+    private: `memory-backend-ram,id=ram,size=${memory},share=off`,
+  }[description.memoryBackend ?? 'memfd'];
   const machine = [description.machine ?? 'q35', 'memory-backend=ram', ...(description.machineOptions ?? [])];
   const monitor = (path: string): string => `unix:${optionValue(path)},server=on,wait=off`;
   const args = [

@@ -1,0 +1,60 @@
+import { type Command, InvalidArgumentError } from 'commander';
+import { CompanionError, errno } from '../errors.ts';
+import { AsyncVfioUserClient } from '../vfio-user/client/async-client.ts';
+
+type Arguments = Readonly<Record<string, unknown>>;
+
+/** `KEY=VALUE`, where VALUE is what JSON says it is (true, 5), else text. */
+function collect(text: string, all: Arguments): Arguments {
+  const equals = text.indexOf('=');
+  if (equals < 1) throw new InvalidArgumentError('write KEY=VALUE');
+  return { ...all, [text.slice(0, equals)]: parsed(text.slice(equals + 1)) };
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return text;
+  }
+}
+
+/** Binary data as hexadecimal text. */
+function printable(_key: string, value: unknown): unknown {
+  if (value instanceof Uint8Array) return Buffer.from(value).toString('hex');
+  const { type, data } = (value ?? {}) as { type?: unknown; data?: unknown };
+  return type === 'Buffer' && Array.isArray(data) ? Buffer.from(data as number[]).toString('hex') : value;
+}
+
+/** Adds `ask`: one companion operation of a device server, for an operator. */
+export function registerAsk(program: Command): void {
+  program
+    .command('ask')
+    .description(
+      'ask a device server for one operation over its migration socket, as setLink up=false; prints JSON',
+    )
+    .argument('<socket>', "the server's --migration-socket")
+    .argument('<operation>', 'info lists what the model adds')
+    .argument('[key=value...]', 'arguments of the operation', collect, {})
+    .action(ask);
+}
+
+async function ask(path: string, operation: string, given: Arguments): Promise<void> {
+  const client = await AsyncVfioUserClient.connect(path, { timeoutMs: 10_000 });
+  try {
+    if (!client.server.companion) {
+      throw new CompanionError(
+        'VC_NO_COMPANION',
+        `${path} is no migration socket of a vfio-companion server`,
+        {
+          errno: errno.EOPNOTSUPP,
+          hint: 'give the path of --migration-socket, not of --socket',
+        },
+      );
+    }
+    const answer = await client.companion(operation, given);
+    process.stdout.write(`${JSON.stringify(answer, printable, 2)}\n`);
+  } finally {
+    client.close();
+  }
+}

@@ -1,0 +1,86 @@
+/** What the tests of the network card share. */
+import { expect } from 'vitest';
+import { configureGuest, Network, type NetworkOptions } from '../../qemu-scripts/network.ts';
+import { Testbed, type TestbedDevice, type TestbedOptions } from '../../src/qemu/index.ts';
+import type { MigrationReport } from '../../src/report/types.ts';
+
+const open: { close(): Promise<void> }[] = [];
+
+/** Remembers something to be closed by `closeAll`, last one first. */
+function own<T extends { close(): Promise<void> }>(thing: T): T {
+  open.push(thing);
+  return thing;
+}
+
+export async function closeAll(): Promise<void> {
+  for (const each of open.reverse()) await each.close();
+  open.length = 0;
+}
+
+export async function makeNetwork(options: NetworkOptions = {}): Promise<Network> {
+  return own(await Network.create(options));
+}
+
+/** A card in slot `5 + number`, with a MAC address of its own, on `network`. */
+export function card(network: Network, number = 0, more: Partial<TestbedDevice> = {}): TestbedDevice {
+  const id = `nic${number}`;
+  return {
+    id,
+    model: 'mlx5',
+    ...(more.bus === undefined ? { addr: String(5 + number) } : {}),
+    ...more,
+    set: { mac: `52:54:00:00:01:0${number}`, ...more.set },
+    args: [...network.serveArguments(id), ...(more.args ?? [])],
+  };
+}
+
+/** Boots a guest; with a network, its first card is configured (`configureGuest`). */
+export async function boot(options: TestbedOptions, configured = true): Promise<Testbed> {
+  const bed = own(await Testbed.start(options));
+  await bed.agent.waitReady({ timeoutMs: 120_000 });
+  if (configured) await configureGuest(bed);
+  return bed;
+}
+
+/** Everything compared, and room for a machine on which other things run. */
+export const proven = {
+  verify: { ram: true, state: true, config: true },
+  downtimeLimitMs: 5000,
+} as const;
+
+/** A migration of which nothing was lost. */
+export function expectWhole(report: MigrationReport): void {
+  expect(report.ram?.differing).toBe(0);
+  for (const device of report.devices) {
+    expect(device).toMatchObject({ stateEqual: true, configDifferences: [] });
+    expect(device.msixTableEqual).not.toBe(false);
+  }
+}
+
+/** Guest log lines of level warning or worse about cards, drivers, or anything that went wrong at all. */
+export async function warnings(bed: Testbed): Promise<string[]> {
+  const log = await bed.agent.check('dmesg -r');
+  return log
+    .split('\n')
+    .filter((line) => /^<[0-4]>/.test(line))
+    .filter((line) => /mlx5|eth\d|netdev|WARNING|BUG|Oops|Call Trace|hung|stall/i.test(line));
+}
+
+/** All values of `ethtool -S`, by name. */
+export async function counters(bed: Testbed, device = 'eth0'): Promise<Map<string, number>> {
+  const text = await bed.agent.check(`ethtool -S ${device}`);
+  const found = new Map<string, number>();
+  for (const [, name, value] of text.matchAll(/^\s+(\S+): (\d+)$/gm)) {
+    if (name !== undefined) found.set(name, Number(value));
+  }
+  return found;
+}
+
+/** Pings the peer; every one must come back. */
+export async function expectPings(bed: Testbed, address: string, count = 5, more = ''): Promise<void> {
+  const text = await bed.agent.check(`ping -c ${count} -i 0.02 -W 2 ${more} ${address}`);
+  expect(text).toContain(` ${count} received`);
+}
+
+/** PCI address of card `number`, unless it sits behind a port. */
+export const slot = (number = 0): string => `0000:00:0${5 + number}.0`;
