@@ -100,7 +100,7 @@ describe('a device under a stock QEMU', () => {
     await checkRam(testbed, '--mode msi');
   });
 
-  it('does DMA by message where guest memory is not shared, two devices at once', async () => {
+  it('does DMA by message where guest memory is not shared, two devices at once', async ({ skip }) => {
     const testbed = await boot({
       vm: {
         machineOptions: ['memory-backend=private'],
@@ -111,6 +111,8 @@ describe('a device under a stock QEMU', () => {
         { id: 'dev1', model: 'ram', addr: '6' },
       ],
     });
+    const { major, minor } = testbed.current.vm.qmp.version;
+    skip(major < 11, `QEMU ${major}.${minor} lays DMA messages out differently; docs/decisions/0008`);
     for (const { pid } of testbed.current.servers.values())
       expect(readFileSync(`/proc/${pid}/maps`, 'utf8')).not.toContain('memory-backend');
     const both = ['5', '6'].map((slot) => `ramtest --device 0000:00:0${slot}.0 --mode msix --size 65536`);
