@@ -58,8 +58,11 @@ export function saveDevice(core: Mlx5Core, commands: CommandInterface): Record<s
   };
 }
 
-/** Puts a saved function in place. The link itself is this side's own: only what the guest was told is loaded. */
-export function loadDevice(core: Mlx5Core, commands: CommandInterface, state: StateReader): void {
+/**
+ * Puts a saved function in place. The link itself is this side's own: only what the guest was told is loaded.
+ * @returns where the clock stood
+ */
+export function loadDevice(core: Mlx5Core, commands: CommandInterface, state: StateReader): number {
   const { vport, counters } = core;
   core.function.phase = state.number(
     'phase',
@@ -82,7 +85,7 @@ export function loadDevice(core: Mlx5Core, commands: CommandInterface, state: St
   };
   const root = state.uint('steeringRoot', 24);
   core.steering.root = root === 0 ? undefined : root;
-  core.clock.freezeAt(state.number('cycles', 0, Number.MAX_SAFE_INTEGER));
+  const cycles = state.number('cycles', 0, Number.MAX_SAFE_INTEGER);
   core.link.reported = state.boolean('linkReported');
   const port = state.record('vport');
   vport.mac = port.bytes('mac', macBytes);
@@ -109,4 +112,5 @@ export function loadDevice(core: Mlx5Core, commands: CommandInterface, state: St
   for (const name of Object.keys(counters.events) as (keyof Events)[]) {
     counters.events[name] = events.counter(name);
   }
+  return cycles;
 }

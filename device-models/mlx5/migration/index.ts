@@ -126,9 +126,10 @@ export class Mlx5Migration implements DeviceMigration {
     core.clearObjects();
     try {
       for (const codec of objectCodecs) this.#install(codec, ids, progress);
-      loadDevice(core, this.#commands, device);
-      core.objectsLoaded();
+      const cycles = loadDevice(core, this.#commands, device);
       this.#check();
+      core.clock.freezeAt(cycles);
+      core.objectsLoaded();
     } catch (error) {
       this.#discard();
       throw error;
@@ -144,6 +145,7 @@ export class Mlx5Migration implements DeviceMigration {
     core.function.reset();
     core.vport.reset();
     core.counters.clearAll();
+    core.link.reported = core.link.up;
     this.#commands.reset();
   }
 

@@ -69,6 +69,19 @@ export abstract class DriverObjects extends DriverBase {
     return cq;
   }
 
+  /** Interrupt moderation of every channel's receive CQ, in microseconds. */
+  moderate(period: number): void {
+    for (const channel of this.channels) {
+      const input = Buffer.alloc(272);
+      const at = prm.modifyCqIn.byte('cq_context');
+      prm.modifyCqIn.set(input, 'cqn', channel.rx.cq.cqn);
+      prm.modifyCqIn.set(input, 'modify_field_select_resize_field_select', 3);
+      prm.cqc.set(input, 'cq_period', period, at);
+      prm.cqc.set(input, 'cq_max_count', 32, at);
+      this.command('MODIFY_CQ', input);
+    }
+  }
+
   arm(cq: Cq): void {
     this.memory.writeUInt32BE(cq.ci & 0xffffff, cq.dbr);
     this.write64(this.uarBase + 0x20, cq.ci & 0xffffff, cq.cqn);
