@@ -78,7 +78,7 @@ describe('the dirty log of the mlx5 model', () => {
       }),
       { numRuns: 4 },
     );
-    expect(sum.changed).toBeGreaterThan(100);
+    expect(sum.changed).toBeGreaterThan(50);
     // Bytes written again as they were: logged, but not changed.
     expect(sum.logged).toBeLessThan(1.3 * sum.changed);
   });

@@ -59,7 +59,7 @@ describe('a device that migrates at any moment', () => {
       }),
       { numRuns: 15 },
     );
-    expect(migrations).toBeGreaterThan(20);
+    expect(migrations).toBeGreaterThan(5);
   });
 });
 

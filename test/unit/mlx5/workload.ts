@@ -101,7 +101,10 @@ export class Workload {
   /** Frames that were to be sent while the link was down. */
   lost = 0;
   linkDowns = 0;
+  /** Frames that were longer than the port's MTU, while the link was up. */
+  tooLong = 0;
   migrations = 0;
+  #hardMtu = 1522;
   #promisc = false;
   #allMulti = false;
   readonly #vids = new Set<number>();
@@ -161,7 +164,7 @@ export class Workload {
         for (let left = action.count; left > 0; left--) {
           this.#inject(buildFrame({ dst: driver.mac, sport: left }));
         }
-        driver.poll();
+        // The guest is slow: what its queue can't take waits for a while, then is lost.
         this.host.advance(30_000_000);
         driver.poll();
         break;
@@ -178,6 +181,7 @@ export class Workload {
         driver.poll();
         driver.down();
         driver.setMtu(action.mtu);
+        this.#hardMtu = action.mtu;
         driver.up(action.channels);
         break;
       case 'moderate':
@@ -233,6 +237,7 @@ export class Workload {
 
   #inject(frame: Buffer): void {
     this.injected.push(frame);
+    if (this.port.linkUp && frame.length > this.#hardMtu) this.tooLong++;
     this.port.inject(frame);
   }
 

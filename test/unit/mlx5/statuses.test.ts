@@ -1,0 +1,332 @@
+import { describe, expect, it } from 'vitest';
+import { limits } from '../../../device-models/mlx5/limits.ts';
+import * as prm from '../../../device-models/mlx5/prm/index.ts';
+import { CommandFailed, type FakeDriver } from './driver.ts';
+import { commandQueue } from './driver-base.ts';
+import { memoryBytes } from './fake-host.ts';
+import { bench, running } from './setup.ts';
+
+const { commandStatus: status, deliveryStatus: delivery } = prm;
+
+/** A command that names one object in its third word. */
+function naming(id: number, bytes = 16): Buffer {
+  const input = Buffer.alloc(bytes);
+  input.writeUInt32BE(id >>> 0, 8);
+  return input;
+}
+
+/** A CREATE or MODIFY with one thing changed in a form that is right otherwise. */
+function form(bytes: number, ...changes: readonly ((input: Buffer) => void)[]): Buffer {
+  const input = Buffer.alloc(bytes);
+  for (const change of changes) change(input);
+  return input;
+}
+
+type Case = readonly [what: string, expected: number, run: (driver: FakeDriver) => unknown];
+
+const ring = 0x200000;
+const cq = (driver: FakeDriver, change: (input: Buffer) => void = () => {}) =>
+  driver.command(
+    'CREATE_CQ',
+    form(
+      280,
+      (input) => prm.cqc.set(input, 'log_cq_size', 6, 16),
+      (input) => prm.cqc.set(input, 'uar_page', driver.uar, 16),
+      (input) => prm.cqc.set(input, 'c_eqn_or_apu_element', driver.eqs.comp[0]?.eqn ?? 0, 16),
+      (input) => prm.cqc.set64(input, 'dbr_addr', 0x1000, 16),
+      (input) => input.writeUInt32BE(ring, 0x114),
+      change,
+    ),
+  );
+const sq = (driver: FakeDriver, change: (input: Buffer) => void = () => {}) =>
+  driver.command(
+    'CREATE_SQ',
+    form(
+      280,
+      (input) => prm.sqc.set(input, 'cqn', driver.channels[0]?.tx.cq.cqn ?? 0, 0x20),
+      (input) => prm.sqc.set(input, 'tis_lst_sz', 1, 0x20),
+      (input) => prm.sqc.set(input, 'tis_num_0', driver.tis, 0x20),
+      (input) => prm.wq.set(input, 'wq_type', 1, 0x50),
+      (input) => prm.wq.set(input, 'log_wq_stride', 6, 0x50),
+      (input) => prm.wq.set(input, 'log_wq_sz', 6, 0x50),
+      (input) => input.writeUInt32BE(ring, 0x114),
+      change,
+    ),
+  );
+const modifySq = (driver: FakeDriver, from: number, to: number) =>
+  driver.modifySq(driver.channels[0]?.tx ?? expect.fail('no queue'), from, to);
+const group = (driver: FakeDriver, start: number, end: number) =>
+  driver.createGroup('l2', start, end, () => {});
+
+const commands: readonly Case[] = [
+  ['a CQ that is right', status.OK, (driver) => cq(driver)],
+  ['an SQ that is right', status.OK, (driver) => sq(driver)],
+  ['an opcode of another vendor', status.BAD_OP_ERR, (driver) => raw(driver, 0xfff)],
+  ['opcode 0', status.BAD_OP_ERR, (driver) => raw(driver, 0)],
+  // Lengths.
+  ['input too short', status.BAD_INP_LEN_ERR, (driver) => driver.command('CREATE_SQ', Buffer.alloc(128))],
+  ['no room for the answer', status.BAD_OUTP_LEN_ERR, (driver) => driver.command('QUERY_SQ', naming(1), 64)],
+  // Resources that are not there.
+  ['DESTROY of none', status.BAD_RES_ERR, (driver) => driver.command('DESTROY_SQ', naming(0xffffff))],
+  ['QUERY of none', status.BAD_RES_ERR, (driver) => driver.command('QUERY_CQ', naming(3), 272)],
+  ['MODIFY of none', status.BAD_RES_ERR, (driver) => driver.command('MODIFY_RQ', naming(3, 272))],
+  ['freed twice', status.BAD_RES_ERR, (driver) => free(driver, 2)],
+  ['an entry in no group', status.BAD_RES_ERR, (driver) => driver.setEntry('l2', 99, 1, { table: 'ttc' })],
+  ['no entry to delete', status.BAD_RES_ERR, (driver) => driver.deleteEntry('l2', 77)],
+  // Resources that others use.
+  [
+    'an EQ with CQs',
+    status.BAD_RES_STATE_ERR,
+    (driver) => busy(driver, 'DESTROY_EQ', driver.eqs.comp[0]?.eqn),
+  ],
+  ['a CQ with an RQ', status.BAD_RES_STATE_ERR, (driver) => busy(driver, 'DESTROY_CQ', rx(driver).cq.cqn)],
+  ['a TIS with an SQ', status.BAD_RES_STATE_ERR, (driver) => busy(driver, 'DESTROY_TIS', driver.tis)],
+  ['a table with entries', status.BAD_RES_STATE_ERR, (driver) => destroyTable(driver, 'l2')],
+  // References.
+  [
+    'a CQ of no EQ',
+    status.BAD_PARAM_ERR,
+    (driver) => cq(driver, set(prm.cqc, 'c_eqn_or_apu_element', 99, 16)),
+  ],
+  ['a CQ of no UAR', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'uar_page', 1, 16))],
+  ['an SQ of no CQ', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.sqc, 'cqn', 1, 0x20))],
+  ['an SQ of no TIS', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.sqc, 'tis_num_0', 99, 0x20))],
+  ['an RQT of no RQ', status.BAD_PARAM_ERR, (driver) => driver.createRqt([0x777], 1)],
+  ['a TIR of no RQT', status.BAD_PARAM_ERR, (driver) => driver.createTir(0x777, false, false, 3)],
+  // Sizes, indices, addresses.
+  ['a CQ too large', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'log_cq_size', 31, 16))],
+  ['CQEs of 128 bytes', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'cqe_sz', 1, 16))],
+  ['pages cut off', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'log_cq_size', 12, 16))],
+  ['an odd page', status.BAD_PARAM_ERR, (driver) => cq(driver, (input) => input.writeUInt32BE(0x123, 0x114))],
+  [
+    'a page beyond 2^53',
+    status.BAD_PARAM_ERR,
+    (driver) => cq(driver, (input) => input.fill(0xf0, 0x110, 0x118)),
+  ],
+  [
+    'an odd record',
+    status.BAD_PARAM_ERR,
+    (driver) => cq(driver, (input) => prm.cqc.set64(input, 'dbr_addr', 3, 16)),
+  ],
+  ['an SQ stride', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.wq, 'log_wq_stride', 4, 0x50))],
+  ['an SQ size', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.wq, 'log_wq_sz', 31, 0x50))],
+  ['an RQT of none', status.BAD_PARAM_ERR, (driver) => driver.createRqt([], 1)],
+  [
+    'an RQT larger than its maximum',
+    status.BAD_PARAM_ERR,
+    (driver) => driver.createRqt([driver.dropRq, driver.dropRq], 1),
+  ],
+  ['a group that overlaps', status.BAD_PARAM_ERR, (driver) => group(driver, 127, 130)],
+  ['a group outside its table', status.BAD_PARAM_ERR, (driver) => group(driver, 250, 256)],
+  ['a group from behind', status.BAD_PARAM_ERR, (driver) => group(driver, 240, 239)],
+  [
+    'an entry outside its group',
+    status.BAD_PARAM_ERR,
+    (driver) => driver.setEntry('l2', 0, 128, { table: 'ttc' }),
+  ],
+  [
+    'an entry to its own level',
+    status.BAD_PARAM_ERR,
+    (driver) => driver.setEntry('l2', 0, 5, { table: 'l2' }),
+  ],
+  ['an entry to no TIR', status.BAD_PARAM_ERR, (driver) => driver.setEntry('l2', 0, 5, { tir: 0xabcdef })],
+  ['an unknown register', status.BAD_PARAM_ERR, (driver) => driver.register(0x1234, Buffer.alloc(32), 1)],
+  ['an MTU of 20000', status.BAD_PARAM_ERR, (driver) => driver.setMtu(20_000)],
+  [
+    'an unknown op_mod',
+    status.BAD_PARAM_ERR,
+    (driver) => driver.command('MANAGE_PAGES', Buffer.alloc(16), 16, 9),
+  ],
+  [
+    'ISSI 5',
+    status.BAD_PARAM_ERR,
+    (driver) => driver.command('SET_ISSI', form(16, set(prm.setIssiIn, 'current_issi', 5, 0))),
+  ],
+  // States.
+  ['a state that it is not in', status.BAD_PARAM_ERR, (driver) => modifySq(driver, 3, 0)],
+  ['a way that is none', status.BAD_PARAM_ERR, (driver) => modifySq(driver, 1, 2)],
+  ['RDY to RDY', status.OK, (driver) => modifySq(driver, 1, 1)],
+];
+
+function set<T extends prm.Layout>(layout: T, name: keyof T['fields'] & string, value: number, base: number) {
+  return (input: Buffer) => layout.set(input, name, value, base);
+}
+
+function rx(driver: FakeDriver) {
+  return driver.channels[0]?.rx ?? expect.fail('no queue');
+}
+
+function busy(driver: FakeDriver, name: 'DESTROY_EQ' | 'DESTROY_CQ' | 'DESTROY_TIS', id = 0): void {
+  driver.command(name, naming(id));
+}
+
+function free(driver: FakeDriver, times: number): void {
+  const pd = prm.allocPdOut.get(driver.command('ALLOC_PD'), 'pd');
+  for (let left = times; left > 0; left--) driver.command('DEALLOC_PD', naming(pd));
+}
+
+function destroyTable(driver: FakeDriver, name: string): void {
+  driver.command(
+    'DESTROY_FLOW_TABLE',
+    form(64, set(prm.destroyFlowTableIn, 'table_id', driver.tables[name] ?? 0, 0)),
+  );
+}
+
+/** A command with an opcode that has no name. */
+function raw(driver: FakeDriver, opcode: number): void {
+  driver.commandSlot = 1;
+  const entry = commandQueue + 64;
+  const seen = driver.events.length;
+  driver.memory.fill(0, entry, entry + 64);
+  driver.memory[entry] = prm.pciCommandTransport;
+  driver.memory.writeUInt32BE(16, entry + 4);
+  driver.memory.writeUInt16BE(opcode, entry + 0x10);
+  driver.memory.writeUInt32BE(16, entry + prm.commandEntry.byte('outlen'));
+  driver.memory[entry + 63] = 1;
+  driver.write32(0x18, 2);
+  driver.finish('raw', 1, 16, [], true, seen);
+}
+
+/** One device for all: a refused command leaves nothing behind. */
+const shared = running();
+
+describe('a command that is', () => {
+  it.each(commands)('%s: status 0x%x', (_what, expected, run) => {
+    const { driver, device } = shared;
+    const objects = device.migration.estimate();
+    let found: number = status.OK;
+    try {
+      run(driver);
+    } catch (error) {
+      if (!(error instanceof CommandFailed)) throw error;
+      found = error.status;
+      expect(error.syndrome).toBeGreaterThan(0);
+      // Refused is refused: nothing was made.
+      expect(device.migration.estimate()).toBe(objects);
+    }
+    expect(found).toBe(expected);
+  });
+
+  it('too early: BAD_SYS_STATE', () => {
+    const { driver } = bench();
+    driver.write32(0x10, 0);
+    driver.write32(0x14, commandQueue);
+    const early = { status: status.BAD_SYS_STATE_ERR };
+    expect(() => driver.command('QUERY_HCA_CAP', Buffer.alloc(16), 4112)).toThrow(
+      expect.objectContaining(early),
+    );
+    driver.command('ENABLE_HCA');
+    driver.command('QUERY_HCA_CAP', Buffer.alloc(16), 4112);
+    expect(() => driver.command('ALLOC_UAR')).toThrow(expect.objectContaining(early));
+  });
+
+  it('one too many: LIM_ERR, for every kind that can be had without limit otherwise', () => {
+    const { driver, device } = running();
+    const { core } = device;
+    const kinds: readonly [{ readonly size: number; readonly limit: number }, () => unknown][] = [
+      [core.pds, () => driver.command('ALLOC_PD')],
+      [core.transportDomains, () => driver.command('ALLOC_TRANSPORT_DOMAIN')],
+      [core.uars, () => driver.command('ALLOC_UAR')],
+      [core.qCounters, () => driver.command('ALLOC_Q_COUNTER')],
+      [core.mkeys.table, () => driver.command('CREATE_MKEY', form(272, set(prm.mkc, 'length64', 1, 16)))],
+      [
+        core.tiss,
+        () => driver.command('CREATE_TIS', form(192, set(prm.tisc, 'transport_domain', driver.td, 0x20))),
+      ],
+      [core.tirs, () => driver.createTir(driver.rqt, false, false, 3)],
+      [core.rqts, () => driver.createRqt([driver.dropRq], 1)],
+      [core.cqs.table, () => cq(driver)],
+      [core.sqs.table, () => sq(driver)],
+      [core.steering.tables, () => driver.createTable(20, 1)],
+    ];
+    for (const [table, make] of kinds) {
+      for (let left = table.limit - table.size; left > 0; left--) make();
+      expect(make).toThrow(expect.objectContaining({ status: status.LIM_ERR }));
+      expect(table.size).toBe(table.limit);
+    }
+    driver.tables.many = driver.tables.l2 ?? 0;
+    const wide = driver.createTable.bind(driver);
+    core.steering.tables.delete([...core.steering.tables.values()].at(-1)?.id ?? 0);
+    driver.tables.many = wide(20, 20);
+    const groups = limits.flowGroups - core.steering.groupCount();
+    for (let at = 0; at < groups; at++) driver.createGroup('many', at, at, () => {});
+    expect(() => driver.createGroup('many', groups, groups, () => {})).toThrow(
+      expect.objectContaining({ status: status.LIM_ERR }),
+    );
+  });
+});
+
+describe('a command whose delivery fails because of', () => {
+  const unmapped = memoryBytes + 0x10000;
+  const cases: readonly Case[] = [
+    ['no input mailbox', delivery.IN_PTR_ALIGN_ERR, (driver) => mailboxes(driver, { in: 0 })],
+    [
+      'an unaligned input mailbox',
+      delivery.IN_PTR_ALIGN_ERR,
+      (driver) => mailboxes(driver, { in: 0x200010 }),
+    ],
+    [
+      'an input mailbox beyond 2^53',
+      delivery.IN_PTR_ALIGN_ERR,
+      (driver) => mailboxes(driver, { in: 2 ** 60 }),
+    ],
+    ['an input mailbox outside memory', delivery.FW_ERR, (driver) => mailboxes(driver, { in: unmapped })],
+    [
+      'an input chain too short',
+      delivery.IN_PTR_ALIGN_ERR,
+      (driver) => mailboxes(driver, { inLength: 1000 }),
+    ],
+    ['no output mailbox', delivery.OUT_PTR_ALIGN_ERR, (driver) => mailboxes(driver, { out: 0 })],
+    [
+      'an unaligned output mailbox',
+      delivery.OUT_PTR_ALIGN_ERR,
+      (driver) => mailboxes(driver, { out: 0x300200 }),
+    ],
+    ['an output mailbox outside memory', delivery.FW_ERR, (driver) => mailboxes(driver, { out: unmapped })],
+    [
+      'an output chain too short',
+      delivery.OUT_PTR_ALIGN_ERR,
+      (driver) => mailboxes(driver, { outLength: 1000 }),
+    ],
+    ['no input', delivery.IN_LENGTH_ERR, (driver) => mailboxes(driver, { inLength: 7 })],
+    ['endless input', delivery.IN_LENGTH_ERR, (driver) => mailboxes(driver, { inLength: 0xffffffff })],
+    ['no room for a status', delivery.OUT_LENGTH_ERR, (driver) => mailboxes(driver, { outLength: 0 })],
+    ['endless output', delivery.OUT_LENGTH_ERR, (driver) => mailboxes(driver, { outLength: 0x7fffffff })],
+    ['another transport', delivery.CMD_DESCR_ERR, (driver) => mailboxes(driver, { type: 6 })],
+    ['nothing', delivery.OK, (driver) => mailboxes(driver, {})],
+  ];
+
+  it.each(cases)('%s: 0x%x', (_what, expected, run) => {
+    const { driver } = shared;
+    expect(run(driver)).toBe(expected);
+    // The command interface is as good as before.
+    driver.commandSlot = 2;
+    driver.command('QUERY_VPORT_STATE');
+  });
+
+  it('a loop of mailboxes: ends where the length says', () => {
+    const { driver } = shared;
+    prm.mailboxBlock.set64(driver.memory, 'next', ring, ring);
+    expect(mailboxes(driver, { inLength: limits.commandBytes })).toBe(delivery.OK);
+    expect(mailboxes(driver, { out: ring, outLength: limits.commandBytes })).toBe(delivery.OK);
+  });
+});
+
+/** QUERY_HCA_CAP by hand, with one thing wrong; returns the delivery status. */
+function mailboxes(
+  driver: FakeDriver,
+  wrong: { type?: number; inLength?: number; outLength?: number; in?: number; out?: number },
+): number {
+  const entry = driver.memory.subarray(commandQueue + 64, commandQueue + 128);
+  entry.fill(0);
+  entry[0] = wrong.type ?? prm.pciCommandTransport;
+  prm.commandEntry.set(entry, 'inlen', wrong.inLength ?? 64);
+  prm.commandEntry.set(entry, 'outlen', wrong.outLength ?? 64);
+  prm.commandEntry.set64(entry, 'in_ptr', wrong.in ?? ring);
+  prm.commandEntry.set64(entry, 'out_ptr', wrong.out ?? 0x300000);
+  entry.writeUInt16BE(prm.opcode.NOP, prm.commandEntry.byte('in'));
+  entry[63] = 1;
+  driver.write32(0x18, 2);
+  driver.poll();
+  return (entry[63] ?? 0xff) >>> 1;
+}
