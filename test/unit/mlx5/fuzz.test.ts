@@ -21,9 +21,9 @@ describe('a recorded session', () => {
   });
 
   it('does no harm with mutations; `make fuzz` plays many more', () => {
-    const outcome = fuzzRecording(recording, 20_000, 6_000);
-    expect(outcome.mutated).toBeGreaterThanOrEqual(6_000);
-    expect(outcome.states).toBeGreaterThan(50);
+    const outcome = fuzzRecording(recording, 20_000, 4_000);
+    expect(outcome.mutated).toBeGreaterThanOrEqual(4_000);
+    expect(outcome.states).toBeGreaterThan(30);
     expect(outcome.statesRefused).toBeLessThan(outcome.states);
   });
 
@@ -67,7 +67,7 @@ describe('a recorded session', () => {
     for (const [what, [message, plant]] of Object.entries(harms)) {
       const run = () => {
         const replay = new Replay(recording, memoryBytes, plant);
-        for (let seed = 1; seed <= 3; seed++) replay.hostileSession(seed, 50);
+        for (let seed = 1; seed <= 2; seed++) replay.hostileSession(seed, 50);
       };
       expect(run, what).toThrow(message);
     }

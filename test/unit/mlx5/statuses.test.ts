@@ -9,14 +9,14 @@ import { bench, running } from './setup.ts';
 const { commandStatus: status, deliveryStatus: delivery } = prm;
 
 /** A command that names one object in its third word. */
-function naming(id: number, bytes = 16): Buffer {
+function naming(id: number, bytes = 16) {
   const input = Buffer.alloc(bytes);
   input.writeUInt32BE(id >>> 0, 8);
   return input;
 }
 
 /** A CREATE or MODIFY with one thing changed in a form that is right otherwise. */
-function form(bytes: number, ...changes: readonly ((input: Buffer) => void)[]): Buffer {
+function form(bytes: number, ...changes: readonly ((input: Buffer) => void)[]) {
   const input = Buffer.alloc(bytes);
   for (const change of changes) change(input);
   return input;
