@@ -43,9 +43,9 @@ export const limits = {
   lsoSegments: 16 * 1024,
   /** Bytes of headers that are copied out of guest memory for parsing and rewriting. */
   headerBytes: 256,
-  /** Bytes that a send queue may send in one go before the device loop serves others. */
+  /** Bytes, and frames (LSO: segments), that a send queue may send in one go before the device loop serves others. */
   sendBurstBytes: 1024 * 1024,
-  sendBurstWqes: 1024,
+  sendBurstFrames: 1024,
 } as const;
 
 /** Largest frame on the wire with FCS: what PMTU reports as `max_mtu`. Leaves the guest an MTU of 9978. */

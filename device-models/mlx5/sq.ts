@@ -156,7 +156,7 @@ export class SendQueues {
       return;
     }
     let bytes = 0;
-    let wqes = 0;
+    let frames = 0;
     while (sq.ci !== producer) {
       const ready = (producer - sq.ci) & indexMask;
       const index = sq.ci;
@@ -171,7 +171,9 @@ export class SendQueues {
       sq.ci = (sq.ci + this.#wqe.basicBlocks) & indexMask;
       if (this.#wqe.signalled) this.#complete(sq, index);
       bytes += this.#wqe.payloadLength;
-      if (bytes >= limits.sendBurstBytes || ++wqes >= limits.sendBurstWqes) {
+      // An LSO of tiny segments is as much work as so many frames.
+      frames += this.#wqe.opcode === wqeOpcode.LSO ? this.#wqe.payloadLength / this.#wqe.mss : 1;
+      if (bytes >= limits.sendBurstBytes || frames >= limits.sendBurstFrames) {
         if (sq.ci !== producer) this.#later(sq);
         return;
       }

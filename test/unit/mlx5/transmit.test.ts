@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { limits } from '../../../device-models/mlx5/limits.ts';
 import { segmentFlags } from '../../../device-models/mlx5/offload/transmit.ts';
 import { buildFrame, checksumsRight } from './frames.ts';
 import { running } from './setup.ts';
@@ -195,6 +196,19 @@ describe('transmit', () => {
       expect([what, driver.querySqState(sq)]).toEqual([what, 3]);
       expect(port.sent).toEqual([]);
     }
+  });
+
+  it('lets others have a turn while it cuts much into tiny segments', () => {
+    const { driver, port, host } = running();
+    const sq = driver.channels[0]?.tx;
+    if (sq === undefined) throw new Error('no queue');
+    const payload = 3000;
+    const frame = buildFrame({ protocol: 'tcp', payload: Buffer.alloc(payload) });
+    for (let index = 0; index < 8; index++) driver.build(sq, frame, { mss: 1, inline: 54 });
+    driver.ring(sq);
+    expect(port.sent.length).toBeLessThan(limits.sendBurstFrames + payload);
+    host.advance(1_000);
+    expect(port.sent.length).toBe(8 * payload);
   });
 
   it('goes around the ring many times, with multi-block WQEs', () => {
