@@ -13,6 +13,12 @@ const errorSyndromeWord = eqeCqError.byte('syndrome') & ~3;
 const ownerByte = cqe.byte('op_own');
 const nanosecondsPerMicrosecond = 1000;
 export const logCqeBytes = 6;
+/**
+ * How long the event for frames that went out waits for company: usually the event for an answer, whose handler looks at
+ * the send CQ as well. Far below what a sender may have under way without noticing, and well above what a guest takes
+ * for one interrupt.
+ */
+const sentEventDelayNs = 150_000;
 
 /** `cqc.status`. */
 export const cqStatus = { OK: 0, OVERFLOW: 9, WRITE_FAIL: 0xa } as const;
@@ -51,6 +57,8 @@ export class CompletionQueue extends DeviceObject {
   /** Completions since the last event, and when that was. */
   unreported = 0;
   lastEvent = Number.NEGATIVE_INFINITY;
+  /** Has told of a frame that came in, which somebody may wait for; a CQ of send queues only never does. */
+  urgent = false;
   timer: Timer | undefined;
 
   constructor(id: number, settings: CompletionQueueSettings) {
@@ -142,6 +150,8 @@ export class CompletionQueues {
     cq.armCi = cq.ci;
     cq.armed = true;
     cq.solicitedOnly = solicitedOnly;
+    // Seen without an event: what is completed next gets its full time.
+    if (cq.pi === cq.armCi) cq.timer?.cancel();
     this.onArm(cq);
     this.evaluate(cq);
   }
@@ -150,11 +160,12 @@ export class CompletionQueues {
   evaluate(cq: CompletionQueue): void {
     if (!cq.armed || cq.pi === cq.armCi || !this.#host.mayInitiate) return;
     if (cq.period !== 0 && !(cq.maxCount !== 0 && cq.unreported >= cq.maxCount)) {
-      const due = cq.lastEvent + cq.period * nanosecondsPerMicrosecond;
       const now = this.#host.now();
-      if (now < due) {
+      const due = cq.lastEvent + cq.period * nanosecondsPerMicrosecond;
+      const start = cq.urgent ? due : Math.max(due, now + sentEventDelayNs);
+      if (now < start) {
         cq.timer ??= this.#host.timer(() => this.#moderationOver(cq));
-        if (!cq.timer.armed) cq.timer.arm(due - now);
+        if (!cq.timer.armed) cq.timer.arm(start - now);
         return;
       }
     }

@@ -180,6 +180,7 @@ export class ReceiveQueues {
     entry.writeUInt32BE(cycles >>> 0, at.timestampLow);
     entry.writeUInt16BE(rq.ci, at.counter);
     rq.ci = (rq.ci + 1) & indexMask;
+    cq.urgent = true;
     if (!this.#cqs.post(cq, cqeOpcode.RESP_SEND)) {
       rq.setState(queueState.ERR);
       return delivery.dropped;

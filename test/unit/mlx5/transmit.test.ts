@@ -221,4 +221,35 @@ describe('transmit', () => {
     expect(port.sent).toHaveLength(200);
     expect(port.sent.every((sent) => sent.equals(frame))).toBe(true);
   });
+
+  it('lets the event for sent frames wait for company, where the driver wants moderation', () => {
+    const { host, device, driver } = running();
+    const frame = buildFrame({ dst: peer, src: driver.mac });
+    const cq = device.core.cqs.table.get(driver.channels[0]?.tx.cq.cqn ?? 0);
+    const send = (): number => {
+      const before = host.fired.length;
+      driver.send(frame);
+      return host.fired.length - before;
+    };
+    expect(send()).toBe(1);
+    driver.poll();
+    cq.period = 16;
+    cq.maxCount = 4;
+    const fired = host.fired.length;
+    expect([send(), send()]).toEqual([0, 0]);
+    host.advance(150_000);
+    expect(host.fired.length).toBe(fired + 1);
+    driver.poll();
+    expect([send(), send(), send(), send()]).toEqual([0, 0, 0, 1]);
+    driver.poll();
+    // Seen while something else was handled: no event, and no shorter wait for what comes next.
+    send();
+    host.advance(100_000);
+    device.core.cqs.arm(cq.id, cq.pi, false);
+    send();
+    host.advance(100_000);
+    expect(host.fired.length).toBe(fired + 2);
+    host.advance(50_000);
+    expect(host.fired.length).toBe(fired + 3);
+  });
 });
