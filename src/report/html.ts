@@ -21,8 +21,11 @@ function embedJson(report: MigrationReport): string {
   return JSON.stringify(report).replaceAll('<', '\\u003c');
 }
 
-/** One self-contained page: no script runs, nothing is fetched; the data is in it as JSON, too. */
-export async function htmlReport(report: MigrationReport): Promise<string> {
+/**
+ * One self-contained page: no script runs, nothing is fetched; the data is in it as JSON, too.
+ * @param proven what else was found to hold, one sentence each
+ */
+export async function htmlReport(report: MigrationReport, proven: readonly string[] = []): Promise<string> {
   // The charting library is large and needed for nothing else.
   const { convergenceChart, timelineChart } = await import('./charts.ts');
   const good = report.outcome === 'migrated' && report.error === null;
@@ -39,6 +42,7 @@ export async function htmlReport(report: MigrationReport): Promise<string> {
 <h1 class="${good ? 'ok' : 'bad'}">${escapeHtml(title)}</h1>
 <p>${escapeHtml(report.startedAt)}</p>
 <pre>${escapeHtml(summary(report))}</pre>
+${proven.length === 0 ? '' : `<ul>${proven.map((line) => `<li>${escapeHtml(line)}</li>`).join('')}</ul>`}
 ${charts.join('\n')}
 <script type="application/json" id="report">${embedJson(report)}</script>
 </body></html>

@@ -1,0 +1,40 @@
+/** What the scenes of the demonstration share. */
+import type { Testbed } from '../src/qemu/index.ts';
+import type { MigrationReport } from '../src/report/types.ts';
+import { progress } from './scene.ts';
+
+/** What a migration came to, and what was found to hold; a scene throws when anything does not. */
+export interface DemoResult {
+  readonly report: MigrationReport;
+  readonly proven: string[];
+}
+
+/** Sets a stage, migrates, checks. `finish` takes what must be ended afterwards, however it goes. */
+export type DemoScene = (finish: (end: () => Promise<void>) => void) => Promise<DemoResult>;
+
+export const say = (line: string): void => void process.stdout.write(`${line}\n`);
+
+/** Migrates with every comparison and live progress. @throws Error unless everything was compared and is equal */
+export async function migrateAndProve(bed: Testbed): Promise<DemoResult> {
+  const report = await bed.migrate({
+    verify: { ram: true, state: true, config: true },
+    onProgress: progress.update,
+  });
+  progress.end();
+  return { report, proven: proveEqual(report) };
+}
+
+/** Throws unless everything was compared and nothing differs. */
+function proveEqual(report: MigrationReport): string[] {
+  const { ram, devices } = report;
+  if (ram === null) throw new Error('RAM was not compared');
+  if (ram.differing > 0) throw new Error(`${ram.differing} of ${ram.pages} pages of RAM differ`);
+  const proven = [`RAM: ${ram.differing} of ${ram.pages} pages differ`];
+  for (const device of devices) {
+    if (device.stateEqual !== true) throw new Error(`${device.id}: the state was not found equal`);
+    if (device.configDifferences.length > 0) throw new Error(`${device.id}: configuration differs`);
+    if (device.msixTableEqual === false) throw new Error(`${device.id}: the MSI-X table differs`);
+    proven.push(`${device.id}: state, PCI configuration and MSI-X table are equal on both sides`);
+  }
+  return proven;
+}

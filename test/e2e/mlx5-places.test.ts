@@ -1,0 +1,137 @@
+import { join } from 'node:path';
+import { execa } from 'execa';
+import { afterEach, describe, expect, it } from 'vitest';
+import { configureGuest, type Network, plainNet } from '../../qemu-scripts/network.ts';
+import { serveDevice, type Testbed } from '../../src/qemu/index.ts';
+import { deviceArgument } from '../../src/qemu/vm-arguments.ts';
+import { checkoutRoot } from '../../src/setup/index.ts';
+import { boot, card, closeAll, expectPings, makeNetwork, proven, slot, warnings } from './mlx5-world.ts';
+
+afterEach(closeAll);
+
+const driver = '/sys/bus/pci/drivers/mlx5_core';
+
+async function reboot(bed: Testbed): Promise<void> {
+  const id = 'cat /proc/sys/kernel/random/boot_id';
+  const before = await bed.agent.check(id);
+  await bed.agent.run('(sleep 0.2; reboot -f) >/dev/null 2>&1 &');
+  await expect.poll(() => bed.agent.check(id, { timeoutMs: 120_000 }), { timeout: 120_000 }).not.toBe(before);
+  await bed.agent.waitReady({ timeoutMs: 120_000 });
+  await configureGuest(bed);
+}
+
+/** What an operator would ask of the first card's server. */
+async function ask(bed: Testbed, ...what: string[]): Promise<unknown> {
+  const socket = bed.current.servers.get('nic0')?.migrationSocket ?? '';
+  const main = join(checkoutRoot(), 'dist/src/cli/main.js');
+  const { stdout } = await execa(process.execPath, [main, 'ask', socket, ...what]);
+  return JSON.parse(stdout);
+}
+
+/** Another card is plugged into `bus` by QMP, removed and found again by the guest, and unplugged. */
+async function plugAndUnplug(bed: Testbed, network: Network, bus: string): Promise<void> {
+  const served = await serveDevice({
+    model: 'mlx5',
+    name: 'hot',
+    set: { mac: '52:54:00:00:02:00' },
+    args: network.serveArguments('hot'),
+  });
+  const use = async (): Promise<void> => {
+    await bed.agent.check(
+      'until ip link show eth1 >/dev/null 2>&1; do sleep 0.1; done; ip link set eth1 up; ' +
+        `ip addr add 10.77.0.3/24 dev eth1; until ping -c 1 -W 1 -I eth1 ${plainNet.peer} >/dev/null; do :; done`,
+      { timeoutMs: 30_000 },
+    );
+    await expectPings(bed, plainNet.peer, 5, '-I eth1');
+  };
+  try {
+    const { vm } = bed.current;
+    const properties = JSON.parse(deviceArgument({ id: 'hot', socket: served.socket, bus })) as object;
+    await vm.qmp.execute('device_add', properties);
+    await use();
+    await bed.agent.check(
+      'echo 1 >$(readlink -f /sys/class/net/eth1/device)/remove; echo 1 >/sys/bus/pci/rescan',
+    );
+    await use();
+    expect(await warnings(bed)).toEqual([]);
+    const deleted = new Promise((resolve) => {
+      vm.qmp.on('event', ({ name }) => {
+        if (name === 'DEVICE_DELETED') resolve('unplugged');
+      });
+    });
+    await vm.qmp.execute('device_del', { id: 'hot' });
+    const outcome = await Promise.race([deleted, vm.exited.then(({ signal }) => signal)]);
+    // The guest lets go; then QEMU (11.1.3) aborts in vfio_user_msix_teardown, whatever device with MSI-X it is.
+    if (outcome === 'unplugged') expect(await bed.agent.check('ls /sys/class/net')).not.toContain('eth1');
+    else {
+      expect(outcome).toBe('SIGABRT');
+      expect(vm.log()).toContain('memory_region_del_subregion: Assertion');
+    }
+    expect(served.exit).toBeUndefined();
+  } finally {
+    await served.close();
+  }
+}
+
+describe('the network card', () => {
+  it('behind a root port: reset by function, reboot, migration, hot-plug and unplug', async () => {
+    const network = await makeNetwork();
+    const bed = await boot({
+      devices: [card(network, 0, { bus: 'port0' })],
+      vm: { rootPorts: ['port0', 'port1'] },
+    });
+    await expectPings(bed, plainNet.peer);
+    await bed.agent.check(
+      'd=$(readlink -f /sys/class/net/eth0/device); n=$(basename $d); cat $d/reset_method | grep -q flr; ' +
+        `echo $n >${driver}/unbind; echo 1 >$d/reset; echo $n >${driver}/bind`,
+    );
+    await configureGuest(bed);
+    await expectPings(bed, plainNet.peer);
+    expect(await warnings(bed)).toEqual([]);
+    await reboot(bed);
+    await expectPings(bed, plainNet.peer);
+    await bed.migrate(proven);
+    await expectPings(bed, plainNet.peer);
+    await plugAndUnplug(bed, network, 'port1');
+  });
+
+  it('with strictly translated addresses', async () => {
+    const network = await makeNetwork();
+    const bed = await boot({
+      devices: [card(network)],
+      vm: {
+        machineOptions: ['kernel-irqchip=split'],
+        platformDevices: ['intel-iommu,caching-mode=on,intremap=on'],
+        append: 'intel_iommu=on iommu.passthrough=0 iommu.strict=1',
+      },
+    });
+    expect(await bed.agent.check('cat /sys/class/net/eth0/device/iommu_group/type')).toBe('DMA');
+    await expectPings(bed, plainNet.peer, 50);
+    await bed.agent.check(`echo ${slot()} >${driver}/unbind`);
+    expect(await warnings(bed)).toEqual([]);
+  });
+
+  it('by messages alone, where guest memory is not shared', async () => {
+    const network = await makeNetwork();
+    const bed = await boot({ devices: [card(network)], vm: { memoryBackend: 'private' } });
+    await expectPings(bed, plainNet.peer, 50);
+    expect(await warnings(bed)).toEqual([]);
+  });
+
+  it('obeys an operator: link down and up, and one send that fails, after which the driver recovers', async () => {
+    const network = await makeNetwork();
+    const bed = await boot({ devices: [card(network)] });
+    const carrier = (): Promise<string> => bed.agent.check('cat /sys/class/net/eth0/carrier');
+    await ask(bed, 'setLink', 'up=false');
+    await expect.poll(carrier).toBe('0');
+    await ask(bed, 'setLink', 'up=true');
+    await expect.poll(carrier).toBe('1');
+    expect(await warnings(bed)).toEqual([]);
+    expect(await ask(bed, 'injectSendError')).toEqual({});
+    await bed.agent.check(`ping -c 3 -i 0.2 -W 1 ${plainNet.peer}; true`);
+    expect(await bed.agent.check('dmesg | grep -c "Error cqe"')).toBe('1');
+    await bed.agent.check(`until ping -c 1 -W 1 ${plainNet.peer} >/dev/null; do :; done`);
+    await expectPings(bed, plainNet.peer);
+    expect(await bed.agent.check("ethtool -S eth0 | awk '/tx_recover:/ {print $2}'")).toBe('1');
+  });
+});
