@@ -39,49 +39,57 @@ export function unpackRecording(bytes: Uint8Array): Recording {
   return unpack(gunzipSync(bytes)) as Recording;
 }
 
-/** Notes what a device is told and what it reads; wraps the host that the device is made with. */
+/** Notes what a device is told and what it reads. */
 export class Recorder {
   readonly steps: Step[] = [];
-  readonly host: DeviceHost;
-  readonly #inner: DeviceHost;
+  readonly #now: () => number;
   readonly #start: number;
   #memory: Piece[] = [];
 
-  constructor(inner: DeviceHost) {
-    this.#inner = inner;
-    this.#start = inner.now();
-    const dma = recordedMemory(inner.dma, (at, bytes) => {
-      this.#memory.push({ at, bytes: Uint8Array.from(bytes) });
-    });
-    this.host = {
-      log: inner.log,
-      dma,
-      messages: inner.messages,
-      interrupts: inner.interrupts,
-      pci: inner.pci,
-      get mayInitiate() {
-        return inner.mayInitiate;
-      },
-      barMemory: (bar) => inner.barMemory(bar),
-      now: () => inner.now(),
-      timer: (callback) => inner.timer(callback),
-      watch: (fd, interest, callback) => inner.watch(fd, interest, callback),
-      defer: (task) => inner.defer(task),
-    };
+  /** @param now nanoseconds */
+  constructor(now: () => number) {
+    this.#now = now;
+    this.#start = now();
+  }
+
+  /** The device has read `bytes` at `at`. */
+  note(at: number, bytes: Uint8Array): void {
+    this.#memory.push({ at, bytes: Uint8Array.from(bytes) });
   }
 
   /** Runs `action`, which is what `what` says, and notes the memory that was read by it. */
-  during(what: Pick<Step, 'write' | 'frame'>, action: () => void): void {
-    this.#flush({});
-    action();
-    this.#flush(what, true);
+  during<T>(what: Pick<Step, 'write' | 'frame'>, action: () => T): T {
+    if (this.#memory.length > 0) this.#flush({});
+    try {
+      return action();
+    } finally {
+      this.#flush(what);
+    }
   }
 
-  #flush(what: Pick<Step, 'write' | 'frame'>, always = false): void {
-    if (!always && this.#memory.length === 0) return;
-    this.steps.push({ time: this.#inner.now() - this.#start, memory: this.#memory, ...what });
+  #flush(what: Pick<Step, 'write' | 'frame'>): void {
+    this.steps.push({ time: this.#now() - this.#start, memory: this.#memory, ...what });
     this.#memory = [];
   }
+}
+
+/** The host for a device whose reads of guest memory are told to `recorder`. */
+export function recordedHost(inner: DeviceHost, recorder: Recorder): DeviceHost {
+  return {
+    log: inner.log,
+    dma: recordedMemory(inner.dma, (at, bytes) => recorder.note(at, bytes)),
+    messages: inner.messages,
+    interrupts: inner.interrupts,
+    pci: inner.pci,
+    get mayInitiate() {
+      return inner.mayInitiate;
+    },
+    barMemory: (bar) => inner.barMemory(bar),
+    now: () => inner.now(),
+    timer: (callback) => inner.timer(callback),
+    watch: (fd, interest, callback) => inner.watch(fd, interest, callback),
+    defer: (task) => inner.defer(task),
+  };
 }
 
 /** `memory`, with every read told to `note` before anything is written over it. */

@@ -7,6 +7,8 @@ import { CheckedMemory } from './checked-memory.ts';
 import { mutateState, mutateStep, Random } from './mutate.ts';
 import type { Recording, Step } from './recording.ts';
 
+const pageBytes = 4096;
+
 /** Accesses to guest memory and frames sent that one message may cost; beyond it, it is a loop. */
 export const maxWorkPerMessage = 100_000;
 
@@ -72,10 +74,16 @@ export class Replay {
     this.#recording = recording;
     this.#prepare = prepare;
     this.#memory = CheckedMemory.create(memoryBytes);
+    this.#memory.log.start(pageBytes, []);
     this.#memory.onAccess = () => this.#worked();
     this.#host = new FakeHost(this.#memory);
     [this.#device, this.#port] = this.#make();
     this.#expected = this.#playFaithfully();
+  }
+
+  /** Commands that were refused since the beginning. */
+  get refused(): number {
+    return this.#host.refusals;
   }
 
   get expected(): readonly number[] {
@@ -141,7 +149,16 @@ export class Replay {
     this.#device.core.sqs.failNext = false;
     this.#device.reset('client');
     this.#expectEmpty('after a reset');
-    this.#memory.bytes.fill(0);
+    this.#clearMemory();
+  }
+
+  /** What guest and device have written; all of memory would be much. */
+  #clearMemory(): void {
+    const { bytes } = this.#memory;
+    for (const page of this.#memory.takeDirty()) bytes.fill(0, page * pageBytes, (page + 1) * pageBytes);
+    for (const { memory } of this.#recording.steps) {
+      for (const piece of memory) bytes.fill(0, piece.at, piece.at + piece.bytes.length);
+    }
   }
 
   #expectEmpty(when: string): void {

@@ -1,6 +1,8 @@
 import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { checkoutRoot } from '../../../src/setup/index.ts';
 import { memoryBytes } from '../../unit/mlx5/fake-host.ts';
 import { type Recording, unpackRecording } from './recording.ts';
 import { Replay, type ReplayFigures } from './replay.ts';
@@ -53,24 +55,18 @@ export function fuzzRecording(recording: Recording, seed: number, mutations: num
 }
 
 /** Guest memory that holds all that was read, in whole MiB; what lies beyond the first GiB is left out of a play. */
-function memoryOf({ steps }: Recording): number {
+export function memoryOf({ steps }: Recording): number {
   const mib = 1024 * 1024;
   let end = memoryBytes;
   for (const { memory } of steps) for (const { at, bytes } of memory) end = Math.max(end, at + bytes.length);
   return Math.min(1023 * mib, Math.ceil(end / mib) * mib);
 }
 
-/** Sessions of real guests, if there are any beside the source. */
-function* recordings(): Iterable<[string, Recording]> {
+/** The fake driver's session and those of real guests (see `record-guest.ts`). */
+export function* recordings(): Iterable<[string, Recording]> {
   yield ['the fake driver', recordFakeDriver()];
-  const folder = new URL('../../../../test/fuzz/recordings/', import.meta.url);
-  let names: string[] = [];
-  try {
-    names = readdirSync(folder);
-  } catch {
-    // Without them the fake driver's session has to do.
-  }
-  for (const name of names) yield [name, unpackRecording(readFileSync(new URL(name, folder)))];
+  const folder = join(checkoutRoot(), 'test/fuzz/recordings');
+  for (const name of readdirSync(folder)) yield [name, unpackRecording(readFileSync(join(folder, name)))];
 }
 
 /** Fuzzes with every recording there is; yields what to tell about each. */

@@ -4,14 +4,14 @@ import { CommandFailed, FakeDriver } from '../../unit/mlx5/driver.ts';
 import { FakeHost, FakePort } from '../../unit/mlx5/fake-host.ts';
 import { buildFrame } from '../../unit/mlx5/frames.ts';
 import { testMac } from '../../unit/mlx5/setup.ts';
-import { Recorder, type Recording } from './recording.ts';
+import { Recorder, type Recording, recordedHost } from './recording.ts';
 
 /** Records the fake driver: probe, interface up, all kinds of traffic, changes of everything, down, removal. */
 export function recordFakeDriver(vectors = 4): Recording {
   const host = new FakeHost();
-  const recorder = new Recorder(host);
+  const recorder = new Recorder(() => host.now());
   const port = new FakePort();
-  const device = new Mlx5Device(recorder.host, { vectors, mac: testMac }, port);
+  const device = new Mlx5Device(recordedHost(host, recorder), { vectors, mac: testMac }, port);
   const driver = new FakeDriver(host, device);
   const bar = device.bars[0];
   const write = bar.write.bind(bar);

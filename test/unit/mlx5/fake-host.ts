@@ -135,7 +135,12 @@ class FakeTimer implements Timer {
 export class FakeHost implements DeviceHost {
   /** What the device logged as an error: its own mistakes. */
   readonly errors: unknown[] = [];
+  /** Commands that it refused. */
+  refusals = 0;
   readonly log: Logger = Object.assign(Object.create(silentLogger), {
+    debug: () => {
+      this.refusals++;
+    },
     error: (...what: unknown[]) => void this.errors.push(what),
   });
   readonly dma: FakeMemory;

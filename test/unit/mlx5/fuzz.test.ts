@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { Mlx5Device } from '../../../device-models/mlx5/index.ts';
 import { packRecording, unpackRecording } from '../../fuzz/mlx5/recording.ts';
 import { Replay } from '../../fuzz/mlx5/replay.ts';
-import { fuzzRecording } from '../../fuzz/mlx5/run.ts';
+import { fuzzRecording, memoryOf, recordings } from '../../fuzz/mlx5/run.ts';
 import { recordFakeDriver } from '../../fuzz/mlx5/session.ts';
 import { memoryBytes } from './fake-host.ts';
 
@@ -18,6 +18,19 @@ describe('a recorded session', () => {
     expect(interrupts).toBeGreaterThan(300);
     expect(replay.stillFaithful()).toBe(true);
     replay.close();
+  });
+
+  it('of a real guest has its effect: frames leave, interrupts are fired', () => {
+    for (const [name, real] of recordings()) {
+      const replay = new Replay(real, memoryOf(real));
+      const [frames, interrupts] = replay.expected;
+      expect(frames, name).toBeGreaterThan(10);
+      expect(interrupts, name).toBeGreaterThan(300);
+      expect(replay.refused, name).toBeLessThan(20);
+      replay.hostileSession(1, 200);
+      expect(replay.stillFaithful(), name).toBe(true);
+      replay.close();
+    }
   });
 
   it('does no harm with mutations; `make fuzz` plays many more', () => {
