@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { SwitchPort } from '../../src/net/switch/client.ts';
 import type { Switch, SwitchOptions } from '../../src/net/switch/switch.ts';
 import { closeFd, connectUnix, sendMessage } from '../../src/posix/index.ts';
-import { broadcast, type Inbox, mac, NetWorld, numbered } from './net-world.ts';
+import { broadcast, type Inbox, inbox, mac, NetWorld, numbered } from './net-world.ts';
 
 let world: NetWorld;
 beforeEach(() => {
@@ -73,6 +73,18 @@ describe.each([
     expect(source.state).toBe('standby');
     expect(source.send([numbered(PEER, VM, 0)], 64)).toBe(false);
     expect(network.stats.ports.reduce((sum, port) => sum + port.dropped + port.parkDropped, 0)).toBe(0);
+  });
+
+  test('a parked port still sends what its device has begun, until another takes its place', async () => {
+    const { source, peer } = await stage(identity);
+    const peerBox = inbox(peer);
+    expect(source.park()).toBe(true);
+    for (let n = 1; n < 4; n += 1) {
+      expect(source.send([numbered(PEER, VM, n)], 64)).toBe(true);
+      await world.settle();
+    }
+    await world.until(() => peerBox.frames.length >= 3);
+    expect(peerBox.sequences.slice(-3)).toEqual([1, 2, 3]);
   });
 
   test('control: without parking, what arrives in between is lost', async () => {

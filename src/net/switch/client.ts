@@ -81,8 +81,8 @@ export class SwitchPort extends BasePort {
 
   override send(parts: readonly Uint8Array[], length: number): boolean {
     const fits = length >= ethernet.headerLength && length <= MAX_FRAME;
-    if (!fits || !this.sending || this.#state !== 'active' || this.#returning)
-      return this.counted(false, length);
+    // Parked, a port still sends: its device finishes what its guest had begun.
+    if (!fits || !this.sending || this.#state === 'standby') return this.counted(false, length);
     if (!this.#out.push(parts, length)) {
       this.#flush();
       if (!this.#out.push(parts, length)) return this.counted(false, length);
