@@ -318,16 +318,21 @@ export class Pings {
 
   static async start(bed: Testbed, net: Net): Promise<Pings> {
     const log = `/run/ping.${net.peer}`;
-    await bed.agent.check(`ping -i 0.01 -q ${net.peer} >${log} 2>&1 & echo $! >${log}.pid`);
+    await bed.agent.check(`ping -i 0.01 ${net.peer} >${log} 2>&1 & echo $! >${log}.pid`);
     return new Pings(bed, log);
   }
 
-  async end(): Promise<{ sent: number; received: number; text: string }> {
+  /** Ends them. What was under way at the end is not counted as sent: each reply is looked at by its number. */
+  async end(): Promise<{ sent: number; lost: number; duplicates: number }> {
+    const count =
+      '/bytes from/ { split($2, part, " "); n = part[1] + 0; if (n in seen) again++; ' +
+      'else { seen[n] = 1; got++ } if (n > last) last = n } END { print last + 0, got + 0, again + 0 }';
     const text = await this.#bed.agent.check(
-      `sleep 0.3; kill -INT $(cat ${this.#log}.pid); while kill -0 $(cat ${this.#log}.pid) 2>/dev/null; do sleep 0.05; done; cat ${this.#log}`,
+      `kill -INT $(cat ${this.#log}.pid); while kill -0 $(cat ${this.#log}.pid) 2>/dev/null; do sleep 0.05; done; ` +
+        `awk -F icmp_seq= '${count}' ${this.#log}`,
     );
-    const [, sent, received] = /(\d+) packets transmitted, (\d+) received/.exec(text) ?? [];
-    return { sent: Number(sent), received: Number(received), text };
+    const [sent = 0, received = 0, duplicates = 0] = text.split(' ').map(Number);
+    return { sent, lost: sent - received, duplicates };
   }
 }
 
