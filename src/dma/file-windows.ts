@@ -58,11 +58,7 @@ export class FileWindows {
   acquire(file: SharedFile, offset: number, end: number, writable: boolean): FileWindow {
     const start = offset - (offset % WINDOW_SIZE);
     const needed = Math.min(end - start, WINDOW_SIZE);
-    const key = `${file.identity}:${start}:${writable}`;
-    const known = this.#windows.get(key);
-    // The file may have grown since.
-    const window =
-      known !== undefined && known.bytes.length >= needed ? known : this.#map(file, start, key, writable);
+    const window = this.#known(file, start, needed, writable) ?? this.#map(file, start, writable);
     this.#use(window, 1);
     this.#unused.delete(window);
     return window;
@@ -88,6 +84,19 @@ export class FileWindows {
     }
   }
 
+  /**
+   * A window that will do. A writable one serves readers, too, whose permission is checked at each access: firmware and the
+   * load of a migration turn memory read-only piece by piece, and a window costs milliseconds.
+   */
+  #known(file: SharedFile, start: number, needed: number, writable: boolean): SharedWindow | undefined {
+    for (const able of writable ? [true] : [true, false]) {
+      const known = this.#windows.get(keyOf(file, start, able));
+      // The file may have grown since.
+      if (known !== undefined && known.bytes.length >= needed) return known;
+    }
+    return undefined;
+  }
+
   #use(window: SharedWindow, by: 1 | -1): void {
     window.users += by;
     const users = (this.#users.get(window.identity) ?? 0) + by;
@@ -95,16 +104,21 @@ export class FileWindows {
     else this.#users.set(window.identity, users);
   }
 
-  #map(file: SharedFile, start: number, key: string, writable: boolean): SharedWindow {
+  #map(file: SharedFile, start: number, writable: boolean): SharedWindow {
     if (this.#count >= MAX_WINDOWS)
       throw new RequestError(errno.ENOSPC, `DMA mappings of more than ${MAX_WINDOWS} GiB`);
     // Readable whenever it is writable: processors have no other kind of page.
     const prot = writable ? mmapProt.READ | mmapProt.WRITE : mmapProt.READ;
     const memory = MappedMemory.map(file.fd, start, Math.min(file.size - start, WINDOW_SIZE), prot);
     const { identity } = file;
+    const key = keyOf(file, start, writable);
     const window = { key, identity, memory, bytes: memory.windows[0] ?? Buffer.alloc(0), users: 0 };
     this.#windows.set(key, window);
     this.#count += 1;
     return window;
   }
+}
+
+function keyOf(file: SharedFile, start: number, writable: boolean): string {
+  return `${file.identity}:${start}:${writable}`;
 }
