@@ -94,6 +94,8 @@ export interface DevicePeer {
   barrier(): Promise<number>;
   dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]>;
   markDirty(): Promise<MarkResult>;
+  /** Rehearses marking so many pages, which changes nothing; 0 pages in the result: it could not. */
+  rehearseMarking?(pages: number): Promise<MarkResult>;
   dirtyEstimate(): Promise<number>;
   fireVectors(): Promise<void>;
   park(on: boolean): Promise<void>;

@@ -159,6 +159,10 @@ class VfioUserPeer implements DevicePeer {
     return parseMark(await this.#client.companion('markDirty'));
   }
 
+  async rehearseMarking(pages: number): Promise<MarkResult> {
+    return parseMark(await this.#client.companion('rehearseMarking', { pages }));
+  }
+
   async dirtyEstimate(): Promise<number> {
     return whole(fields(await this.#client.companion('dirtyEstimate')).pages);
   }

@@ -85,7 +85,7 @@ export interface DeviceReport {
   readonly markingUs: number;
   readonly replayedRegisters: number;
   /** How configuration registers were reached at the destination. */
-  readonly replayPath: 'ecam' | 'ports' | 'none';
+  readonly replayPath: 'ecam' | 'ports' | 'early' | 'none';
   readonly configDifferences: readonly string[];
   readonly msixTableEqual: boolean | null;
   readonly stateEqual: boolean | null;

@@ -1,7 +1,7 @@
 import type { GuestMemory, MessageDma } from '../dma/types.ts';
 import { errno, errnoOf, RequestError } from '../errors.ts';
 import type { ServedMigration } from '../transport/served-device.ts';
-import { type MarkOutcome, markPages } from './mark-pages.ts';
+import { type MarkOutcome, markPages, rehearseMarking } from './mark-pages.ts';
 import { StateWindow } from './state-window.ts';
 
 /** What the companion operations reach of a runtime; see docs/protocol-extensions.md. */
@@ -25,6 +25,8 @@ export interface CompanionTarget {
 /** A batch may not move more than this: it is answered in one message. */
 const batchLimit = 512 * 1024;
 const operationLimit = 4096;
+/** Pages of one rehearsal: it holds the device up as marking does. */
+const rehearsalLimit = 4096;
 const nsPerMicrosecond = 1000;
 
 type Request = Readonly<Record<string, unknown>>;
@@ -54,7 +56,9 @@ export class CompanionService {
       },
       barrier: () => this.#barrier(),
       dma: (request) => this.#dma(request),
-      markDirty: () => this.#markDirty(),
+      markDirty: () => this.#marked((client) => markPages(target.memory, client, target.takeDirtyPages())),
+      rehearseMarking: ({ pages }) =>
+        this.#marked((client) => rehearseMarking(target.memory, client, size(pages, rehearsalLimit))),
       dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
       fireVectors: () => ({ fired: target.fireVectors() }),
       openStateWindow: ({ pid, fd, size: bytes, token }) => {
@@ -143,10 +147,9 @@ export class CompanionService {
     return { results };
   }
 
-  #markDirty(): MarkOutcome & { microseconds: number } {
+  #marked(mark: (client: MessageDma) => MarkOutcome): MarkOutcome & { microseconds: number } {
     const start = this.#now();
-    const client = this.#client();
-    const outcome = markPages(this.#target.memory, client, this.#target.takeDirtyPages());
+    const outcome = mark(this.#client());
     return { ...outcome, microseconds: (this.#now() - start) / nsPerMicrosecond };
   }
 }

@@ -134,9 +134,8 @@ describe('kill -9', () => {
     if (error !== undefined && !(victim === 'source QEMU'))
       expect(error.message).toMatch(/runs at the source/);
     await expectOneSide(outcome, source, destination);
-    // In "setup" nothing has been touched yet; later a destination that does not get the guest is ended.
-    const ended = outcome !== 'migrated' && (when !== 'setup' || victim === 'destination QEMU');
-    await expect.poll(() => alive(destination.vm.pid), { timeout: 10_000 }).toBe(!ended);
+    // A destination that does not get the guest is ended: it may have been told half of what it has to know.
+    await expect.poll(() => alive(destination.vm.pid), { timeout: 10_000 }).toBe(outcome === 'migrated');
   });
 });
 

@@ -236,6 +236,16 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       expect(bench.orchestrator.companion('markDirty')).toMatchObject({ pages: 6, failed: 3 });
     });
 
+    it('rehearses marking without touching a byte', () => {
+      bench = start('ram');
+      bench.guestMemory(0, 0x10000).fill(0x55);
+      const counts = new Set<number>();
+      bench.client.onDma = ({ write, count }) => void (write && counts.add(count));
+      expect(bench.orchestrator.companion('rehearseMarking', { pages: 8 })).toMatchObject({ pages: 8 });
+      expect([...counts]).toEqual([0]);
+      expect(bench.orchestrator.companion('rehearseMarking', { pages: 9 })).toMatchObject({ pages: 0 });
+    });
+
     it('passes DMA through, each operation with its own outcome', () => {
       bench = start('ram');
       bench.guestMemory(0x1000, 0x1000).write('abc', 0x10);

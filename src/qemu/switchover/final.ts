@@ -45,6 +45,7 @@ function checkDowntime(run: Run): void {
 }
 
 async function moveState(run: Run, device: DeviceRun): Promise<void> {
+  await device.fed;
   const start = Timeline.now();
   if (run.options.verify?.state === true) {
     device.finalBytes = await pump(device);

@@ -51,6 +51,8 @@ async function steps(run: Run): Promise<void> {
   await run.enter('connect');
   await run.enter('check');
   await run.until(check(run));
+  // From here on a failure ends the destination, wherever in the step it comes.
+  run.progressed.touched = true;
   await run.enter('setup');
   await run.until(setUp(run));
   await run.enter('precopy');

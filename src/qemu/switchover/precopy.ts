@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PrecopySample } from '../../report/types.ts';
 import { type ConvergenceOptions, type Decision, decide } from '../convergence.ts';
+import { preset } from './preset.ts';
 import { pump, pumpRate } from './pump.ts';
 import { type DeviceRun, numberAt, type Run, refusal } from './run.ts';
 import { canPreCopy, holdLimitMs } from './setup.ts';
@@ -14,8 +15,12 @@ const heldBandwidth = 64 * 1024;
  * when the guest is idle and nothing remains.
  */
 const heldBelowBytes = 256 * 1024 * 1024;
-const markMicrosecondsPerPage = 3;
-const fixedMs = 4;
+/** Assumed until it has been measured: what marking a page costs, and all that does not depend on amounts of data. */
+const assumedCost = { markMicrosecondsPerPage: 3, fixedMs: 4 };
+/** Pages of one rehearsal of marking. */
+const rehearsedPages = 256;
+/** Round trips one after the other in a blackout, each as long as a rehearsal: stop, marking, continue, replay, resume. */
+const roundTrips = 5;
 /** Dirty device state that is not worth a transfer of its own before the end. */
 const smallDirtyBytes = 64 * 1024;
 
@@ -25,8 +30,7 @@ export async function preCopy(run: Run): Promise<void> {
     maxSeconds: run.options.maxSeconds ?? 300,
     maxRounds: run.options.maxRounds ?? 60,
     firstRamLimitMs: run.options.firstRamLimitMs ?? 10,
-    fixedMs,
-    markMicrosecondsPerPage,
+    ...assumedCost,
   };
   const over = new AbortController();
   const stopped = run.source
@@ -40,11 +44,13 @@ export async function preCopy(run: Run): Promise<void> {
       over.abort();
     });
   stopped.catch(() => undefined);
-  const governor = new Governor(run, limits);
+  const costs: SwitchoverCosts = { ...assumedCost };
+  const governor = new Governor(run, limits, costs);
   const started = performance.now();
   const beat = async (): Promise<void> => {
     while (!over.signal.aborted) {
       await heartbeat(run);
+      for (const device of run.devices) if (!over.signal.aborted) await preset(run, device);
       await delay(heartbeatMs, undefined, { signal: over.signal }).catch(() => undefined);
     }
   };
@@ -54,15 +60,16 @@ export async function preCopy(run: Run): Promise<void> {
       await delay(pollMs, undefined, { signal: over.signal }).catch(() => undefined);
     }
   };
-  await run.until(
-    Promise.all([
-      stopped,
-      poll(),
-      beat(),
-      warmUp(run),
-      ...run.devices.map((device) => feed(device, over.signal)),
-    ]),
-  );
+  const beats = beat();
+  const feeds = run.devices.map((device) => {
+    device.fed = feed(device, over.signal);
+    return device.fed;
+  });
+  const work = Promise.all([beats, poll(), warmUp(run, costs), ...feeds]);
+  // What is under way when the CPUs stop need not be waited for yet; until then, its failure is ours.
+  await run.until(Promise.race([stopped, work.then(() => stopped)]));
+  // Registers may just be on their way to the destination; mostly they are not.
+  run.settled = beats;
 }
 
 /** The destination is asked for a sign of life so often: a stopped one would only be noticed as a stall. */
@@ -75,14 +82,19 @@ async function heartbeat(run: Run): Promise<void> {
 
 /** How often the calls of the switchover are made in advance. */
 const rehearsals = 12;
+/** The first ones run cold code and tell nothing of the costs. */
+const coldRehearsals = 4;
 
 /**
  * Runs through what the blackout will do, harmlessly, so that neither our code nor the servers' is executed for
- * the first time in it. Refusals (Bus Master off) do not matter here.
+ * the first time in it, and measures. Refusals (Bus Master off) do not matter here.
  */
-async function warmUp(run: Run): Promise<void> {
+async function warmUp(run: Run, costs: SwitchoverCosts): Promise<void> {
   const probe = [{ read: 0, length: 4 }];
+  const trips: number[] = [];
+  const pages: number[] = [];
   for (let count = 0; count < rehearsals && !run.progressed.stopped; count += 1) {
+    const start = performance.now();
     await Promise.all(
       run.devices.flatMap(({ source, destination }) => [
         source.info(),
@@ -92,8 +104,27 @@ async function warmUp(run: Run): Promise<void> {
         destination.dma(probe).catch(() => undefined),
       ]),
     );
+    trips.push(performance.now() - start);
+    if (run.progressed.stopped) return;
+    const marks = await Promise.all(
+      run.devices.map(({ source }) => source.rehearseMarking?.(rehearsedPages).catch(() => undefined)),
+    );
+    for (const mark of marks)
+      if (mark !== undefined && mark.pages > 0) pages.push(mark.microseconds / mark.pages);
+    if (count >= coldRehearsals) {
+      costs.fixedMs = roundTrips * median(trips.slice(coldRehearsals), costs.fixedMs / roundTrips);
+      costs.markMicrosecondsPerPage = median(
+        pages.slice(coldRehearsals * run.devices.length),
+        costs.markMicrosecondsPerPage,
+      );
+    }
     await delay(1);
   }
+}
+
+/** The middle one of `values`, or `otherwise` when there are none. */
+function median(values: readonly number[], otherwise: number): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 1] ?? otherwise;
 }
 
 /** State moved between two looks at how much is left. */
@@ -104,6 +135,7 @@ async function feed(device: DeviceRun, over: AbortSignal): Promise<void> {
   if (!canPreCopy(device)) return;
   while (!over.aborted) {
     const info = await device.source.precopyInfo();
+    if (over.aborted) return;
     device.initialBytes = info.initialBytes;
     device.dirtyBytes = info.dirtyBytes;
     const worth = info.initialBytes > 0 || info.dirtyBytes > smallDirtyBytes;
@@ -112,14 +144,19 @@ async function feed(device: DeviceRun, over: AbortSignal): Promise<void> {
   }
 }
 
+/** What is known of a switchover's costs so far. */
+type SwitchoverCosts = { -readonly [K in 'markMicrosecondsPerPage' | 'fixedMs']: ConvergenceOptions[K] };
+
 /** Looks at all parties, and lets QEMU switch over or holds it. */
 class Governor {
   readonly #run: Run;
   readonly #limits: ConvergenceOptions;
+  readonly #costs: SwitchoverCosts;
   #sent: { limitMs: number; bandwidth: number | undefined } = { limitMs: holdLimitMs, bandwidth: undefined };
 
-  constructor(run: Run, limits: ConvergenceOptions) {
+  constructor(run: Run, limits: ConvergenceOptions, costs: SwitchoverCosts) {
     this.#run = run;
+    this.#costs = costs;
     this.#limits = limits;
   }
 
@@ -149,7 +186,7 @@ class Governor {
         dirtyPages: device.dirtyPages,
       })),
     };
-    const decision = decide(this.#limits, sample);
+    const decision = decide({ ...this.#limits, ...this.#costs }, sample);
     run.rounds = round;
     this.#note(status, decision, elapsedMs);
     if (decision.giveUp !== undefined) {

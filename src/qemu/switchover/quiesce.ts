@@ -8,10 +8,9 @@ import { command } from '../../pci/index.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { formatAddress } from '../pci-address.ts';
 import { addressOf, commandOf, commandOffset, msixTableAddress } from './check.ts';
+import { msixTableBytes } from './preset.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
 import { canP2p, canPreCopy } from './setup.ts';
-
-const msixEntryBytes = 16;
 
 export async function quiesce(run: Run): Promise<void> {
   const { timeline } = run;
@@ -121,7 +120,7 @@ async function readMsixTable(run: Run, device: DeviceRun): Promise<void> {
   const address = msixTableAddress(info);
   if (info.msix === undefined || address === undefined) return;
   const start = Timeline.now();
-  const [result] = await device.source.dma([{ read: address, length: info.msix.vectors * msixEntryBytes }]);
+  const [result] = await device.source.dma([{ read: address, length: msixTableBytes(info.msix.vectors) }]);
   run.timeline.add('msix-read', start, Timeline.now(), { device: device.id });
   if (result === undefined || result.errno !== 0 || result.bytes === undefined) {
     throw refusal(

@@ -1,23 +1,29 @@
-/** Step 6: what QEMU holds of the devices is told to the destination QEMU. */
+/** Step 6: what QEMU holds of the devices is told to the destination QEMU, as far as it has not been told yet. */
 import { CompanionError, errnoName } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
-import type { ReplayEntry } from '../../pci/index.ts';
+import { command, type ReplayEntry } from '../../pci/index.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset, formatAddress } from '../pci-address.ts';
 import { ecamWrites, planReplay } from '../replay-plan.ts';
 import { commandOf, commandOffset, msixTableAddress } from './check.ts';
+import { forgetTable, tableWrites } from './preset.ts';
 import { frozen, neededBits } from './quiesce.ts';
 import type { DeviceRun, Run } from './run.ts';
 
 export async function replay(run: Run): Promise<void> {
   await run.timeline.span('replay', async () => {
-    const byPorts = run.devices.filter((device) => !viaEcam(run, device));
-    const byEcam = run.devices.filter((device) => viaEcam(run, device));
+    await run.until(run.settled);
+    const told = run.devices.filter((device) => isTold(device));
+    for (const device of told) device.replayPath = 'early';
+    const rest = run.devices.filter((device) => !told.includes(device));
+    const byPorts = rest.filter((device) => !viaEcam(run, device));
+    const byEcam = rest.filter((device) => viaEcam(run, device));
     let usedPorts = false;
-    for (const device of byEcam.filter(({ busMasterReady }) => !busMasterReady)) {
+    for (const device of byEcam.filter((each) => each.told === undefined)) {
       usedPorts = true;
       await run.until(run.destinationPorts.write(device.address, commandOffset, 2, neededBits(device)));
     }
+    const start = told.map((device) => device.destination.setState(migrationState.RUNNING));
     const answered = await run.all(byEcam.map((device) => replayByEcam(run, device)));
     // A guest that rebooted meanwhile has no ECAM window before its firmware has made it again.
     byPorts.push(...byEcam.filter((_device, index) => answered[index] === false));
@@ -36,6 +42,7 @@ export async function replay(run: Run): Promise<void> {
       }
     }
     await run.all([
+      ...start,
       ...byPorts.map((device) => device.destination.setState(migrationState.RUNNING)),
       usedPorts ? run.destinationPorts.restore(run.cf8) : Promise.resolve(),
     ]);
@@ -46,10 +53,22 @@ function viaEcam(run: Run, device: DeviceRun): boolean {
   return run.ecamBase !== undefined && device.address.bus >= 0;
 }
 
+/** Nothing has changed since the destination was told. */
+function isTold(device: DeviceRun): boolean {
+  const { told } = device;
+  if (told === undefined) return false;
+  const { before, after, power } = plan(device);
+  return (
+    before.length + after.length + power.length === 0 &&
+    commandOf(told.config) === commandOf(frozen(device).config) &&
+    missingEntries(device).length + staleEntries(device).length === 0
+  );
+}
+
 /** The plan of a device, cut where the MSI-X table has to be written: after the addresses, before its enable bit. */
 function plan(device: DeviceRun): { before: ReplayEntry[]; after: ReplayEntry[]; power: ReplayEntry[] } {
-  const entries = planReplay(frozen(device).config, device.pristine.config);
-  device.replayed = entries.length + 1;
+  const entries = planReplay(frozen(device).config, (device.told ?? device.pristine).config);
+  device.replayed = entries.length;
   const early = (entry: ReplayEntry): boolean => ['bar', 'plain', 'msi'].includes(entry.role);
   const power = (entry: ReplayEntry): boolean => entry.role === 'power';
   return {
@@ -65,6 +84,19 @@ function word(value: number): Buffer {
   return bytes;
 }
 
+/** What is still to be written into the destination's MSI-X table. */
+function missingEntries(device: DeviceRun): DmaOperation[] {
+  const address = msixTableAddress(frozen(device));
+  const { msixTable, told } = device;
+  if (address === undefined || msixTable === undefined) return [];
+  return tableWrites(address, msixTable, told?.table?.bytes);
+}
+
+/** The guest has reset the device since its table was told. */
+function staleEntries({ told, msixTable }: DeviceRun): DmaOperation[] {
+  return told?.table === undefined || msixTable !== undefined ? [] : forgetTable(told.table);
+}
+
 /**
  * All in one batch, carried out in order: registers by DMA to the ECAM window, the table by DMA to the BAR.
  * @returns false when the function is not to be found in the window
@@ -75,14 +107,20 @@ async function replayByEcam(run: Run, device: DeviceRun): Promise<boolean> {
   const { before, after } = plan(device);
   const saved = commandOf(info.config);
   const open = saved | neededBits(device);
-  const commandWrite = (value: number): DmaOperation => ({ write: base + commandOffset, bytes: word(value) });
-  const operations: DmaOperation[] = [...ecamWrites(base, before), commandWrite(open)];
-  const table = msixTableAddress(info);
-  if (table !== undefined && device.msixTable !== undefined)
-    operations.push({ write: table, bytes: device.msixTable });
-  operations.push(...ecamWrites(base, after));
+  const operations: DmaOperation[] = [];
+  let now = device.told === undefined ? neededBits(device) : commandOf(device.told.config);
+  const setCommand = (value: number): void => {
+    if (value !== now) operations.push({ write: base + commandOffset, bytes: word(value) });
+    now = value;
+  };
+  operations.push(...staleEntries(device));
+  // Addresses move with decoding off: each piece would have the memory tree built anew.
+  if (before.some(({ role }) => role === 'bar')) setCommand(command.master);
+  operations.push(...ecamWrites(base, before));
+  setCommand(open);
+  operations.push(...missingEntries(device), ...ecamWrites(base, after));
   // Last: with Bus Master off no further DMA of ours would be let through.
-  if (open !== saved) operations.push(commandWrite(saved));
+  setCommand(saved);
   const identity = { read: base, length: 4 };
   // The state machine is to run after the batch; the device is still held and starts nothing before `cont`.
   const [[first, ...results]] = await Promise.all([
@@ -108,15 +146,19 @@ async function replayByPorts(run: Run, device: DeviceRun): Promise<void> {
   const open = saved | neededBits(device);
   const write = (entry: { offset: number; size: 1 | 2 | 4; value: number }): Promise<void> =>
     ports.write(device.address, entry.offset, entry.size, entry.value);
-  await Promise.all([...before, { offset: commandOffset, size: 2 as const, value: open }].map(write));
-  const table = msixTableAddress(info);
-  if (table !== undefined && device.msixTable !== undefined) {
-    const [result] = await device.destination.dma([{ write: table, bytes: device.msixTable }]);
-    if (result?.errno !== 0)
-      throw replayError(device, `refuses its MSI-X table (${errnoName(result?.errno ?? 0)})`);
-  }
+  const setCommand = (value: number): Promise<void> => write({ offset: commandOffset, size: 2, value });
+  const dma = async (operations: DmaOperation[]): Promise<void> => {
+    if (operations.length === 0) return;
+    const results = await device.destination.dma(operations);
+    const refused = results.find((result) => result.errno !== 0);
+    if (refused !== undefined)
+      throw replayError(device, `refuses its MSI-X table (${errnoName(refused.errno)})`);
+  };
+  await dma(staleEntries(device));
+  await Promise.all([setCommand(command.master), ...before.map(write), setCommand(open)]);
+  await dma(missingEntries(device));
   await Promise.all(after.map(write));
-  if (open !== saved) await write({ offset: commandOffset, size: 2, value: saved });
+  if (open !== saved) await setCommand(saved);
   await Promise.all(power.map(write));
   device.replayPath = 'ports';
 }

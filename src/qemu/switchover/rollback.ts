@@ -144,6 +144,6 @@ async function restoreSettings(run: Run): Promise<void> {
 
 /** A destination that was touched is of no use any more, and one that is loaded must not be started by anyone. */
 async function endDestination(run: Run): Promise<void> {
-  if (!run.progressed.incomingStarted || !run.destination.open) return;
+  if (!run.progressed.touched || !run.destination.open) return;
   await run.destination.execute('quit', undefined, { timeoutMs: probeMs }).catch(() => undefined);
 }

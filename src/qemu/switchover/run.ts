@@ -8,6 +8,7 @@ import { DeadlineError } from '../errors.ts';
 import type { PciAddress } from '../pci-address.ts';
 import type { Qmp } from '../qmp.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
+import type { Told } from './preset.ts';
 import type { StateChannel } from './state-channel.ts';
 
 /** One device on its way. */
@@ -21,10 +22,12 @@ export interface DeviceRun {
   /** The destination before anything was done to it. */
   pristine: PeerInfo;
   address: PciAddress;
-  /** The destination's command register had Bus Master set in advance. */
-  busMasterReady: boolean;
+  /** What the destination QEMU was told in advance; undefined: nothing. */
+  told: Told | undefined;
   /** Opened by the first piece of state. */
   channel: StateChannel | undefined;
+  /** Ends with the last piece of state that was moved while the guest ran. */
+  fed: Promise<void>;
   sentBytes: number;
   /** Time spent in moving state, ms, and bytes moved then: for the rate. */
   pumpMs: number;
@@ -42,7 +45,7 @@ export interface DeviceRun {
   /** Full state of the source, kept for comparison. */
   fullState: Buffer | undefined;
   replayed: number;
-  replayPath: 'ecam' | 'ports' | 'none';
+  replayPath: 'ecam' | 'ports' | 'early' | 'none';
   configDifferences: string[];
   msixTableEqual: boolean | null;
   stateEqual: boolean | null;
@@ -52,7 +55,6 @@ export interface DeviceRun {
 export interface Progressed {
   /** Something has been changed at either side. */
   touched: boolean;
-  incomingStarted: boolean;
   migrateSent: boolean;
   /** vCPUs stopped at the source. */
   stopped: boolean;
@@ -81,7 +83,6 @@ export class Run {
   readonly warnings: string[] = [];
   readonly progressed: Progressed = {
     touched: false,
-    incomingStarted: false,
     migrateSent: false,
     stopped: false,
     continued: false,
@@ -103,6 +104,8 @@ export class Run {
   /** QEMU's settings before we changed them: what to send to restore them. */
   restoreSettings: { readonly command: string; readonly args: object }[] = [];
   resumeUs: number | undefined;
+  /** Ends when the destination is not told anything more in advance. */
+  settled: Promise<void> = Promise.resolve();
   ram: RamReport | null = null;
   ramBytes = 0;
   rounds = 0;

@@ -1,9 +1,8 @@
 /** Step 2: both sides ready, device state flowing, RAM migration started. The guest runs all the time. */
 
 import { migrationFlags, migrationState } from '../../migration/state.ts';
-import { command } from '../../pci/index.ts';
 import { QmpError } from '../errors.ts';
-import { commandOffset } from './check.ts';
+import { preset } from './preset.ts';
 import { pump } from './pump.ts';
 import { type DeviceRun, field, listAt, type Run, textAt } from './run.ts';
 
@@ -11,13 +10,13 @@ import { type DeviceRun, field, listAt, type Run, textAt } from './run.ts';
 export const holdLimitMs = 1;
 
 export async function setUp(run: Run): Promise<void> {
-  run.progressed.touched = true;
   // With -S forgotten the destination would run the guest as soon as it is loaded; `stop` in state
   // "inmigrate" turns that off.
   await run.until(run.destination.execute('stop'));
-  await run.until(prepareBusMaster(run));
+  await run.each((device) => device.destination.hold(true));
+  // One after the other: ports are one resource for all devices.
+  for (const device of run.devices) await run.until(preset(run, device));
   await run.each(async (device) => {
-    await device.destination.hold(true);
     await device.destination.setState(migrationState.RESUMING);
     // The log must cover every write that QEMU's own precopy could miss: it starts before `migrate`.
     await device.source.startLogging();
@@ -38,20 +37,6 @@ export function canPreCopy(device: DeviceRun): boolean {
 
 export function canP2p(device: DeviceRun): boolean {
   return (device.flags & migrationFlags.P2P) !== 0;
-}
-
-/**
- * The destination's devices get Bus Master in advance: QEMU does not migrate their registers, so it is still
- * there when the replay needs it, and the replay can start by DMA at once. Only bus 0 can be reached before
- * the bridges' state is there. A held device starts nothing, so this does no harm.
- */
-async function prepareBusMaster(run: Run): Promise<void> {
-  if (run.ecamBase === undefined) return;
-  for (const device of run.devices) {
-    if (device.address.bus !== 0) continue;
-    await run.destinationPorts.write(device.address, commandOffset, 2, command.master);
-    device.busMasterReady = true;
-  }
 }
 
 async function setQemu(run: Run): Promise<void> {
@@ -96,7 +81,6 @@ async function startRam(run: Run): Promise<void> {
     if (!listens) throw error;
     run.log.debug(`the destination waits for its migration already: ${error.message}`);
   }
-  run.progressed.incomingStarted = true;
   run.progressed.migrateSent = true;
   await run.source.execute('migrate', { uri });
 }

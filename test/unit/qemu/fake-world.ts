@@ -38,13 +38,14 @@ export class FakePeer implements DevicePeer {
   current: number = migrationState.RUNNING;
   readonly #journal: string[];
   readonly #counts = new Map<string, number>();
-  readonly #config: Buffer;
+  /** What its guest has written. */
+  readonly config: Buffer;
   #unread = 3;
 
   constructor(name: string, journal: string[], config: Buffer) {
     this.name = name;
     this.#journal = journal;
-    this.#config = config;
+    this.config = config;
     this.ended = new Promise((resolve) => {
       this.die = resolve;
     });
@@ -99,8 +100,8 @@ export class FakePeer implements DevicePeer {
     return {
       model: 'fake',
       stateVersion: 1,
-      config: this.#config,
-      bars: [{ index: 0, kind: 'memory32', size: 4096, address: this.#config.readUInt32LE(0x10) || null }],
+      config: this.config,
+      bars: [{ index: 0, kind: 'memory32', size: 4096, address: this.config.readUInt32LE(0x10) || null }],
       msix: { vectors: 4, table: { bar: 0, offset: 0 }, enabled: true },
       clientConnected: true,
       held: false,
