@@ -34,6 +34,7 @@ export function saveDevice(core: Mlx5Core, commands: CommandInterface): Record<s
     steeringRoot: core.steering.root ?? 0,
     cycles: core.clock.cycles(),
     linkReported: core.link.reported,
+    failNextSend: core.sqs.failNext,
     vport: {
       mac: Uint8Array.from(vport.mac),
       mtu: vport.mtu,
@@ -87,6 +88,7 @@ export function loadDevice(core: Mlx5Core, commands: CommandInterface, state: St
   core.steering.root = root === 0 ? undefined : root;
   const cycles = state.number('cycles', 0, Number.MAX_SAFE_INTEGER);
   core.link.reported = state.boolean('linkReported');
+  core.sqs.failNext = state.boolean('failNextSend');
   const port = state.record('vport');
   vport.mac = port.bytes('mac', macBytes);
   vport.mtu = port.number('mtu', 0, maxHardMtu);

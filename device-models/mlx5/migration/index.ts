@@ -146,6 +146,7 @@ export class Mlx5Migration implements DeviceMigration {
     core.vport.reset();
     core.counters.clearAll();
     core.link.reported = core.link.up;
+    core.sqs.failNext = false;
     this.#commands.reset();
   }
 

@@ -92,7 +92,8 @@ const input = new Uint8Array(toeplitzInputBytes);
 
 /**
  * Makes the hash the same for both directions of a flow: of a pair of equal fields, the first becomes their OR, the
- * second their XOR (what the kernel's ethtool documentation calls "symmetric-or-xor").
+ * second their XOR. The vendor's driver reports `rx_hash_symmetric` as `RXH_XFRM_SYM_OR_XOR` (en_ethtool.c), which is just
+ * that by the comment in the kernel's ethtool.h.
  */
 function makeSymmetric(start: number, width: number): void {
   for (let at = start; at < start + width; at++) {

@@ -69,12 +69,12 @@ export abstract class DriverObjects extends DriverBase {
     return cq;
   }
 
-  /** Interrupt moderation of every channel's receive CQ, in microseconds. */
+  /** Interrupt moderation of every channel's CQs for frames, in microseconds. */
   moderate(period: number): void {
-    for (const channel of this.channels) {
+    for (const { cqn } of this.channels.flatMap(({ rx, tx }) => [rx.cq, tx.cq])) {
       const input = Buffer.alloc(272);
       const at = prm.modifyCqIn.byte('cq_context');
-      prm.modifyCqIn.set(input, 'cqn', channel.rx.cq.cqn);
+      prm.modifyCqIn.set(input, 'cqn', cqn);
       prm.modifyCqIn.set(input, 'modify_field_select_resize_field_select', 3);
       prm.cqc.set(input, 'cq_period', period, at);
       prm.cqc.set(input, 'cq_max_count', 32, at);

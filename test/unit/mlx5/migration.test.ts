@@ -157,6 +157,20 @@ describe('migration', () => {
     expect(driver.received).toHaveLength(4);
   });
 
+  it('carries an error that an operator has asked for', () => {
+    const source = running();
+    source.device.injectSendError();
+    stop(source);
+    const to = destination(source, source.device.migration.save());
+    const driver = moveDriver(source, to);
+    resume(to);
+    const sq = driver.channels[0]?.tx;
+    if (sq === undefined) throw new Error('no queue');
+    driver.send(buildFrame({ dst: driver.mac }));
+    expect(to.port.sent).toEqual([]);
+    expect(driver.querySqState(sq)).toBe(3);
+  });
+
   it('sends everything first while it runs, then only what has changed', () => {
     const source = running(2);
     const { driver } = source;
