@@ -3,8 +3,8 @@
  * a line of this table, so that memory and time per guest are known.
  */
 export const limits = {
-  /** Longest command input and output in bytes, without the mailbox blocks' own overhead. */
-  commandBytes: 16 * 1024,
+  /** Longest command input and output in bytes, without the mailbox blocks' own overhead: the largest CQ's page list fits. */
+  commandBytes: 20 * 1024,
   /** 64-byte entries: `log_max_eq_sz`, `log_max_cq_sz`. */
   logEqSize: 16,
   logCqSize: 17,

@@ -66,6 +66,31 @@ describe('a device that migrates at any moment', () => {
     );
     expect(migrations).toBeGreaterThan(5);
   });
+
+  it.each([
+    ['a receive queue a WQE further', 'rq', 'ci', (value: number) => value + 1],
+    ['a completion queue an entry back', 'cq', 'pi', (value: number) => value - 1],
+    ['a counter that starts again', 'q_counter', 'outOfBuffer', () => 0],
+  ] as const)('would differ with %s', (_what, kind, field, change) => {
+    const actions: readonly Action[] = [
+      { do: 'burst', count: 80 },
+      { do: 'migrate', busy: false },
+      { do: 'receive', cast: 'unicast', ip: 4, udp: true, size: 9, vid: -1, flow: 1 },
+    ];
+    const migrant = new Workload();
+    migrant.onTheWay = (records) =>
+      records.map((record) => {
+        if (record.section !== 'progress' || !('value' in record)) return record;
+        const progress = record.value as Record<string, Record<string, number>[]>;
+        const entries = progress[kind]?.map((entry) => {
+          const value = entry[field] ?? 0;
+          return value === 0 ? entry : { ...entry, [field]: change(value) };
+        });
+        return { section: record.section, value: { ...progress, [kind]: entries } };
+      });
+    migrant.run(actions);
+    expect(seen(migrant)).not.toEqual(seen(stays(actions)));
+  });
 });
 
 /** A state as text; the clock goes on through resets. */

@@ -38,6 +38,17 @@ const cq = (driver: FakeDriver, change: (input: Buffer) => void = () => {}) =>
       change,
     ),
   );
+const largestCq = (driver: FakeDriver) => {
+  const pages = 2 ** (limits.logCqSize - 6);
+  const input = form(
+    272 + 8 * pages,
+    (entry) => prm.cqc.set(entry, 'log_cq_size', limits.logCqSize, 16),
+    (entry) => prm.cqc.set(entry, 'uar_page', driver.uar, 16),
+    (entry) => prm.cqc.set(entry, 'c_eqn_or_apu_element', driver.eqs.comp[0]?.eqn ?? 0, 16),
+  );
+  for (let page = 0; page < pages; page++) input.writeUInt32BE(page * 4096, 0x110 + 8 * page + 4);
+  return driver.command('CREATE_CQ', input);
+};
 const sq = (driver: FakeDriver, change: (input: Buffer) => void = () => {}) =>
   driver.command(
     'CREATE_SQ',
@@ -61,6 +72,7 @@ const group = (driver: FakeDriver, start: number, end: number) =>
 const commands: readonly Case[] = [
   ['a CQ that is right', status.OK, (driver) => cq(driver)],
   ['an SQ that is right', status.OK, (driver) => sq(driver)],
+  ['the largest CQ that the capabilities offer', status.OK, (driver) => largestCq(driver)],
   ['an opcode of another vendor', status.BAD_OP_ERR, (driver) => raw(driver, 0xfff)],
   ['opcode 0', status.BAD_OP_ERR, (driver) => raw(driver, 0)],
   // Lengths.

@@ -104,6 +104,8 @@ export class Workload {
   /** Frames that were longer than the port's MTU, while the link was up. */
   tooLong = 0;
   migrations = 0;
+  /** What happens to a state on its way: nothing, unless a test wants to see it noticed. */
+  onTheWay: (records: readonly StateRecord[]) => readonly StateRecord[] = (records) => records;
   #hardMtu = 1522;
   #promisc = false;
   #allMulti = false;
@@ -161,6 +163,8 @@ export class Workload {
         driver.poll();
         break;
       case 'burst':
+        // How much room there is must not depend on what moderation holds back.
+        this.settle();
         for (let left = action.count; left > 0; left--) {
           this.#inject(buildFrame({ dst: driver.mac, sport: left }));
         }
@@ -178,7 +182,8 @@ export class Workload {
         break;
       case 'reopen':
         if (!this.port.linkUp) this.port.setLink(true);
-        driver.poll();
+        // What moderation holds back is seen before its queue goes.
+        this.settle();
         driver.down();
         driver.setMtu(action.mtu);
         this.#hardMtu = action.mtu;
@@ -295,7 +300,7 @@ export class Workload {
     this.device = this.#make();
     this.device.reset('client');
     this.device.migration.beginLoad(1);
-    for (const record of records) this.device.migration.load(record);
+    for (const record of this.onTheWay(records)) this.device.migration.load(record);
     this.device.migration.endLoad();
     this.port.kept.push(...port.kept);
     Object.assign(driver, { host: this.host, device: this.device });
