@@ -82,6 +82,15 @@ describe('life of a driver', () => {
     expect(driver.read32(0x1004)).toBe(2_000_000_000);
   });
 
+  it('fails one send when an operator asks for it', () => {
+    const { device, driver, port } = running();
+    expect(device.operations.injectSendError()).toEqual({});
+    const frame = buildFrame({ dst: driver.mac });
+    driver.send(frame);
+    driver.send(frame);
+    expect(port.sent).toEqual([]);
+  });
+
   it('works with memory that is reached by messages only', () => {
     const { host, driver, port } = bench(3);
     host.dma.messageOnly = true;

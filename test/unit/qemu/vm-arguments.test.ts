@@ -21,6 +21,12 @@ describe('vmArguments', () => {
     expect(text).toContain('unix:/f/a,,b.qmp,server=on');
   });
 
+  it('keeps guest RAM to itself when told to', () => {
+    const text = vmArguments({ memoryBackend: 'private', memoryMiB: 64 }, resolved).join(' ');
+    expect(text).toContain('memory-backend-ram,id=ram,size=64M,share=off');
+    expect(text).not.toContain('share=on');
+  });
+
   it('puts root ports before the devices that sit on them', () => {
     const args = vmArguments(
       { rootPorts: ['rp0'], devices: [{ id: 'd', socket: '/s', bus: 'rp0' }], incoming: 'defer' },
