@@ -72,10 +72,10 @@ describe('migration of the network card at a bad moment', () => {
   it('with the link down, which the guest learns when it comes back', async () => {
     const carrier = 'cat /sys/class/net/eth0/carrier';
     network.setLink('nic0', false);
-    await expect.poll(() => bed.agent.check(carrier)).toBe('0');
+    await expect.poll(() => bed.agent.check(carrier), { timeout: 20_000 }).toBe('0');
     await hop();
     network.setLink('nic0', true);
-    await expect.poll(() => bed.agent.check(carrier), { timeout: 10_000 }).toBe('1');
+    await expect.poll(() => bed.agent.check(carrier), { timeout: 20_000 }).toBe('1');
     await expectPings(bed, plainNet.peer);
   });
 

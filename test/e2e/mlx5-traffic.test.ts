@@ -13,6 +13,7 @@ import {
 import { canUseTaps } from '../../src/net/testnet.ts';
 import type { Testbed } from '../../src/qemu/index.ts';
 import {
+  ask,
   boot,
   card,
   closeAll,
@@ -189,5 +190,20 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
       before.get('rx_packets_phy') ?? 0,
     );
     expect(await warnings(bed)).toEqual([]);
+  });
+
+  it('obeys an operator: link down and up, and one send that fails, after which the driver recovers', async () => {
+    const carrier = (): Promise<string> => bed.agent.check('cat /sys/class/net/eth0/carrier');
+    await ask(bed, 'setLink', 'up=false');
+    await expect.poll(carrier, { timeout: 20_000 }).toBe('0');
+    await ask(bed, 'setLink', 'up=true');
+    await expect.poll(carrier, { timeout: 20_000 }).toBe('1');
+    expect(await warnings(bed)).toEqual([]);
+    expect(await ask(bed, 'injectSendError')).toEqual({});
+    await bed.agent.check(`ping -c 3 -i 0.2 -W 1 ${plainNet.peer}; true`);
+    expect(await bed.agent.check('dmesg | grep -c "Error cqe"')).toBe('1');
+    await bed.agent.check(`until ping -c 1 -W 1 ${plainNet.peer} >/dev/null; do :; done`);
+    await expectPings(bed, plainNet.peer);
+    expect(await bed.agent.check("ethtool -S eth0 | awk '/tx_recover:/ {print $2}'")).toBe('1');
   });
 });

@@ -1,8 +1,11 @@
 /** What the tests of the network card share. */
+import { join } from 'node:path';
+import { execa } from 'execa';
 import { expect } from 'vitest';
 import { configureGuest, Network, type NetworkOptions } from '../../qemu-scripts/network.ts';
 import { Testbed, type TestbedDevice, type TestbedOptions } from '../../src/qemu/index.ts';
 import type { MigrationReport } from '../../src/report/types.ts';
+import { checkoutRoot } from '../../src/setup/index.ts';
 
 const open: { close(): Promise<void> }[] = [];
 
@@ -84,3 +87,11 @@ export async function expectPings(bed: Testbed, address: string, count = 5, more
 
 /** PCI address of card `number`, unless it sits behind a port. */
 export const slot = (number = 0): string => `0000:00:0${5 + number}.0`;
+
+/** What an operator would ask of the first card's server. */
+export async function ask(bed: Testbed, ...what: string[]): Promise<unknown> {
+  const socket = bed.current.servers.get('nic0')?.migrationSocket ?? '';
+  const main = join(checkoutRoot(), 'dist/src/cli/main.js');
+  const { stdout } = await execa(process.execPath, [main, 'ask', socket, ...what]);
+  return JSON.parse(stdout);
+}
