@@ -247,6 +247,35 @@ describe('migration', () => {
     }
   });
 
+  it('goes on as after power-on when a state is refused at the very end', () => {
+    const source = running();
+    stop(source);
+    const records = [...source.device.migration.save()].map(travel);
+    const tampered = records.map((record) =>
+      record.section === 'device' && 'value' in record
+        ? { section: 'device', value: { ...(record.value as object), steeringRoot: 4242 } }
+        : record,
+    );
+    const made = bench(source.device.core.vectors);
+    made.host.mayInitiate = false;
+    const { core, migration } = made.device;
+    migration.beginLoad(1);
+    for (const record of tampered) migration.load(record);
+    expect(() => migration.endLoad()).toThrow(StateRefused);
+    expect([
+      core.eqs.table.size,
+      core.cqs.table.size,
+      core.steering.tables.size,
+      core.function.phase,
+    ]).toEqual([0, 0, 0, 0]);
+    const cycles = core.clock.cycles();
+    made.host.advance(5);
+    expect(core.clock.cycles()).toBe(cycles + 5);
+    resume(made);
+    made.driver.probe(3);
+    made.driver.up(1);
+  });
+
   it('refuses a state that is not whole or not possible', () => {
     const source = running();
     stop(source);
