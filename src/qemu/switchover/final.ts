@@ -1,4 +1,4 @@
-/** Step 5: the rest of RAM by QEMU, the rest of the devices' state by us, at the same time. */
+/** Step 5: the rest of RAM by QEMU, and the end of what was begun with the devices' state. */
 import { migrationState } from '../../migration/state.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { pump, pumpRate } from './pump.ts';
@@ -9,9 +9,11 @@ const tailMs = 4;
 
 export async function finish(run: Run): Promise<void> {
   checkDowntime(run);
-  const states = Promise.all(run.devices.map((device) => moveState(run, device)));
-  // While RAM is waited for, a state that is refused must end that wait.
-  states.catch((error) => run.fail(error));
+  const states = run.moved.then(() => {
+    // With its pages marked and its state taken, a source's server is needed for nothing but a comparison.
+    if (run.options.verify?.state !== true) for (const device of run.devices) device.sourceDone = true;
+  });
+  states.catch(() => undefined);
   const before = run.destination.lastEvent;
   const arrived = run.destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
     timeoutMs: run.timeouts.final,
@@ -44,15 +46,10 @@ function checkDowntime(run: Run): void {
   );
 }
 
-async function moveState(run: Run, device: DeviceRun): Promise<void> {
-  await device.fed;
+/** Moves the final state of a stopped device, and has it loaded. */
+export async function moveState(run: Run, device: DeviceRun): Promise<void> {
   const start = Timeline.now();
-  if (run.options.verify?.state === true) {
-    device.finalBytes = await pump(device);
-  } else {
-    device.finalBytes = await pump(device);
-    device.sourceDone = true;
-  }
+  device.finalBytes = await pump(device);
   // RESUMING → STOP loads and checks the state; the device stays held.
   await device.destination.setState(migrationState.STOP);
   run.timeline.add('state', start, Timeline.now(), { device: device.id, note: `${device.finalBytes} bytes` });

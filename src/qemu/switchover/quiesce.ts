@@ -8,6 +8,7 @@ import { command } from '../../pci/index.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { formatAddress } from '../pci-address.ts';
 import { addressOf, commandOf, commandOffset, msixTableAddress } from './check.ts';
+import { moveState } from './final.ts';
 import { msixTableBytes } from './preset.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
 import { canP2p, canPreCopy } from './setup.ts';
@@ -22,6 +23,7 @@ export async function quiesce(run: Run): Promise<void> {
   cf8.catch(() => undefined);
   await timeline.span('quiesce', async () => {
     await run.each((device) => rest(device));
+    await run.each((device) => device.fed);
     await run.each(async (device) => {
       if (device.address.bus !== 0) device.address = await addressOf(run.source, device.id);
     });
@@ -29,14 +31,16 @@ export async function quiesce(run: Run): Promise<void> {
   const borrowed = run.devices.filter((device) => needsBusMaster(device));
   if (borrowed.length > 0) await run.until(borrowBusMaster(run, borrowed));
   // All devices are in their P2P state by now; a device without P2P passes through STOP by itself.
-  await run.each((device) =>
-    Promise.all([
-      device.source.setState(migrationState.STOP_COPY),
-      markPages(run, device),
-      readMsixTable(run, device),
-      measureRest(device),
-    ]),
-  );
+  // Its state first: the destination loads it while pages are marked, and is free for its QEMU when RAM arrives.
+  const steps = run.devices.map((device) => ({
+    stopped: Promise.all([device.source.setState(migrationState.STOP_COPY), measureRest(device)]),
+    moved: moveState(run, device),
+    shown: Promise.all([markPages(run, device), readMsixTable(run, device)]),
+  }));
+  run.moved = Promise.all(steps.map(({ moved }) => moved));
+  // Whatever is waited for, a state that is refused must end that wait.
+  run.moved.catch((error) => run.fail(error));
+  await run.all(steps.flatMap(({ stopped, shown }) => [stopped, shown]));
   if (run.giveBack !== undefined) await run.until(run.giveBack());
   run.cf8 = await run.until(cf8);
 }

@@ -104,6 +104,8 @@ export class Run {
   /** QEMU's settings before we changed them: what to send to restore them. */
   restoreSettings: { readonly command: string; readonly args: object }[] = [];
   resumeUs: number | undefined;
+  /** Ends when all devices' final state has been loaded. */
+  moved: Promise<unknown> = Promise.resolve();
   /** Ends when the destination is not told anything more in advance. */
   settled: Promise<void> = Promise.resolve();
   ram: RamReport | null = null;

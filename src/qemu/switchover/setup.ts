@@ -5,6 +5,7 @@ import { QmpError } from '../errors.ts';
 import { preset } from './preset.ts';
 import { pump } from './pump.ts';
 import { type DeviceRun, field, listAt, type Run, textAt } from './run.ts';
+import { openChannel } from './state-channel.ts';
 
 /** `downtime-limit` while QEMU is to be held back, ms. */
 export const holdLimitMs = 1;
@@ -20,6 +21,7 @@ export async function setUp(run: Run): Promise<void> {
     await device.destination.setState(migrationState.RESUMING);
     // The log must cover every write that QEMU's own precopy could miss: it starts before `migrate`.
     await device.source.startLogging();
+    device.channel = await openChannel(device.source, device.destination);
     if (canPreCopy(device)) {
       await device.source.setState(migrationState.PRE_COPY);
       // The head of the stream: a destination that can't load this state says so here.
