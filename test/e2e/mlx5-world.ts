@@ -66,7 +66,7 @@ export async function warnings(bed: Testbed): Promise<string[]> {
   return log
     .split('\n')
     .filter((line) => /^<[0-4]>/.test(line))
-    .filter((line) => /mlx5|eth\d|netdev|WARNING|BUG|Oops|Call Trace|hung|stall/i.test(line));
+    .filter((line) => /mlx5|eth\d|netdev|NETDEV|WARNING|BUG:|Oops|Call Trace|blocked for|stall/.test(line));
 }
 
 /** All values of `ethtool -S`, by name. */
