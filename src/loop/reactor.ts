@@ -195,7 +195,12 @@ class EpollReactor implements Reactor {
     const start = this.now();
     if (limitNs === 0) return this.#collect();
     const budget = limitNs < 0 ? this.#busyWait.budget : Math.min(limitNs, this.#busyWait.budget);
-    const found = (budget > 0 && this.#spin(start, budget)) || this.#sleep(start, limitNs, budget);
+    let found = false;
+    if (budget > 0) {
+      found = this.#spin(start, budget);
+      this.#busyWait.spun();
+    }
+    if (!found) found = this.#sleep(start, limitNs, budget);
     if (found && this.#busyWait.measuring) this.#busyWait.round(this.now() - start);
     return found;
   }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { BusyWait, HOLD_ROUNDS, TRIAL_ROUNDS } from '../../../src/loop/busy-wait.ts';
+import { BusyWait, CHECK_SPINS, CONTENDED, HOLD_ROUNDS, TRIAL_ROUNDS } from '../../../src/loop/busy-wait.ts';
 
 const LIMIT = 50_000;
 
@@ -9,7 +9,10 @@ function play(wait: BusyWait, rounds: number, gap: { spinning: number; sleeping:
   for (let count = 0; count < rounds; count += 1) {
     const { budget } = wait;
     const ns = budget > 0 ? gap.spinning : gap.sleeping;
-    if (budget > 0) spun += 1;
+    if (budget > 0) {
+      spun += 1;
+      wait.spun();
+    }
     if (ns > budget) wait.slept(ns);
     if (wait.measuring) wait.round(ns);
   }
@@ -35,6 +38,24 @@ describe('BusyWait', () => {
     const contended = { spinning: 45_000, sleeping: 25_000 };
     expect(play(wait, 2 * cycle, contended)).toBeLessThan(0.05);
     expect(play(wait, 3 * cycle, { spinning: 5_000, sleeping: 25_000 })).toBeGreaterThan(0.6);
+  });
+
+  it('gives up where others want the processor, however short its rounds are, and comes back', () => {
+    let interruptions = 0;
+    let every = 2;
+    let asked = 0;
+    const wait = new BusyWait(LIMIT, () => {
+      asked += 1;
+      interruptions += CHECK_SPINS / every;
+      return interruptions;
+    });
+    const shorter = { spinning: 5_000, sleeping: 25_000 };
+    wait.slept(10_000);
+    expect(play(wait, 2 * cycle, shorter)).toBeLessThan(0.05);
+    every = (2 * CHECK_SPINS) / CONTENDED;
+    expect(play(wait, 3 * cycle, shorter)).toBeGreaterThan(0.6);
+    expect(asked).toBeGreaterThan(10);
+    expect(asked).toBeLessThan((5 * cycle) / 20);
   });
 
   it('stops when nothing comes soon', () => {
