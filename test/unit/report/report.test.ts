@@ -82,6 +82,12 @@ describe('htmlReport', () => {
     expect(JSON.parse(data)).toEqual(report);
   });
 
+  it('lists what else was proven, as text', async () => {
+    const html = await htmlReport(report, ['pings: 0 of <600> lost']);
+    expect(html).toContain('<li>pings: 0 of &lt;600&gt; lost</li>');
+    expect(await htmlReport(report)).not.toContain('<ul>');
+  });
+
   it('says what failed', async () => {
     const error = { code: 'VC_X', message: 'it broke <here>', phase: 'replay' as const };
     const html = await htmlReport({ ...report, outcome: 'source', error, timeline: [], samples: [] });
