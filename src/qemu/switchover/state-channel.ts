@@ -32,7 +32,14 @@ async function openWindow(source: DevicePeer, destination: DevicePeer): Promise<
   const to = destination.shared;
   if (from === undefined || to === undefined) return undefined;
   const size = slots * chunkBytes;
-  const fd = memfdCreate('state-window', size);
+  let fd: number;
+  try {
+    fd = memfdCreate('state-window', size);
+  } catch (error) {
+    // No memory, or a limit on the size of files, which this is one of: sockets will do.
+    if (error instanceof CompanionError) return undefined;
+    throw error;
+  }
   try {
     sealSize(fd);
     const token = randomBytes(tokenBytes);
