@@ -13,6 +13,11 @@ import { dispatchType, type Rqt, RssResult, rssHash, type Tir } from './steering
 /** How often a frame that waits for a buffer is offered again, and how long it may wait before frames are dropped. */
 const retryNs = 200_000;
 const patienceNs = 20_000_000;
+/**
+ * After a migration everything that was kept for the guest comes at once, more than its rings may hold, and the guest has
+ * been away: for this long, a frame may wait that long for a buffer.
+ */
+const catchUpNs = 2_000_000_000;
 
 /** What the receive path needs of the rest of the device. */
 export interface ReceiveParts {
@@ -52,6 +57,8 @@ export class ReceivePath {
   /** Queues that were waited for in vain; they get no patience until they have buffers again. */
   readonly #starved = new Set<number>();
   #busy = false;
+  /** Until then the guest catches up on what was kept for it. */
+  #catchUpUntil = 0;
 
   constructor(host: DeviceHost, parts: ReceiveParts) {
     this.#host = host;
@@ -61,6 +68,11 @@ export class ReceivePath {
 
   close(): void {
     this.#retry.close();
+  }
+
+  /** The guest runs again after it was moved: frames that were kept for it follow. */
+  catchUp(): void {
+    this.#catchUpUntil = this.#host.now() + catchUpNs;
   }
 
   clear(): void {
@@ -174,7 +186,7 @@ export class ReceivePath {
     if (this.#waitingFor !== rq) {
       this.#waitingFor = rq;
       this.#waitingSince = now;
-    } else if (now - this.#waitingSince > patienceNs) {
+    } else if (now - this.#waitingSince > (now < this.#catchUpUntil ? catchUpNs : patienceNs)) {
       this.#waitingFor = undefined;
       if (this.#starved.size >= limits.rqs) this.#starved.clear();
       this.#starved.add(rq.id);

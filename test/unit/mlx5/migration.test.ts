@@ -171,6 +171,32 @@ describe('migration', () => {
     expect(driver.querySqState(sq)).toBe(3);
   });
 
+  it('lets frames that were kept for the guest wait until it has refilled its rings, for a while', () => {
+    const source = running();
+    const frame = buildFrame({ dst: source.driver.mac });
+    const fill = (bench: Bench): number => {
+      for (let count = 0; ; count++) if (!bench.port.inject(frame)) return count;
+    };
+    expect(fill(source)).toBeGreaterThan(0);
+    const kept = source.port.kept.length;
+    stop(source);
+    const to = destination(source, source.device.migration.save());
+    const driver = moveDriver(source, to);
+    resume(to);
+    expect(to.port.inject(frame)).toBe(false);
+    to.host.advance(500_000_000);
+    expect(to.port.kept).toHaveLength(kept);
+    driver.poll();
+    to.host.advance(1_000_000);
+    expect(to.port.kept).toEqual([]);
+    expect(to.device.core.counters.events.rxOutOfBuffer).toBe(0);
+    // Later, the usual short patience.
+    to.host.advance(3_000_000_000);
+    fill(to);
+    to.host.advance(100_000_000);
+    expect(to.device.core.counters.events.rxOutOfBuffer).toBeGreaterThan(0);
+  });
+
   it('sends everything first while it runs, then only what has changed', () => {
     const source = running(2);
     const { driver } = source;

@@ -323,5 +323,7 @@ export class Workload {
     if (busy) this.#meanwhile();
     this.driver.poll();
     this.collect();
+    // As patient with the guest's rings as a destination is.
+    this.device.core.receive.catchUp();
   }
 }
