@@ -27,7 +27,8 @@ import {
 } from './mlx5-world.ts';
 
 const taps = canUseTaps();
-const megabyte = 1_000_000;
+/** Bytes a second of each stream. */
+const streamRate = 300_000;
 
 /** Both ends received, byte for byte, what the other sent. */
 function expectEqualStreams({ guest, peer }: Ends<TcpReport>): void {
@@ -72,7 +73,7 @@ class Traffic {
     port: number,
     { rate = 1000, size = 64 } = {},
   ): Promise<Traffic> {
-    const tcp = network.peer === 'linux' ? await Flow.tcp(bed, network, net, port, megabyte) : undefined;
+    const tcp = network.peer === 'linux' ? await Flow.tcp(bed, network, net, port, streamRate) : undefined;
     const udp = await Flow.udp(bed, network, net, port + 1, rate, size);
     return new Traffic(bed, network, tcp, udp, await Pings.start(bed, net));
   }
@@ -117,7 +118,9 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     network = await makeNetwork();
     bare = await makeNetwork({ parkLimit: 1 });
     // Two cards in one guest; the second one's switch keeps nothing while it moves.
-    bed = await boot({ devices: [card(network), card(bare, 1)], vm: { cpus: 2 } });
+    bed = await boot({ devices: [card(network), card(bare, 1)], vm: { cpus: 2, memoryMiB: 512 } });
+    // Room for a loaded machine, on which the guest may not get to its rings for a long while.
+    await bed.agent.check('ethtool -G eth0 rx 4096');
   });
 
   afterAll(closeAll);
