@@ -27,6 +27,7 @@ export const errno = {
   ECONNRESET: 104,
   ENOTCONN: 107,
   ETIMEDOUT: 110,
+  ECANCELED: 125,
 } as const;
 
 /** Name of an errno ("EINVAL"), or its number when it is not one that we use. */

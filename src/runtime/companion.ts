@@ -22,6 +22,9 @@ export interface CompanionTarget {
   modelOperation(op: string, request: Readonly<Record<string, unknown>>): unknown;
 }
 
+/** Outcomes of a DMA that was not answered by the client, well or ill. */
+const unanswered: readonly number[] = [errno.ENOTCONN, errno.ETIMEDOUT, errno.ECANCELED];
+
 /** A batch may not move more than this: it is answered in one message. */
 const batchLimit = 512 * 1024;
 const operationLimit = 4096;
@@ -118,7 +121,7 @@ export class CompanionService {
       return { errno: 0 };
     } catch (error) {
       const value = errnoOf(error);
-      if (value === errno.ENOTCONN || value === errno.ETIMEDOUT) throw error;
+      if (unanswered.includes(value)) throw error;
       return { errno: value };
     }
   }

@@ -61,6 +61,28 @@ describe.each(serversUnderTest)('$name server, while the device waits for DMA', 
     };
   };
 
+  it.runIf(under.kind === 'native')('gives a wait up for a reset: QEMU answers no DMA before that', () => {
+    start();
+    device.onWrite = (region, offset) => {
+      if (region !== 0 || offset !== 0) return;
+      const { dma } = device.link ?? {};
+      const thrown = [0, 1].map(() => errnoThrownBy(() => dma?.read(iova, Buffer.alloc(16))));
+      device.calls.push(`dma ${thrown}`);
+    };
+    client.deaf = true;
+    client.post(regionWrite(0, 0, Buffer.from([1])));
+    const answered = client.submit(reset());
+    server.turn();
+    // The second attempt comes before the device has unwound: it must not wait either.
+    const cancelled = `dma ${errno.ECANCELED},${errno.ECANCELED}`;
+    expect(device.calls.filter((call) => /dma|reset/.test(call))).toEqual([cancelled, 'reset']);
+    client.deaf = false;
+    answered.wait();
+    client.regionWrite(0, 0, Buffer.from([1]));
+    server.turn();
+    expect(device.calls.at(-1)).toBe('dma ,');
+  });
+
   it('serves reads, config writes, info, maps at once, and other writes afterwards in order', () => {
     start();
     dmaOnWrite();

@@ -237,7 +237,12 @@ export class Dispatcher implements HandlerContext {
       return;
     }
     const copy = Buffer.from(payload);
-    this.#options.enqueue(copy.length, () => this.#run(entry, id, flags, copy, fds));
+    const dma = cmd === command.DEVICE_RESET ? this.#dma : undefined;
+    dma?.cancel();
+    this.#options.enqueue(copy.length, () => {
+      dma?.allow();
+      this.#run(entry, id, flags, copy, fds);
+    });
   }
 
   #run(entry: Handler, id: number, flags: number, payload: Buffer, fds: readonly number[]): void {

@@ -106,6 +106,8 @@ export class DmaChannel implements MessageDma {
   #progress = 0;
 
   /** @param out at least `DmaChannel.outputSize` bytes, for this channel alone */
+  #cancelled = false;
+
   constructor(port: DmaPort, out: Buffer, options: DmaChannelOptions) {
     this.#port = port;
     this.#out = out;
@@ -269,7 +271,26 @@ export class DmaChannel implements MessageDma {
     };
   }
 
+  /**
+   * Ends all waits, and refuses further ones until `allow()`: the client waits for a reset, and QEMU's answers
+   * no DMA meanwhile. What the device was about is void once it is reset.
+   */
+  cancel(): void {
+    this.#cancelled = true;
+  }
+
+  /** The device has unwound: DMA is possible again. */
+  allow(): void {
+    this.#cancelled = false;
+  }
+
+  #checkCancelled(): void {
+    if (!this.#cancelled) return;
+    throw new RequestError(errno.ECANCELED, 'DMA by message: the client resets the device');
+  }
+
   #ready(): void {
+    this.#checkCancelled();
     if (!this.#port.open) throw new RequestError(errno.ENOTCONN, 'DMA by message: no client is connected');
     if (!this.#port.mayWait) {
       throw new RequestError(errno.EAGAIN, 'DMA by message: the client waits for an answer itself', {
@@ -465,6 +486,7 @@ export class DmaChannel implements MessageDma {
   #wait(transfer: Transfer): void {
     const port = this.#port;
     for (let tries = 0; tries < triesBeforeSleep; tries++) {
+      this.#checkCancelled();
       if (port.serveWhileWaiting(0)) return;
       if (!port.open) this.#disconnected(transfer);
     }
@@ -474,6 +496,7 @@ export class DmaChannel implements MessageDma {
   /** As `#wait`, at once leaving the processor to the client. */
   #sleep(transfer: Transfer): void {
     const port = this.#port;
+    this.#checkCancelled();
     const left = this.#options.timeoutMs - (port.now() - this.#progress) / nsPerMs;
     if (left <= 0) {
       throw new RequestError(
