@@ -34,7 +34,7 @@ $(BUILT): $(INSTALLED) tsconfig.json $(SOURCES)
 	@node_modules/.bin/tsc -p tsconfig.json
 	@touch $@
 
-test: setup
+test: setup libvfio-user
 	$(VITEST) run $(VITEST_ARGS)
 	@$(MAKE) --no-print-directory lint
 
@@ -42,7 +42,7 @@ test-fast: build
 	$(VITEST) run --project fast $(VITEST_ARGS)
 
 test-e2e: setup
-	$(VITEST) run --project e2e $(VITEST_ARGS)
+	$(VITEST) run --project 'e2e*' $(VITEST_ARGS)
 
 demo: setup
 	$(NODE) dist/src/cli/main.js demo $(DEMO_ARGS)
