@@ -12,7 +12,8 @@ import {
 import { type Capabilities, defaultOffer, parseCapabilities } from '../../vfio-user/capabilities.ts';
 import { command, headerFlags } from '../../vfio-user/constants.ts';
 import { header } from '../../vfio-user/structs.ts';
-import { DmaChannel, type DmaPort } from '../native/dma-channel.ts';
+import { DmaChannel } from '../native/dma-channel.ts';
+import type { DmaPort } from '../native/dma-port.ts';
 import type { LimitedLog } from '../native/limited-log.ts';
 import type { ServedDevice } from '../served-device.ts';
 import type { VfuContext } from './context.ts';

@@ -4,38 +4,8 @@ import { command, headerFlags } from '../../vfio-user/constants.ts';
 import { writeHeader } from '../../vfio-user/messages.ts';
 import { writeU64 } from '../../vfio-user/struct.ts';
 import { dmaAccess, header } from '../../vfio-user/structs.ts';
-
-/** What the channel needs of the connection that it sends on. */
-export interface DmaPort {
-  /** Negotiated, open, and no request of the client is being held up. */
-  readonly mayWait: boolean;
-  readonly open: boolean;
-  /** Output waits for the client to read. */
-  readonly blocked: boolean;
-  send(bytes: Buffer, length: number, payload?: Uint8Array): void;
-  /** Serves the socket; returns whether anything came. Waits for it at most `timeoutMs`. */
-  serveWhileWaiting(timeoutMs: number): boolean;
-  beginWait(): void;
-  endWait(): void;
-  /** Monotonic nanoseconds. */
-  now(): number;
-}
-
-export interface DmaChannelOptions {
-  /** Bytes in one message: what both sides have negotiated. */
-  readonly chunk: number;
-  /** Messages in flight for one `read` or `write`. */
-  readonly window: number;
-  /** Messages in flight of a byte batch. */
-  readonly batchWindow: number;
-  /** Longest time without any reply, after which ETIMEDOUT is thrown. */
-  readonly timeoutMs: number;
-  /**
-   * The client is QEMU's, or made after it: make sure first that it uses the specification's layout (see `#probe`), and
-   * count on its answer to a refused write even if that was posted (see `postBatch`).
-   */
-  readonly probe: boolean;
-}
+import type { DmaChannelOptions, DmaPort } from './dma-port.ts';
+import { checkReply, newTransfer, type Transfer } from './dma-transfer.ts';
 
 const requestSize = header.size + dmaAccess.size;
 const byteWriteSize = requestSize + 1;
@@ -69,22 +39,6 @@ const triesBeforeSleep = 40;
 const nsPerMs = 1e6;
 /** A count with nothing in its low 32 bits, larger than any client allows. */
 const probeCount = 2 ** 32;
-
-interface Transfer {
-  readonly command: number;
-  readonly iova: number;
-  readonly bytes: Uint8Array;
-  readonly addresses: ArrayLike<number> | undefined;
-  readonly results: Int32Array | undefined;
-  inFlight: number;
-  bytesInFlight: number;
-  failed: number;
-  firstErrno: number;
-  /** A reply that does not fit its request. */
-  broken: string | undefined;
-  /** A probe only: the reply was a success. */
-  succeeded: boolean;
-}
 
 /**
  * `VFIO_USER_DMA_READ` and `VFIO_USER_DMA_WRITE`: message access to the client's memory, pipelined. Every
@@ -123,12 +77,12 @@ export class DmaChannel implements MessageDma {
 
   read(iova: number, target: Uint8Array): void {
     this.#ready();
-    this.#run(this.#transfer(command.DMA_READ, iova, target));
+    this.#run(newTransfer(command.DMA_READ, iova, target));
   }
 
   write(iova: number, source: Uint8Array): void {
     this.#ready();
-    this.#run(this.#transfer(command.DMA_WRITE, iova, source));
+    this.#run(newTransfer(command.DMA_WRITE, iova, source));
   }
 
   writeByteBatch(
@@ -145,7 +99,7 @@ export class DmaChannel implements MessageDma {
       throw new RequestError(errno.EINVAL, `a batch of ${count} bytes in shorter arrays`);
     }
     this.#ready();
-    const transfer = this.#transfer(command.DMA_WRITE, 0, bytes, addresses, results);
+    const transfer = newTransfer(command.DMA_WRITE, 0, bytes, addresses, results);
     this.#runBatch(transfer, count);
     return { failed: transfer.failed, firstErrno: transfer.firstErrno };
   }
@@ -161,7 +115,7 @@ export class DmaChannel implements MessageDma {
     }
     if (!this.#options.probe) return false;
     this.#ready();
-    const transfer = this.#transfer(command.DMA_WRITE, 0, bytes, addresses);
+    const transfer = newTransfer(command.DMA_WRITE, 0, bytes, addresses);
     this.#postedId = postedId | ((this.#postedId + 1) & idMask);
     this.#postedRefused = 0;
     this.#runPosted(transfer, lengths, count);
@@ -202,7 +156,7 @@ export class DmaChannel implements MessageDma {
       return undefined;
     }
     transfer.succeeded = true;
-    const problem = this.#checkReply(transfer, offset, bytes, buffer, at, length);
+    const problem = checkReply(transfer, offset, bytes, buffer, at, length);
     if (problem !== undefined) {
       transfer.broken ??= problem;
     } else if (cmd === command.DMA_READ) {
@@ -218,57 +172,6 @@ export class DmaChannel implements MessageDma {
     if ((flags & headerFlags.error) === 0) return 'a write that asked for no reply was answered';
     this.#postedRefused += 1;
     return undefined;
-  }
-
-  #checkReply(
-    transfer: Transfer,
-    offset: number,
-    bytes: number,
-    buffer: Buffer,
-    at: number,
-    length: number,
-  ): string | undefined {
-    const write = transfer.command === command.DMA_WRITE;
-    // QEMU 10 answers a write with the header alone.
-    if (write && length === 0) return undefined;
-    const expected = dmaAccess.size + (write ? 0 : bytes);
-    // The specification draws the count of a write's reply 4 bytes wide.
-    if (length !== expected && !(write && length === expected - 4)) {
-      return `${length} bytes of payload instead of ${expected}`;
-    }
-    const address =
-      transfer.addresses === undefined ? transfer.iova + offset : (transfer.addresses[offset] ?? 0);
-    const low = buffer.readUInt32LE(at);
-    const high = buffer.readUInt32LE(at + 4);
-    if (high * 2 ** 32 + low !== address) return 'another address than was asked for';
-    if (buffer.readUInt32LE(at + dmaAccess.offsets.count) !== bytes)
-      return 'another count than was asked for';
-    if (length === expected && buffer.readUInt32LE(at + dmaAccess.offsets.count + 4) !== 0) {
-      return 'another count than was asked for';
-    }
-    return undefined;
-  }
-
-  #transfer(
-    cmd: number,
-    iova: number,
-    bytes: Uint8Array,
-    addresses?: ArrayLike<number>,
-    results?: Int32Array,
-  ): Transfer {
-    return {
-      command: cmd,
-      iova,
-      bytes,
-      addresses,
-      results,
-      inFlight: 0,
-      bytesInFlight: 0,
-      failed: 0,
-      firstErrno: 0,
-      broken: undefined,
-      succeeded: false,
-    };
   }
 
   /**
@@ -315,7 +218,7 @@ export class DmaChannel implements MessageDma {
    * 32-bit one sees a count of 0 and reports success.
    */
   #probe(): void {
-    const transfer = this.#transfer(command.DMA_READ, 0, new Uint8Array(0));
+    const transfer = newTransfer(command.DMA_READ, 0, new Uint8Array(0));
     this.#state = 'good';
     this.#port.beginWait();
     try {

@@ -6,7 +6,7 @@ import { stateBuffers } from '../../vfio-user/constants.ts';
 import { FramedSocket } from '../../vfio-user/framed-socket.ts';
 import type { ServedDevice } from '../served-device.ts';
 import { Dispatcher } from './dispatcher.ts';
-import type { DmaPort } from './dma-channel.ts';
+import type { DmaPort } from './dma-port.ts';
 import type { Role } from './handler.ts';
 import { LimitedLog } from './limited-log.ts';
 import { Linger } from './linger.ts';
