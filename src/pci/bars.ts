@@ -70,12 +70,11 @@ export function barRegisters(bars: readonly BarLayout[]): RegisterSpec[] {
       size: 4,
       value,
       writable: lowMask,
-      replay: 'bar',
     });
     if (bar.kind === 'memory64') {
       const highMask = bar.size >= two32 ? ~(bar.size / two32 - 1) >>> 0 : 0xffff_ffff;
       const name = `bar${bar.index + 1}`;
-      specs.push({ name, offset: bar.offset + 4, size: 4, writable: highMask, replay: 'bar' });
+      specs.push({ name, offset: bar.offset + 4, size: 4, writable: highMask });
     }
   }
   return specs;

@@ -38,7 +38,6 @@ export function powerManagementCapability(): Capability {
         size: 2,
         value: powerControl.noSoftReset,
         writable: powerControl.stateMask,
-        replay: 'power',
       },
     ],
   };
@@ -70,14 +69,13 @@ export function msiCapability(msi: MsiDescription): Capability {
         (wide ? msiControl.address64 : 0) |
         (maskable ? msiControl.perVectorMasking : 0),
       writable: msiControl.enable | msiControl.multipleEnableMask,
-      replay: 'msi-control',
     },
-    { name: 'address', offset: 4, size: 4, writable: 0xffff_fffc, replay: 'msi' },
+    { name: 'address', offset: 4, size: 4, writable: 0xffff_fffc },
   ];
-  if (wide) registers.push({ name: 'addressHigh', offset: 8, size: 4, writable: 0xffff_ffff, replay: 'msi' });
-  registers.push({ name: 'data', offset: dataOffset, size: 2, writable: 0xffff, replay: 'msi' });
+  if (wide) registers.push({ name: 'addressHigh', offset: 8, size: 4, writable: 0xffff_ffff });
+  registers.push({ name: 'data', offset: dataOffset, size: 2, writable: 0xffff });
   if (maskable) {
-    registers.push({ name: 'mask', offset: dataOffset + 4, size: 4, writable: allVectors, replay: 'msi' });
+    registers.push({ name: 'mask', offset: dataOffset + 4, size: 4, writable: allVectors });
     registers.push({ name: 'pending', offset: dataOffset + 8, size: 4, live: allVectors });
   }
   const length = dataOffset + (maskable ? 12 : 2);
@@ -100,7 +98,6 @@ export function msixCapability(msix: MsixDescription): Capability {
         size: 2,
         value: msix.vectors - 1,
         writable: msixControl.functionMask | msixControl.enable,
-        replay: 'msix-control',
       },
       { name: 'table', offset: 4, size: 4, value: msix.table.offset + msix.table.bar },
       { name: 'pba', offset: 8, size: 4, value: msix.pba.offset + msix.pba.bar },
@@ -143,18 +140,17 @@ export function pcieCapability(pcie: PcieDescription): Capability {
         value: 0x2810,
         writable: 0x78ff,
         act: flr ? express.initiateFlr : 0,
-        replay: 'plain',
       },
       { name: 'devsta', offset: 0x0a, size: 2, clearOnOne: 0x000f },
       { name: 'lnkcap', offset: 0x0c, size: 4, value: 0x0000_0011 },
       // ASPM control, read completion boundary, common clock, extended synch.
-      { name: 'lnkctl', offset: 0x10, size: 2, writable: 0x00cb, replay: 'plain' },
+      { name: 'lnkctl', offset: 0x10, size: 2, writable: 0x00cb },
       { name: 'lnksta', offset: 0x12, size: 2, value: 0x0011 },
       // Completion timeout disable is all of the second device control register that exists here.
       { name: 'devcap2', offset: 0x24, size: 4, value: 0x0000_0010 },
-      { name: 'devctl2', offset: 0x28, size: 2, writable: 0x0010, replay: 'plain' },
+      { name: 'devctl2', offset: 0x28, size: 2, writable: 0x0010 },
       { name: 'lnkcap2', offset: 0x2c, size: 4, value: 0x0000_0002 },
-      { name: 'lnkctl2', offset: 0x30, size: 2, value: 0x0001, writable: 0x000f, replay: 'plain' },
+      { name: 'lnkctl2', offset: 0x30, size: 2, value: 0x0001, writable: 0x000f },
     ],
   };
 }

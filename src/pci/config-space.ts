@@ -13,7 +13,6 @@ import { type ConfigState, geometryOf, loadRegisters, saveRegisters } from './co
 import { command, status, statusErrors } from './header.ts';
 import { type ConfigLayout, type PlacedRegister, readRegister, writeRegister } from './layout.ts';
 import { MsiView, MsixView } from './message-views.ts';
-import { type ReplayEntry, replayPlan } from './replay.ts';
 
 /** The power states that a function of ours knows. */
 export type PowerState = 'D0' | 'D3hot';
@@ -140,16 +139,6 @@ export class ConfigSpace {
   /** A copy of all bytes as a client would read them. */
   snapshot(): Buffer {
     return Buffer.from(this.#bytes);
-  }
-
-  /** What has to be written, in order, to give another function the state of this one. */
-  replayPlan(): ReplayEntry[] {
-    return replayPlan(this.layout, this.#bytes);
-  }
-
-  /** Where the registers of the replay plan are. */
-  guestWrittenRegisters(): { offset: number; size: number }[] {
-    return this.replayPlan().map(({ offset, size }) => ({ offset, size }));
   }
 
   /** The command register. */

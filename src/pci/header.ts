@@ -56,7 +56,7 @@ export function headerRegisters(
   return [
     { name: 'vendorId', offset: 0x00, size: 2, value: description.vendorId },
     { name: 'deviceId', offset: 0x02, size: 2, value: description.deviceId },
-    { name: 'command', offset: 0x04, size: 2, writable: writableCommand, replay: 'command' },
+    { name: 'command', offset: 0x04, size: 2, writable: writableCommand },
     {
       name: 'status',
       offset: 0x06,
@@ -69,11 +69,11 @@ export function headerRegisters(
     { name: 'progIf', offset: 0x09, size: 1, value: description.classCode & 0xff },
     { name: 'subClass', offset: 0x0a, size: 1, value: (description.classCode >> 8) & 0xff },
     { name: 'baseClass', offset: 0x0b, size: 1, value: (description.classCode >> 16) & 0xff },
-    { name: 'cacheLineSize', offset: 0x0c, size: 1, writable: 0xff, replay: 'plain' },
+    { name: 'cacheLineSize', offset: 0x0c, size: 1, writable: 0xff },
     // PCI Express functions have no latency timer (PCIe Base, "Latency Timer Register": hardwired to 0).
     express
       ? { name: 'latencyTimer', offset: 0x0d, size: 1 }
-      : { name: 'latencyTimer', offset: 0x0d, size: 1, writable: 0xff, replay: 'plain' },
+      : { name: 'latencyTimer', offset: 0x0d, size: 1, writable: 0xff },
     { name: 'headerType', offset: 0x0e, size: 1 },
     { name: 'bist', offset: 0x0f, size: 1 },
     ...barRegisters(bars),
@@ -81,7 +81,7 @@ export function headerRegisters(
     { name: 'subsystemId', offset: 0x2e, size: 2, value: description.subsystemId ?? 0 },
     { name: 'expansionRom', offset: 0x30, size: 4 },
     { name: 'capabilityPointer', offset: 0x34, size: 1, value: firstCapability },
-    { name: 'interruptLine', offset: 0x3c, size: 1, writable: 0xff, replay: 'plain' },
+    { name: 'interruptLine', offset: 0x3c, size: 1, writable: 0xff },
     { name: 'interruptPin', offset: 0x3d, size: 1, value: description.interruptPin ?? 0 },
   ];
 }

@@ -4,9 +4,6 @@
  * of any size and alignment obeys the same rules.
  */
 
-/** What a replay at a migration's destination has to do with a register. */
-export type ReplayRole = 'bar' | 'plain' | 'command' | 'msi' | 'msi-control' | 'msix-control' | 'power';
-
 /** One register, at `offset` from the start of its group (the header, or a capability). */
 export interface RegisterSpec {
   /** Unique in the space once prefixed with its group; the name in saved state. */
@@ -23,8 +20,6 @@ export interface RegisterSpec {
   readonly act?: number;
   /** Read-only bits that the device changes while it runs. */
   readonly live?: number;
-  /** Present: the register holds guest-written state that a replay must write. */
-  readonly replay?: ReplayRole;
 }
 
 /** A register in its final place, every field filled in. */
@@ -37,7 +32,6 @@ export interface PlacedRegister {
   readonly clearOnOne: number;
   readonly act: number;
   readonly live: number;
-  readonly replay: ReplayRole | undefined;
 }
 
 /** Reads a little-endian register of 1, 2 or 4 bytes. */
@@ -80,7 +74,6 @@ export class ConfigLayout {
         clearOnOne: spec.clearOnOne ?? 0,
         act: spec.act ?? 0,
         live: spec.live ?? 0,
-        replay: spec.replay,
       };
       if (this.registers.has(register.name)) throw new RangeError(`register ${register.name} declared twice`);
       this.registers.set(register.name, register);

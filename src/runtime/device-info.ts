@@ -20,8 +20,6 @@ export function describeDevice(runtime: DeviceRuntime): Record<string, unknown> 
     model: runtime.model.name,
     stateVersion: runtime.model.stateVersion,
     config: config.snapshot(),
-    replay: config.replayPlan(),
-    configGuestWritten: config.guestWrittenRegisters(),
     bars: bars.filter(({ index }) => index <= pciRegion.bar5),
     ...(msix && {
       msix: {

@@ -2,18 +2,7 @@ import fc from 'fast-check';
 import { pack, unpack } from 'msgpackr';
 import { describe, expect, test } from 'vitest';
 import { ConfigSpace, PciStateError } from '../../../src/pci/index.ts';
-import { fullDescription, get, plainDescription, put } from './fixtures.ts';
-
-const anyWrites = fc.array(
-  fc.record({ offset: fc.nat(0xf0), bytes: fc.uint8Array({ minLength: 1, maxLength: 16 }) }),
-  { maxLength: 30 },
-);
-
-function written(writes: { offset: number; bytes: Uint8Array }[]): ConfigSpace {
-  const config = new ConfigSpace(fullDescription);
-  for (const { offset, bytes } of writes) config.write(offset, bytes.length, Buffer.from(bytes), 0);
-  return config;
-}
+import { anyWrites, fullDescription, plainDescription, put, written } from './fixtures.ts';
 
 describe('saved state', () => {
   test('comes back whatever was written, over msgpack too', () => {
@@ -78,58 +67,5 @@ describe('saved state', () => {
   test('refuses another function', () => {
     const other = new ConfigSpace(plainDescription);
     expect(() => other.load(good())).toThrow(PciStateError);
-  });
-});
-
-describe('replay plan', () => {
-  test('written to a fresh function in order, gives the same space', () => {
-    fc.assert(
-      fc.property(anyWrites, (writes) => {
-        const source = written(writes);
-        let resets = 0;
-        const target = new ConfigSpace(fullDescription, { functionLevelReset: () => resets++ });
-        for (const { offset, size, value } of source.replayPlan()) put(target, offset, size, value);
-        return resets === 0 && target.snapshot().equals(source.snapshot());
-      }),
-      { numRuns: 100 },
-    );
-  });
-
-  test('skipping what has its initial value gives the same', () => {
-    const source = written([{ offset: 0x10, bytes: new Uint8Array(48).fill(0x5a) }]);
-    const target = new ConfigSpace(fullDescription);
-    const needed = source.replayPlan().filter(({ value, initial }) => value !== initial);
-    for (const { offset, size, value } of needed) put(target, offset, size, value);
-    expect(target.snapshot().equals(source.snapshot())).toBe(true);
-    expect(needed.length).toBeLessThan(source.replayPlan().length);
-  });
-
-  test('names its registers, BARs first, message control and power last', () => {
-    const config = new ConfigSpace(fullDescription);
-    put(config, 0x04, 2, 0x0406);
-    const plan = config.replayPlan();
-    expect(plan.map(({ name }) => name)).toEqual([
-      'bar0',
-      'bar1',
-      'bar2',
-      'bar3',
-      'cacheLineSize',
-      'interruptLine',
-      'pcie.devctl',
-      'pcie.lnkctl',
-      'pcie.devctl2',
-      'pcie.lnkctl2',
-      'msi.address',
-      'msi.addressHigh',
-      'msi.data',
-      'msi.mask',
-      'command',
-      'msi.control',
-      'msix.control',
-      'pm.control',
-    ]);
-    expect(plan.find(({ role }) => role === 'command')).toMatchObject({ offset: 4, size: 2, value: 0x0406 });
-    expect(config.guestWrittenRegisters()).toEqual(plan.map(({ offset, size }) => ({ offset, size })));
-    expect(get(config, 4, 2)).toBe(0x0406);
   });
 });

@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import type { PciDescription } from '../../../src/device/pci-description.ts';
 import { ConfigSpace, InterruptController } from '../../../src/pci/index.ts';
 
@@ -48,6 +49,19 @@ export function put(config: ConfigSpace, offset: number, size: number, value: nu
   const buffer = Buffer.alloc(8);
   buffer.writeUIntLE(value >>> 0, 2, size);
   config.write(offset, size, buffer, 2);
+}
+
+/** Writes of a guest to any place of the first 256 bytes. */
+export const anyWrites = fc.array(
+  fc.record({ offset: fc.nat(0xf0), bytes: fc.uint8Array({ minLength: 1, maxLength: 16 }) }),
+  { maxLength: 30 },
+);
+
+/** A function with everything, after `writes`. */
+export function written(writes: { offset: number; bytes: Uint8Array }[]): ConfigSpace {
+  const config = new ConfigSpace(fullDescription);
+  for (const { offset, bytes } of writes) config.write(offset, bytes.length, Buffer.from(bytes), 0);
+  return config;
 }
 
 /** Stand-in for eventfds: counts signals, and notices a descriptor closed twice or used after that. */
