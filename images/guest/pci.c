@@ -15,8 +15,10 @@
 
 static const char devices[] = "/sys/bus/pci/devices";
 
-/* Huge pages that the kernel is asked to keep; they count from the first large allocation on. */
-#define HUGE_PAGES "8"
+/* Fewest huge pages that the kernel is asked to keep, from the first large allocation on. */
+#define HUGE_PAGES 8
+#define HUGE_PAGES_KEPT "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+#define HUGE_PAGES_FREE "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
 
 enum { PAGE = 4096, HUGE_PAGE = 2 << 20, PATH_LENGTH = 256 };
 
@@ -159,15 +161,43 @@ volatile void *pci_map_bar(struct pci_device *dev, unsigned index)
 	return mapping;
 }
 
+static unsigned long read_count(const char *path)
+{
+	unsigned long value = 0;
+	FILE *file = fopen(path, "re");
+
+	if (file == NULL || fscanf(file, "%lu", &value) != 1)
+		complain(path, "no number");
+	if (file != NULL)
+		fclose(file);
+	return value;
+}
+
+/* Lets the kernel keep more huge pages if fewer than `wanted` are free. */
+static void reserve_huge_pages(unsigned long wanted)
+{
+	unsigned long kept = read_count(HUGE_PAGES_KEPT), available = read_count(HUGE_PAGES_FREE);
+	char text[24];
+
+	if (available >= wanted)
+		return;
+	kept += wanted - available;
+	snprintf(text, sizeof text, "%lu", kept < HUGE_PAGES ? HUGE_PAGES : kept);
+	write_file(HUGE_PAGES_KEPT, text);
+	available = read_count(HUGE_PAGES_FREE);
+	if (available < wanted)
+		fprintf(stderr, "dma_alloc: %lu huge pages of 2 MiB wanted, the guest has %lu to give\n", wanted, available);
+}
+
 void *dma_alloc(size_t size)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE;
 	void *memory;
 
 	if (size > PAGE) {
-		write_file("/proc/sys/vm/nr_hugepages", HUGE_PAGES);
 		flags |= MAP_HUGETLB;
 		size = (size + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
+		reserve_huge_pages(size / HUGE_PAGE);
 	}
 	memory = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
 	if (memory == MAP_FAILED) {
@@ -195,6 +225,19 @@ static uint64_t physical_address(const void *memory)
 uint64_t dma_address(struct pci_device *dev, void *memory, size_t size)
 {
 	return dev->vfio >= 0 ? pci_vfio_map(dev, memory, size) : physical_address(memory);
+}
+
+size_t dma_contiguous(const struct pci_device *dev, const void *memory, size_t size)
+{
+	const char *at = memory;
+	/* To the next boundary of a huge page: within one, memory is contiguous. */
+	size_t length = HUGE_PAGE - (uintptr_t)at % HUGE_PAGE;
+
+	if (dev->vfio >= 0)
+		return size;
+	while (length < size && physical_address(at + length) == physical_address(at) + length)
+		length += HUGE_PAGE;
+	return length < size ? length : size;
 }
 
 void *dma_alloc_above(uint64_t floor, size_t limit)

@@ -41,9 +41,11 @@ unsigned pci_find_capability(const struct pci_device *dev, uint8_t id);
 /* Maps a memory BAR; its size is in bar_size afterwards. */
 volatile void *pci_map_bar(struct pci_device *dev, unsigned index);
 
-/* Locked, zeroed memory, physically contiguous up to 2 MiB (above a page: a huge page). */
+/* Locked, zeroed memory: one page, or huge pages, each physically contiguous and all of them perhaps not. */
 void *dma_alloc(size_t size);
-/* Address that the device has to use for `memory`: physical, or an I/O address in vfio mode. */
+/* How many bytes of `memory`, which `dma_alloc` gave, lie in one piece for the device; all in vfio mode. */
+size_t dma_contiguous(const struct pci_device *dev, const void *memory, size_t size);
+/* Address that the device has to use for `memory`, in one piece: physical, or an I/O address in vfio mode. */
 uint64_t dma_address(struct pci_device *dev, void *memory, size_t size);
 /* A page at or above `floor`, or NULL if `limit` bytes were tried without finding one. */
 void *dma_alloc_above(uint64_t floor, size_t limit);

@@ -9,6 +9,8 @@
  * vfio   MSI-X through vfio-pci, in a machine with an IOMMU in front of the device
  * msi    MSI in the same way
  *
+ * --size   bytes moved at a time, at most half of the device's memory; the guest gives 2 x SIZE of its own.
+ *          Where that is not in one piece, as many transfers are made as it has pieces.
  * --above  also moves data to and from a page of guest memory at or above this physical address.
  * One line for each check, "ok NAME" or "not ok NAME: …"; exit status 0 if all are ok.
  */
@@ -190,17 +192,61 @@ static void test_board(void)
 	check(good, "board-memory", "reads other bytes than were written");
 }
 
+/* Memory for transfers, with the pieces in which the device finds it. */
+struct buffer {
+	uint8_t *bytes;
+	unsigned pieces;
+	struct {
+		uint64_t address;
+		size_t length;
+	} piece[];
+};
+
+static struct buffer *buffer_new(size_t size)
+{
+	struct buffer *buffer = malloc(sizeof *buffer + (size / PAGE + 1) * sizeof buffer->piece[0]);
+	size_t length;
+
+	if (buffer == NULL || (buffer->bytes = dma_alloc(size)) == NULL)
+		return NULL;
+	buffer->pieces = 0;
+	for (size_t at = 0; at < size; at += length) {
+		length = dma_contiguous(&dev, buffer->bytes + at, size - at);
+		buffer->piece[buffer->pieces].address = dma_address(&dev, buffer->bytes + at, length);
+		buffer->piece[buffer->pieces++].length = length;
+	}
+	return buffer;
+}
+
+/* Moves a buffer, one transfer for each of its pieces; the status of the last one, or of the first to fail. */
+static int move(int direction, const struct buffer *buffer, uint64_t device, unsigned vector)
+{
+	int status = DONE;
+
+	for (unsigned i = 0; i < buffer->pieces && status == DONE; i++) {
+		status = transfer(direction, buffer->piece[i].address, device, buffer->piece[i].length, vector);
+		device += buffer->piece[i].length;
+	}
+	return status;
+}
+
 static void test_dma(size_t size, unsigned rounds)
 {
-	uint8_t *out = dma_alloc(size), *in = dma_alloc(size);
-	uint64_t out_at, in_at, place = dev.bar_size[2] / 2;
-	uint32_t before = reg32(COMPLETED);
+	uint64_t place = dev.bar_size[2] / 2;
+	uint32_t before = reg32(COMPLETED), expected;
+	struct buffer *sending, *receiving;
+	uint8_t *out, *in;
 	char name[64];
 
-	if (!check(out != NULL && in != NULL, "dma-memory", "none to be had"))
+	if (!check(size > 0 && size <= place, "dma-size", "%zu, the device has room for %llu", size,
+		   (unsigned long long)place))
 		return;
-	out_at = dma_address(&dev, out, size);
-	in_at = dma_address(&dev, in, size);
+	sending = buffer_new(size);
+	receiving = buffer_new(size);
+	if (!check(sending != NULL && receiving != NULL, "dma-memory", "none to be had"))
+		return;
+	out = sending->bytes;
+	in = receiving->bytes;
 	for (unsigned round = 0; round < rounds; round++) {
 		unsigned vector = round % VECTORS;
 		int sent, received;
@@ -208,16 +254,23 @@ static void test_dma(size_t size, unsigned rounds)
 
 		fill(out, size, round + 1);
 		memset(in, 0, size);
-		sent = transfer(FROM_GUEST, out_at, place, size, vector);
-		received = transfer(TO_GUEST, in_at, place, size, vector);
+		sent = move(FROM_GUEST, sending, place, vector);
+		received = move(TO_GUEST, receiving, place, vector);
 		at = difference(out, in, size);
 		snprintf(name, sizeof name, "dma-%u-vector-%u", round, vector);
 		check(sent == DONE && received == DONE && at == size, name,
 		      "status %d out, %d in, first difference at %zu of %zu", sent, received, at, size);
-		if (round == 0)
-			check(difference(out, board + place, PAGE) == PAGE, "dma-seen-on-board", "other bytes behind BAR 2");
+		if (round == 0) {
+			size_t seen = size < PAGE ? size : PAGE, end = size - seen;
+			int good = difference(out, board + place, seen) == seen &&
+				   difference(out + end, board + place + end, seen) == seen;
+
+			check(good, "dma-seen-on-board", "other bytes behind BAR 2");
+		}
 	}
-	check(reg32(COMPLETED) == before + 2 * rounds, "completed", "%u transfers counted", reg32(COMPLETED) - before);
+	expected = rounds * (sending->pieces + receiving->pieces);
+	check(reg32(COMPLETED) - before == expected, "completed", "%u transfers counted of %u",
+	      reg32(COMPLETED) - before, expected);
 }
 
 static void test_refusals(void)

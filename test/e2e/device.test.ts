@@ -4,6 +4,7 @@ import { launchVm } from '../../src/qemu/launch.ts';
 import { Testbed, type TestbedOptions } from '../../src/qemu/testbed.ts';
 
 const bootMs = 120_000;
+const mebibyte = 1 << 20;
 let bed: Testbed | undefined;
 
 afterEach(async () => {
@@ -66,6 +67,17 @@ describe('a device under a stock QEMU', () => {
     await checkRam(testbed, '--mode poll');
     await reboot(testbed);
     await checkRam(testbed, '--mode msix');
+  });
+
+  it('moves what is larger than the guest can give in one piece', async () => {
+    const testbed = await boot({ devices: [{ id: 'dev0', model: 'ram', set: { megabytes: 64 } }] });
+    await checkRam(testbed, `--mode msix --size ${4 * mebibyte} --rounds 2`);
+    await checkRam(testbed, `--mode poll --size ${32 * mebibyte} --rounds 1`);
+    const { status, stdout } = await testbed.agent.run(ramtest(`--size ${32 * mebibyte + 1}`));
+    expect({ status, stdout }).toMatchObject({
+      status: 1,
+      stdout: expect.stringContaining('not ok dma-size: 33554433, the device has room for 33554432'),
+    });
   });
 
   it('interrupts by INTx on an old machine without PCIe', async () => {
