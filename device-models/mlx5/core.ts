@@ -182,13 +182,12 @@ export class Mlx5Core {
     this.cqs.evaluateAll();
     this.eqs.evaluateAll();
     this.sqs.runAll();
-    this.port.ready();
+    this.receive.wake();
   }
 
   /** After a migration: the switch learns at once where this device's addresses live now. */
   #announceAddresses(): void {
     this.#announce = false;
-    this.receive.catchUp();
     if (this.function.phase !== functionPhase.INITIALIZED) return;
     const bytes = Buffer.alloc(8);
     for (const mac of this.vport.lists[0]) {

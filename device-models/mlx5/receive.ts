@@ -9,15 +9,20 @@ import { delivery, type ReceiveQueue, type ReceiveQueues } from './rq.ts';
 import { fillMatch } from './steering/match.ts';
 import { type Steering, SteeringResult } from './steering/tables.ts';
 import { dispatchType, type Rqt, RssResult, rssHash, type Tir } from './steering/tir.ts';
+import { queueState } from './work-queue.ts';
 
-/** How often a frame that waits for a buffer is offered again, and how long it may wait before frames are dropped. */
-const retryNs = 200_000;
-const patienceNs = 20_000_000;
 /**
- * After a migration everything that was kept for the guest comes at once, more than its rings may hold, and the guest has
- * been away: for this long, a frame may wait that long for a buffer.
+ * When a frame that waits for a buffer is offered again: soon, then after twice as long each time up to the second. A guest
+ * that has caught up arms its CQ, which is heard of at once.
  */
-const catchUpNs = 2_000_000_000;
+const firstRetryNs = 200_000;
+const lastRetryNs = 20_000_000;
+/**
+ * How long a queue may go without a buffer before its frames are dropped. The guest's processors are threads of a busy
+ * machine, and what was kept through a migration comes at once: neither says that the guest has given the queue up. While
+ * a frame waits, all that follow it wait in the network, in order; a dead queue must not stop them for ever.
+ */
+export const patienceNs = 5_000_000_000;
 
 /** What the receive path needs of the rest of the device. */
 export interface ReceiveParts {
@@ -42,8 +47,9 @@ class Frame {
 }
 
 /**
- * From the port to receive queues: flow tables, RSS, delivery. A frame whose queue has no buffer waits at the port for a
- * short time, as it would in a NIC's packet buffer; then it counts as out-of-buffer.
+ * From the port to receive queues: flow tables, RSS, delivery. No more is taken from the port than the guest has posted
+ * buffers for: a frame whose queue has none waits at the port, and the network's queues hold what follows (and drop and
+ * count what is beyond their bounds). When the queue gets none for long, its frames count as out-of-buffer.
  */
 export class ReceivePath {
   readonly #host: DeviceHost;
@@ -54,11 +60,10 @@ export class ReceivePath {
   /** The queue that a frame waits for, since when. */
   #waitingFor: ReceiveQueue | undefined;
   #waitingSince = 0;
+  #retryNs = firstRetryNs;
   /** Queues that were waited for in vain; they get no patience until they have buffers again. */
   readonly #starved = new Set<number>();
   #busy = false;
-  /** Until then the guest catches up on what was kept for it. */
-  #catchUpUntil = 0;
 
   constructor(host: DeviceHost, parts: ReceiveParts) {
     this.#host = host;
@@ -70,9 +75,10 @@ export class ReceivePath {
     this.#retry.close();
   }
 
-  /** The guest runs again after it was moved: frames that were kept for it follow. */
-  catchUp(): void {
-    this.#catchUpUntil = this.#host.now() + catchUpNs;
+  /** Runs again: the time that it stood still is none in which the guest has failed to post buffers. */
+  wake(): void {
+    this.#waitingFor = undefined;
+    this.#parts.ready();
   }
 
   clear(): void {
@@ -181,18 +187,21 @@ export class ReceivePath {
       if (this.#waitingFor === rq) this.#waitingFor = undefined;
       return false;
     }
-    if (!rq.fed || this.#starved.has(rq.id)) return false;
+    // A queue that is not in use drops its frames.
+    if (rq.state !== queueState.RDY || !rq.fed || this.#starved.has(rq.id)) return false;
     const now = this.#host.now();
     if (this.#waitingFor !== rq) {
       this.#waitingFor = rq;
       this.#waitingSince = now;
-    } else if (now - this.#waitingSince > (now < this.#catchUpUntil ? catchUpNs : patienceNs)) {
+      this.#retryNs = firstRetryNs;
+    } else if (now - this.#waitingSince > patienceNs) {
       this.#waitingFor = undefined;
       if (this.#starved.size >= limits.rqs) this.#starved.clear();
       this.#starved.add(rq.id);
       return false;
     }
-    this.#retry.arm(retryNs);
+    this.#retry.arm(this.#retryNs);
+    this.#retryNs = Math.min(2 * this.#retryNs, lastRetryNs);
     return true;
   }
 }

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { FrameInfo, parseFrame } from '../../../device-models/mlx5/frame/parse.ts';
+import { patienceNs } from '../../../device-models/mlx5/receive.ts';
 import { RssResult, rssHash, Tir } from '../../../device-models/mlx5/steering/tir.ts';
 import { toeplitz, toeplitzTable } from '../../../device-models/mlx5/steering/toeplitz.ts';
 import { type Received, rssKey } from './driver.ts';
@@ -244,7 +245,10 @@ describe('receive', () => {
     driver.poll();
     expect(driver.received).toHaveLength(70);
     for (let index = 0; index < 70; index++) port.inject(frame);
-    host.advance(100_000_000);
+    // A guest that gets no processor for a while has not given its queue up.
+    host.advance(patienceNs - 100_000_000);
+    expect(port.kept).toHaveLength(6);
+    host.advance(200_000_000);
     expect(port.kept).toHaveLength(0);
     expect(device.core.counters.events.rxOutOfBuffer).toBe(6);
     expect(driver.stats().qCounter.readUInt32BE(0x30)).toBe(6);
@@ -252,6 +256,21 @@ describe('receive', () => {
     port.inject(frame);
     driver.poll();
     expect(driver.received).toHaveLength(135);
+  });
+
+  it('does not count the time in which it stands still as time without buffers', () => {
+    const { host, device, port, driver } = running();
+    const frame = buildFrame({ dst: driver.mac });
+    while (port.inject(frame));
+    host.mayInitiate = false;
+    device.quiesce();
+    host.advance(2 * patienceNs);
+    host.mayInitiate = true;
+    device.resume();
+    expect(port.kept).toHaveLength(1);
+    driver.poll();
+    expect(port.kept).toEqual([]);
+    expect(device.core.counters.events.rxOutOfBuffer).toBe(0);
   });
 
   it('keeps true counters', () => {

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { pack, unpack } from 'msgpackr';
 import { Mlx5Device } from '../../../device-models/mlx5/index.ts';
+import { patienceNs } from '../../../device-models/mlx5/receive.ts';
 import type { PreCopySession, StateRecord } from '../../../src/device/index.ts';
 import { FakeDriver } from './driver.ts';
 import { FakeHost, type FakeMemory, FakePort } from './fake-host.ts';
@@ -169,7 +170,7 @@ export class Workload {
           this.#inject(buildFrame({ dst: driver.mac, sport: left }));
         }
         // The guest is slow: what its queue can't take waits for a while, then is lost.
-        this.host.advance(30_000_000);
+        this.host.advance(patienceNs + 100_000_000);
         driver.poll();
         break;
       case 'link':
@@ -323,7 +324,5 @@ export class Workload {
     if (busy) this.#meanwhile();
     this.driver.poll();
     this.collect();
-    // As patient with the guest's rings as a destination is.
-    this.device.core.receive.catchUp();
   }
 }
