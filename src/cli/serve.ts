@@ -5,6 +5,7 @@ import { type DirtyScopeName, dirtyScopes } from '../dma/dirty-tracker.ts';
 import { CompanionError } from '../errors.ts';
 import { createLogger, type LogLevel, logLevels } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
+import { keepCompiledCode } from '../optimizer.ts';
 import { DeviceRuntime } from '../runtime/device-runtime.ts';
 import { orchestratorPort } from '../runtime/orchestrator-port.ts';
 import { NativeServer, type NativeServerOptions } from '../transport/native/index.ts';
@@ -76,6 +77,7 @@ export function registerServe(program: Command): void {
 
 /** Serves until SIGTERM, SIGINT or SIGHUP; both socket files are gone afterwards. */
 async function serve(modelName: string, options: ServeOptions): Promise<void> {
+  keepCompiledCode();
   if (options.migrationSocket !== undefined && resolve(options.migrationSocket) === resolve(options.socket)) {
     throw new CompanionError('VC_USAGE', `--socket and --migration-socket are both ${options.socket}`, {
       hint: 'give each a path of its own',

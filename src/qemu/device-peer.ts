@@ -49,6 +49,8 @@ export interface MarkResult {
   readonly failed: number;
   readonly firstErrno: number;
   readonly microseconds: number;
+  /** The guest has Bus Master off: nothing has been marked and the log is as it was. */
+  readonly deferred: boolean;
 }
 
 /** State through memory that the server maps; see docs/protocol-extensions.md, "State windows". */
@@ -93,6 +95,10 @@ export interface DevicePeer {
   /** After it everything that QEMU had sent before has been executed; returns the DMA's errno. */
   barrier(): Promise<number>;
   dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]>;
+  /** The MSI-X table as QEMU holds it; undefined where there is none, or the guest keeps the device from reaching it. */
+  msixTable(): Promise<DmaResult | undefined>;
+  /** Keeps the server from work in the background that can wait, until it is told otherwise. */
+  quiet(on: boolean): Promise<void>;
   markDirty(): Promise<MarkResult>;
   /** Rehearses marking so many pages, which changes nothing; 0 pages in the result: it could not. */
   rehearseMarking?(pages: number): Promise<MarkResult>;

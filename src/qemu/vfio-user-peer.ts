@@ -70,22 +70,25 @@ function parseInfo(name: string, value: unknown): PeerInfo {
 }
 
 function parseMark(value: unknown): MarkResult {
-  const { pages, failed, firstErrno, microseconds } = fields(value);
+  const { pages, failed, firstErrno, microseconds, deferred } = fields(value);
   return {
     pages: whole(pages),
     failed: whole(failed),
     firstErrno: whole(firstErrno),
     microseconds: whole(microseconds),
+    deferred: deferred === true,
   };
+}
+
+function parseResult(value: unknown): DmaResult {
+  const { errno: code, bytes } = fields(value);
+  return bytes instanceof Uint8Array ? { errno: whole(code), bytes } : { errno: whole(code) };
 }
 
 function parseResults(name: string, value: unknown, count: number): DmaResult[] {
   const { results } = fields(value);
   if (!Array.isArray(results) || results.length !== count) throw malformed(name, 'dma without its results');
-  return results.map((each) => {
-    const { errno: code, bytes } = fields(each);
-    return bytes instanceof Uint8Array ? { errno: whole(code), bytes } : { errno: whole(code) };
-  });
+  return results.map(parseResult);
 }
 
 /** Connects to the migration socket at `path`. */
@@ -153,6 +156,15 @@ class VfioUserPeer implements DevicePeer {
   async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {
     const answer = await this.#client.companion('dma', { operations });
     return parseResults(this.name, answer, operations.length);
+  }
+
+  async msixTable(): Promise<DmaResult | undefined> {
+    const answer = await this.#client.companion('msixTable');
+    return fields(answer).errno === undefined ? undefined : parseResult(answer);
+  }
+
+  async quiet(on: boolean): Promise<void> {
+    await this.#client.companion('quiet', { on });
   }
 
   async markDirty(): Promise<MarkResult> {

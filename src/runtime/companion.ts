@@ -1,5 +1,6 @@
 import type { GuestMemory, MessageDma } from '../dma/types.ts';
 import { errno, errnoOf, RequestError } from '../errors.ts';
+import { holdOptimizer } from '../optimizer.ts';
 import type { ServedMigration } from '../transport/served-device.ts';
 import { type MarkOutcome, markPages, rehearseMarking } from './mark-pages.ts';
 import { StateWindow } from './state-window.ts';
@@ -10,6 +11,10 @@ export interface CompanionTarget {
   hold(on: boolean): void;
   reset(): void;
   fireVectors(): number;
+  /** Whether the guest lets the device do DMA. */
+  readonly busMaster: boolean;
+  /** Where the guest has put the MSI-X table, if it can be accessed there. */
+  msixTable(): { readonly address: number; readonly size: number } | undefined;
   /** The client on the device socket. */
   client(): MessageDma | undefined;
   readonly memory: GuestMemory;
@@ -42,6 +47,7 @@ export class CompanionService {
   readonly #target: CompanionTarget;
   readonly #now: () => number;
   readonly #window = new StateWindow();
+  #wakeOptimizer: (() => void) | undefined;
   readonly #operations: Readonly<Record<string, (request: Request) => unknown>>;
 
   constructor(target: CompanionTarget, now: () => number) {
@@ -59,7 +65,12 @@ export class CompanionService {
       },
       barrier: () => this.#barrier(),
       dma: (request) => this.#dma(request),
-      markDirty: () => this.#marked((client) => markPages(target.memory, client, target.takeDirtyPages())),
+      quiet: ({ on }) => {
+        this.#quiet(flag(on, 'on'));
+        return {};
+      },
+      msixTable: () => this.#msixTable(),
+      markDirty: () => this.#markDirty(),
       rehearseMarking: ({ pages }) =>
         this.#marked((client) => rehearseMarking(target.memory, client, size(pages, rehearsalLimit))),
       dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
@@ -97,6 +108,15 @@ export class CompanionService {
   /** Gives back what the orchestrator had opened; it is gone. */
   release(): void {
     this.#window.close();
+    this.#quiet(false);
+  }
+
+  #quiet(on: boolean): void {
+    if (on) this.#wakeOptimizer ??= holdOptimizer();
+    else {
+      this.#wakeOptimizer?.();
+      this.#wakeOptimizer = undefined;
+    }
   }
 
   #migration(): ServedMigration {
@@ -148,6 +168,32 @@ export class CompanionService {
       }
     });
     return { results };
+  }
+
+  /** The table as QEMU holds it; nothing where the guest does not let the device reach it. */
+  #msixTable(): { errno?: number; bytes?: Uint8Array } {
+    const table = this.#target.msixTable();
+    if (table === undefined || !this.#target.busMaster) return {};
+    const bytes = Buffer.alloc(table.size);
+    try {
+      this.#client().read(table.address, bytes);
+      return { errno: 0, bytes };
+    } catch (error) {
+      const value = errnoOf(error);
+      if (unanswered.includes(value)) throw error;
+      return { errno: value };
+    }
+  }
+
+  /** Without Bus Master every page would be refused: the log is left as it is then. */
+  #markDirty(): MarkOutcome & { microseconds: number; deferred: boolean } {
+    const target = this.#target;
+    if (!target.busMaster) {
+      const deferred = target.dirtyPageEstimate() > 0;
+      return { pages: 0, failed: 0, firstErrno: 0, microseconds: 0, deferred };
+    }
+    const outcome = this.#marked((client) => markPages(target.memory, client, target.takeDirtyPages()));
+    return { ...outcome, deferred: false };
   }
 
   #marked(mark: (client: MessageDma) => MarkOutcome): MarkOutcome & { microseconds: number } {

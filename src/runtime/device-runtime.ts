@@ -134,6 +134,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#migration = this.#makeMigration(settings);
     this.migration = this.#migrationFor(false);
     this.orchestrated = this.#migrationFor(true);
+    const { config } = this;
     this.companion = new CompanionService(
       {
         info: () => ({ ...describeDevice(this), ...this.#extension?.info() }),
@@ -143,6 +144,10 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
           this.#migration?.reset();
         },
         fireVectors: () => this.interrupts.fireAll(),
+        get busMaster() {
+          return config.busMaster;
+        },
+        msixTable: () => this.#msixTable(),
         client: () => this.#client,
         memory: this.memory,
         takeDirtyPages: () => this.dirtyLog.takeDirtyPages(),
@@ -373,6 +378,13 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       ...(settings.migration && { options: settings.migration }),
       log: this.#log,
     });
+  }
+
+  #msixTable(): { address: number; size: number } | undefined {
+    const table = this.config.msix && this.interrupts.windows[0];
+    if (!table || !isBarRegion(table.bar)) return undefined;
+    const base = this.config.bar(table.bar)?.address;
+    return base === undefined ? undefined : { address: base + table.offset, size: table.size };
   }
 
   #suspend(): void {

@@ -86,6 +86,7 @@ function deviceRun(
     told: undefined,
     channel: undefined,
     fed: Promise.resolve(),
+    feeding: false,
     sentBytes: 0,
     pumpMs: 0,
     initialBytes: 0,
@@ -151,6 +152,7 @@ function watch(run: Run): void {
 
 /** Ends all sessions; the parties go on. */
 export async function disconnectAll(run: Run): Promise<void> {
+  run.close();
   const peers = run.devices.flatMap((device) => [device.source, device.destination]);
   await Promise.allSettled([
     run.source.close(),

@@ -2,6 +2,7 @@
 import { migrationState } from '../../migration/state.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { pump, pumpRate } from './pump.ts';
+import { startTold } from './replay.ts';
 import { type DeviceRun, type Run, refusal, within } from './run.ts';
 
 /** Replay and resume, ms: what comes after the data. */
@@ -9,11 +10,8 @@ const tailMs = 4;
 
 export async function finish(run: Run): Promise<void> {
   checkDowntime(run);
-  const states = run.moved.then(() => {
-    // With its pages marked and its state taken, a source's server is needed for nothing but a comparison.
-    if (run.options.verify?.state !== true) for (const device of run.devices) device.sourceDone = true;
-  });
-  states.catch(() => undefined);
+  const states = loaded(run);
+  states.catch((error) => run.fail(error));
   const before = run.destination.lastEvent;
   const arrived = run.destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
     timeoutMs: run.timeouts.final,
@@ -32,6 +30,15 @@ export async function finish(run: Run): Promise<void> {
   await within(run.timeouts.final, 'the rest of the device state', run.until(states));
 }
 
+/** The state of every device is at its destination, and devices to which nothing is left to tell run, held. */
+async function loaded(run: Run): Promise<void> {
+  await run.moved;
+  // With its pages marked and its state taken, a source's server is needed for nothing but a comparison.
+  if (run.options.verify?.state !== true) for (const device of run.devices) device.sourceDone = true;
+  await run.settled;
+  await startTold(run);
+}
+
 /** With everything at rest the rest of the blackout is known well: is it still within the limit? */
 function checkDowntime(run: Run): void {
   const spentMs = (Timeline.now() - (run.timeline.zeroUs ?? Timeline.now())) / 1000;
@@ -46,11 +53,15 @@ function checkDowntime(run: Run): void {
   );
 }
 
-/** Moves the final state of a stopped device, and has it loaded. */
-export async function moveState(run: Run, device: DeviceRun): Promise<void> {
-  const start = Timeline.now();
+/** Moves the final state of a device once it has `stopped`, and has it loaded. The request to read goes out at once. */
+export async function moveState(run: Run, device: DeviceRun, stopped: Promise<unknown>): Promise<void> {
+  const begun = stopped.then(() => Timeline.now());
+  begun.catch(() => undefined);
   device.finalBytes = await pump(device);
   // RESUMING → STOP loads and checks the state; the device stays held.
   await device.destination.setState(migrationState.STOP);
-  run.timeline.add('state', start, Timeline.now(), { device: device.id, note: `${device.finalBytes} bytes` });
+  run.timeline.add('state', await begun, Timeline.now(), {
+    device: device.id,
+    note: `${device.finalBytes} bytes`,
+  });
 }

@@ -62,7 +62,10 @@ export async function preCopy(run: Run): Promise<void> {
   };
   const beats = beat();
   const feeds = run.devices.map((device) => {
-    device.fed = feed(device, over.signal);
+    device.feeding = true;
+    device.fed = feed(device, over.signal).finally(() => {
+      device.feeding = false;
+    });
     return device.fed;
   });
   const work = Promise.all([beats, poll(), warmUp(run, costs), ...feeds]);
@@ -127,6 +130,9 @@ function median(values: readonly number[], otherwise: number): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1] ?? otherwise;
 }
 
+/** With more RAM than this to go the switchover is not so near that the servers have to come to rest. */
+const quietBelowBytes = 1024 ** 3;
+
 /** State moved between two looks at how much is left. */
 const portionBytes = 16 * 1024 * 1024;
 
@@ -153,6 +159,7 @@ class Governor {
   readonly #limits: ConvergenceOptions;
   readonly #costs: SwitchoverCosts;
   #sent: { limitMs: number; bandwidth: number | undefined } = { limitMs: holdLimitMs, bandwidth: undefined };
+  #quiet = false;
 
   constructor(run: Run, limits: ConvergenceOptions, costs: SwitchoverCosts) {
     this.#run = run;
@@ -196,7 +203,15 @@ class Governor {
         `a downtime limit of about ${decision.giveUp.neededMs} ms would have been needed now`,
       );
     }
-    await this.#apply(decision, sample.ramRemaining);
+    // What is being compiled in the background is finished by the next look.
+    const ready = !decision.hold && sample.ramRemaining < quietBelowBytes;
+    if (ready === this.#quiet) await this.#apply(decision, sample.ramRemaining);
+    else await this.#setQuiet(ready);
+  }
+
+  async #setQuiet(on: boolean): Promise<void> {
+    this.#quiet = on;
+    await this.#run.quiet(on);
   }
 
   async #apply(decision: Decision, ramRemaining: number): Promise<void> {

@@ -4,7 +4,7 @@ import { openChannel, slots } from './state-channel.ts';
 
 /**
  * Moves what the source has to give now, at most `limit` bytes or until `until` is aborted, reading the next
- * chunk while one is written.
+ * chunk while one is written. A short chunk is the last one, for now or for good (decision 22).
  * @returns bytes moved; fewer than `limit` when the source has nothing more (for now, or at the end)
  */
 export async function pump(
@@ -21,7 +21,8 @@ export async function pump(
   while (length > 0) {
     moved += length;
     const written = channel.write(slot, length);
-    if (moved >= limit || until?.aborted === true) {
+    const last = length < channel.chunkBytes;
+    if (last || moved >= limit || until?.aborted === true) {
       await written;
       break;
     }

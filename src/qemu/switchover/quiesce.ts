@@ -9,7 +9,6 @@ import { Timeline } from '../../report/timeline.ts';
 import { formatAddress } from '../pci-address.ts';
 import { addressOf, commandOf, commandOffset, msixTableAddress } from './check.ts';
 import { moveState } from './final.ts';
-import { msixTableBytes } from './preset.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
 import { canP2p, canPreCopy } from './setup.ts';
 
@@ -18,30 +17,27 @@ export async function quiesce(run: Run): Promise<void> {
   const seen = Timeline.now();
   if (timeline.zeroUs === undefined) timeline.zero(seen);
   timeline.add('detect', timeline.zeroUs ?? seen, seen);
-  // 0xCF8 is guest state: it has to be known before we touch it, and while nothing else waits for QEMU.
+  const resting = run.devices.map((device) => rest(device));
+  // All devices have to be in their P2P state before one leaves it, for they may write into each other. A
+  // server serves in order what it is asked, so that a device that is alone need not be waited for.
+  if (run.devices.length > 1) await run.all(resting);
+  const steps = run.devices.map((device, index) => {
+    const rested = resting[index] ?? Promise.resolve();
+    return { rested, ...halt(run, device, rested) };
+  });
+  // 0xCF8 is guest state: it has to be known before we touch it.
   const cf8 = run.sourcePorts.save();
   cf8.catch(() => undefined);
-  await timeline.span('quiesce', async () => {
-    await run.each((device) => rest(device));
-    await run.each((device) => device.fed);
-    await run.each(async (device) => {
-      if (device.address.bus !== 0) device.address = await addressOf(run.source, device.id);
-    });
-  });
-  const borrowed = run.devices.filter((device) => needsBusMaster(device));
-  if (borrowed.length > 0) await run.until(borrowBusMaster(run, borrowed));
-  // All devices are in their P2P state by now; a device without P2P passes through STOP by itself.
-  // Its state first: the destination loads it while pages are marked, and is free for its QEMU when RAM arrives.
-  const steps = run.devices.map((device) => ({
-    stopped: Promise.all([device.source.setState(migrationState.STOP_COPY), measureRest(device)]),
-    moved: moveState(run, device),
-    shown: Promise.all([markPages(run, device), readMsixTable(run, device)]),
-  }));
   run.moved = Promise.all(steps.map(({ moved }) => moved));
   // Whatever is waited for, a state that is refused must end that wait.
   run.moved.catch((error) => run.fail(error));
-  await run.all(steps.flatMap(({ stopped, shown }) => [stopped, shown]));
-  if (run.giveBack !== undefined) await run.until(run.giveBack());
+  await run.all(steps.map(({ rested }) => rested));
+  timeline.add('quiesce', seen, Timeline.now());
+  await run.each((device) => locate(run, device));
+  await run.all<unknown>(steps.flatMap(({ stopped, shown }) => [stopped, shown]));
+  const borrowed = run.devices.filter((device) => needsBusMaster(device));
+  if (borrowed.length > 0) await run.until(showBorrowing(run, borrowed));
+  for (const device of run.devices) checkShown(run, device);
   run.cf8 = await run.until(cf8);
 }
 
@@ -57,6 +53,26 @@ async function rest(device: DeviceRun): Promise<void> {
     source.info(),
   ]);
   device.frozen = info;
+}
+
+/**
+ * Has the device stopped, its state moved and its pages marked: all requests at once, carried out in this order. Its state
+ * comes first: the destination loads it while pages are marked, and is free for its QEMU when RAM arrives.
+ */
+function halt(run: Run, device: DeviceRun, rested: Promise<unknown>) {
+  // Without P2P a device passes through STOP by itself.
+  const stopped = Promise.all([device.source.setState(migrationState.STOP_COPY), measureRest(device)]);
+  // A piece that was under way when the CPUs stopped has its place in the channel still.
+  const moved = device.feeding
+    ? device.fed.then(() => moveState(run, device, stopped))
+    : moveState(run, device, stopped);
+  const shown = show(run, device, Promise.all([rested, stopped]));
+  return { stopped, moved, shown };
+}
+
+/** Where the device sits, if that may have changed while the guest ran. */
+async function locate(run: Run, device: DeviceRun): Promise<void> {
+  if (device.address.bus !== 0) device.address = await addressOf(run.source, device.id);
 }
 
 /** The configuration of a device as it was when the vCPUs stopped. */
@@ -78,9 +94,9 @@ export function neededBits(device: DeviceRun): number {
 
 /**
  * A guest that boots, reboots or has unbound its driver has Bus Master off, and QEMU refuses all DMA of the
- * device then. It is switched on through port 0xCF8 and put back by `run.giveBack`.
+ * device then. It is switched on through port 0xCF8 for a moment.
  */
-async function borrowBusMaster(run: Run, devices: readonly DeviceRun[]): Promise<void> {
+async function showBorrowing(run: Run, devices: readonly DeviceRun[]): Promise<void> {
   const ports = run.sourcePorts;
   await ports.save();
   run.giveBack = async () => {
@@ -96,42 +112,61 @@ async function borrowBusMaster(run: Run, devices: readonly DeviceRun[]): Promise
     const value = commandOf(frozen(device).config) | neededBits(device);
     await ports.write(device.address, commandOffset, 2, value);
   }
+  // The servers hear of it on their device sockets: the barrier is answered behind that.
+  await Promise.all(devices.map((device) => show(run, device, device.source.barrier())));
+  await run.giveBack();
 }
 
-/** How much state is left; asked last, when the device is at rest. */
+/** How much state is left; asked when the device is at rest. */
 async function measureRest(device: DeviceRun): Promise<void> {
   device.dataSize = await device.source.dataSize();
 }
 
-async function markPages(run: Run, device: DeviceRun): Promise<void> {
-  if (run.options.markDirtyPages === false) {
-    run.warn(`device ${device.id}: the pages that it wrote are not marked, as asked`);
-    return;
+/**
+ * Has the pages marked that the device wrote, and reads its MSI-X table.
+ * @param before what the server was asked just before: the time of these begins with its end
+ */
+async function show(run: Run, device: DeviceRun, before: Promise<unknown>): Promise<void> {
+  const { source } = device;
+  const marks = run.options.markDirtyPages !== false;
+  const begun = before.then(() => Timeline.now());
+  const marked = marks ? source.markDirty() : Promise.resolve(undefined);
+  const read = source.msixTable();
+  for (const each of [begun, marked, read]) each.catch(() => undefined);
+  const startUs = await begun;
+  const mark = await marked;
+  const markedUs = Timeline.now();
+  if (mark !== undefined) {
+    device.mark = mark;
+    run.timeline.add('marking', startUs, markedUs, { device: device.id, note: `${mark.pages} pages` });
   }
-  const start = Timeline.now();
-  const mark = await device.source.markDirty();
-  device.mark = mark;
-  run.timeline.add('marking', start, Timeline.now(), { device: device.id, note: `${mark.pages} pages` });
-  if (mark.failed > 0)
-    throw new CompanionError(
-      'VC_MARKING',
-      `${mark.failed} of ${mark.pages} pages that device ${device.id} wrote can't be shown to QEMU (${errnoName(mark.firstErrno)})`,
-    );
-}
-
-async function readMsixTable(run: Run, device: DeviceRun): Promise<void> {
-  const info = frozen(device);
-  const address = msixTableAddress(info);
-  if (info.msix === undefined || address === undefined) return;
-  const start = Timeline.now();
-  const [result] = await device.source.dma([{ read: address, length: msixTableBytes(info.msix.vectors) }]);
-  run.timeline.add('msix-read', start, Timeline.now(), { device: device.id });
-  if (result === undefined || result.errno !== 0 || result.bytes === undefined) {
+  const table = await read;
+  if (table === undefined) return;
+  run.timeline.add('msix-read', markedUs, Timeline.now(), { device: device.id });
+  if (table.errno !== 0 || table.bytes === undefined) {
     throw refusal(
       'VC_VIOMMU',
-      `device ${device.id} at ${formatAddress(device.address)} can't reach its own MSI-X table (${errnoName(result?.errno ?? errno.EIO)})`,
+      `device ${device.id} at ${formatAddress(device.address)} can't reach its own MSI-X table (${errnoName(table.errno === 0 ? errno.EIO : table.errno)})`,
       'is there a translating vIOMMU? boot the guest with iommu=pt',
     );
   }
-  device.msixTable = Buffer.from(result.bytes);
+  device.msixTable = Buffer.from(table.bytes);
+}
+
+function checkShown(run: Run, device: DeviceRun): void {
+  const { id, mark } = device;
+  if (run.options.markDirtyPages === false) {
+    run.warn(`device ${id}: the pages that it wrote are not marked, as asked`);
+    return;
+  }
+  if (mark === undefined || mark.deferred)
+    throw new CompanionError(
+      'VC_MARKING',
+      `the pages that device ${id} wrote can't be shown to QEMU while its Bus Master is off`,
+    );
+  if (mark.failed > 0)
+    throw new CompanionError(
+      'VC_MARKING',
+      `${mark.failed} of ${mark.pages} pages that device ${id} wrote can't be shown to QEMU (${errnoName(mark.firstErrno)})`,
+    );
 }

@@ -10,12 +10,19 @@ import { forgetTable, tableWrites } from './preset.ts';
 import { frozen, neededBits } from './quiesce.ts';
 import type { DeviceRun, Run } from './run.ts';
 
+/**
+ * Lets devices run, held as they are, whose QEMU has been told all in advance: while it loads, for nothing that it loads
+ * touches them.
+ */
+export async function startTold(run: Run): Promise<void> {
+  const told = run.devices.filter((device) => isTold(device));
+  await run.all(told.map((device) => device.destination.setState(migrationState.RUNNING)));
+  for (const device of told) device.replayPath = 'early';
+}
+
 export async function replay(run: Run): Promise<void> {
+  const rest = run.devices.filter(({ replayPath }) => replayPath !== 'early');
   await run.timeline.span('replay', async () => {
-    await run.until(run.settled);
-    const told = run.devices.filter((device) => isTold(device));
-    for (const device of told) device.replayPath = 'early';
-    const rest = run.devices.filter((device) => !told.includes(device));
     const byPorts = rest.filter((device) => !viaEcam(run, device));
     const byEcam = rest.filter((device) => viaEcam(run, device));
     let usedPorts = false;
@@ -23,7 +30,6 @@ export async function replay(run: Run): Promise<void> {
       usedPorts = true;
       await run.until(run.destinationPorts.write(device.address, commandOffset, 2, neededBits(device)));
     }
-    const start = told.map((device) => device.destination.setState(migrationState.RUNNING));
     const answered = await run.all(byEcam.map((device) => replayByEcam(run, device)));
     // A guest that rebooted meanwhile has no ECAM window before its firmware has made it again.
     byPorts.push(...byEcam.filter((_device, index) => answered[index] === false));
@@ -42,7 +48,6 @@ export async function replay(run: Run): Promise<void> {
       }
     }
     await run.all([
-      ...start,
       ...byPorts.map((device) => device.destination.setState(migrationState.RUNNING)),
       usedPorts ? run.destinationPorts.restore(run.cf8) : Promise.resolve(),
     ]);

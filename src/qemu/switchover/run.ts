@@ -1,5 +1,6 @@
 import { CompanionError, errno } from '../../errors.ts';
 import { type Logger, silentLogger } from '../../log.ts';
+import { holdOptimizer } from '../../optimizer.ts';
 import { Timeline } from '../../report/timeline.ts';
 import type { Phase, PrecopySample, RamReport } from '../../report/types.ts';
 import { ConfigPorts } from '../config-ports.ts';
@@ -26,8 +27,9 @@ export interface DeviceRun {
   told: Told | undefined;
   /** Opened by the first piece of state. */
   channel: StateChannel | undefined;
-  /** Ends with the last piece of state that was moved while the guest ran. */
+  /** Ends with the last piece of state that was moved while the guest ran; `feeding` until then. */
   fed: Promise<void>;
+  feeding: boolean;
   sentBytes: number;
   /** Time spent in moving state, ms, and bytes moved then: for the rate. */
   pumpMs: number;
@@ -111,6 +113,7 @@ export class Run {
   ram: RamReport | null = null;
   ramBytes = 0;
   rounds = 0;
+  #wakeOptimizer: (() => void) | undefined;
   readonly #stop = new AbortController();
   readonly #never: Promise<never>;
 
@@ -158,6 +161,20 @@ export class Run {
   /** `work` for every device at once. */
   async each<T>(work: (device: DeviceRun) => Promise<T>): Promise<T[]> {
     return this.all(this.devices.map(work));
+  }
+
+  /** Keeps all parties but the QEMUs, this process included, from work that can wait. Ends with the connections, too. */
+  async quiet(on: boolean): Promise<void> {
+    this.#wakeOptimizer?.();
+    this.#wakeOptimizer = on ? holdOptimizer() : undefined;
+    await this.all(
+      this.devices.flatMap(({ source, destination }) => [source.quiet(on), destination.quiet(on)]),
+    );
+  }
+
+  /** The migration is over: this process goes on as before. */
+  close(): void {
+    this.#wakeOptimizer?.();
   }
 
   async enter(phase: Phase): Promise<void> {

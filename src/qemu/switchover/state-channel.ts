@@ -12,6 +12,8 @@ const tokenBytes = 16;
 
 /** Two places for a chunk each; a place must have been written before it is read into again. */
 export interface StateChannel {
+  /** Bytes that one place holds; fewer come only at the end, for now or for good. */
+  readonly chunkBytes: number;
   /** Has the source put its next bytes into `slot`; how many, 0: nothing (for now, or at the end). */
   read(slot: number): Promise<number>;
   /** Has the destination load the first `length` bytes of `slot`. */
@@ -56,6 +58,7 @@ async function openWindow(source: DevicePeer, destination: DevicePeer): Promise<
     closeFd(fd);
   }
   return {
+    chunkBytes,
     read: (slot) => from.read(slot * chunkBytes, chunkBytes),
     write: (slot, length) => to.write(slot * chunkBytes, length),
   };
@@ -65,6 +68,7 @@ function throughSockets(source: DevicePeer, destination: DevicePeer): StateChann
   const size = Math.min(chunkBytes, source.maxTransfer, destination.maxTransfer);
   const chunks: (Buffer | undefined)[] = Array.from({ length: slots });
   return {
+    chunkBytes: size,
     async read(slot) {
       const chunk = await source.read(size);
       chunks[slot] = chunk;

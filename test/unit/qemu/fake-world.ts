@@ -4,7 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { errno, RequestError } from '../../../src/errors.ts';
 import { migrationState } from '../../../src/migration/state.ts';
-import type { DevicePeer, DmaOperation, DmaResult, PeerInfo } from '../../../src/qemu/device-peer.ts';
+import type {
+  DevicePeer,
+  DmaOperation,
+  DmaResult,
+  MarkResult,
+  PeerInfo,
+} from '../../../src/qemu/device-peer.ts';
 import type { MigrateOptions } from '../../../src/qemu/switchover/options.ts';
 import { FakeQmpServer } from './fake-qmp-server.ts';
 
@@ -125,9 +131,22 @@ export class FakePeer implements DevicePeer {
       return { errno: 0, bytes };
     });
   }
-  async markDirty(): Promise<{ pages: number; failed: number; firstErrno: number; microseconds: number }> {
+  /** As the server: with Bus Master off the table is out of reach and nothing is marked. */
+  get #busMaster(): boolean {
+    return (this.config.readUInt16LE(4) & 4) !== 0;
+  }
+  async msixTable(): Promise<DmaResult | undefined> {
+    await this.#call('msixTable');
+    if (!this.#busMaster || this.config.readUInt32LE(0x10) === 0) return undefined;
+    return { errno: 0, bytes: Buffer.alloc(64) };
+  }
+  async quiet(on: boolean): Promise<void> {
+    await this.#call('quiet', on ? 'on' : 'off');
+  }
+  async markDirty(): Promise<MarkResult> {
     await this.#call('markDirty');
-    return { pages: 10, failed: 0, firstErrno: 0, microseconds: 20 };
+    const deferred = !this.#busMaster;
+    return { pages: deferred ? 0 : 10, failed: 0, firstErrno: 0, microseconds: 20, deferred };
   }
   async dirtyEstimate(): Promise<number> {
     await this.#call('dirtyEstimate');
