@@ -98,7 +98,7 @@ export const irqSet = struct('vfio_irq_set', {
 /** Followed by the data in a write and in the reply to a read. */
 export const regionAccess = struct('vfio_user_region_access', { offset: 'u64', region: 'u32', count: 'u32' });
 
-/** 64-bit count as the specification has it; QEMU 10.1 and 10.2 put 32 bits there (see `dma-channel.ts`). */
+/** 64-bit count as the specification has it; QEMU 10.1 and 10.2 put 32 bits there (see `transport/dma/channel.ts`). */
 export const dmaAccess = struct('vfio_user_dma_region_access', { addr: 'u64', count: 'u64' });
 
 export const regionWriteMulti = struct('vfio_user_region_write_multi', { wr_cnt: 'u64' });

@@ -1,6 +1,6 @@
 import { errno, errnoName } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
-import { type Reactor, ready, type Timer, type Watch } from '../../loop/types.ts';
+import { ready, type Timer, type Watch } from '../../loop/types.ts';
 import {
   closeFd,
   PosixError,
@@ -12,35 +12,29 @@ import {
 import { type Capabilities, defaultOffer, parseCapabilities } from '../../vfio-user/capabilities.ts';
 import { command, headerFlags } from '../../vfio-user/constants.ts';
 import { header } from '../../vfio-user/structs.ts';
-import { DmaChannel } from '../native/dma-channel.ts';
-import type { DmaPort } from '../native/dma-port.ts';
-import type { LimitedLog } from '../native/limited-log.ts';
+import { DmaChannel } from '../dma/channel.ts';
+import type { DmaPort } from '../dma/port.ts';
+import type { LimitedLog } from '../limited-log.ts';
+import { Linger } from '../linger.ts';
 import type { ServedDevice } from '../served-device.ts';
+import type { ConnectionOptions } from '../server-options.ts';
 import type { VfuContext } from './context.ts';
 import type { DeviceAdapter } from './device-adapter.ts';
 import { capabilitiesOf, maxGreeting, withoutTwinSocket } from './greeting.ts';
 import { found, Inbox } from './inbox.ts';
 import { maxMessageSize } from './layout.ts';
-import { Linger } from './linger.ts';
 import { RequestObserver } from './observer.ts';
 
-export interface SessionOptions {
+export interface SessionOptions extends ConnectionOptions {
   readonly fd: number;
-  readonly reactor: Reactor;
-  readonly device: ServedDevice;
   readonly context: VfuContext;
   readonly adapter: DeviceAdapter;
   readonly log: Logger;
   readonly limited: LimitedLog;
-  readonly dmaWindow: number;
-  readonly dmaBatchWindow: number;
-  readonly dmaTimeoutMs: number;
   /** Bounds everything that the library itself waits for. */
   readonly socketTimeoutMs: number;
   /** How long a message may take to arrive whole. */
   readonly messagePatienceMs: number;
-  readonly negotiationTimeoutMs: number;
-  readonly whileWaiting: (() => void) | undefined;
   /** The session is over and nothing of it is on the stack. */
   readonly onEnd: (session: Session) => void;
 }
@@ -179,7 +173,7 @@ export class Session implements DmaPort {
         this.#answeredRead = false;
         if (!this.#step()) break;
         served = true;
-        if (this.#answeredRead && !this.#linger.after(this.#waitingHere)) break;
+        if (this.#answeredRead && !this.#linger.for(this.#waitingHere)) break;
       }
     } finally {
       this.#serving = false;
@@ -292,13 +286,7 @@ export class Session implements DmaPort {
   }
 
   #accept(message: Buffer, device: ServedDevice): void {
-    const {
-      adapter,
-      context,
-      dmaWindow: window,
-      dmaBatchWindow: batchWindow,
-      dmaTimeoutMs: timeoutMs,
-    } = this.#options;
+    const { adapter, context, dma } = this.#options;
     this.#detached = false;
     try {
       this.#peer = parseCapabilities(capabilitiesOf(message));
@@ -309,7 +297,7 @@ export class Session implements DmaPort {
     const chunk = Math.min(maxDataXferSize, defaultOffer.maxDataXferSize);
     const probe = proposed.has('pgsizes') && proposed.has('max_dma_maps');
     const out = Buffer.allocUnsafeSlow(DmaChannel.outputSize);
-    this.#dma = new DmaChannel(this, out, { chunk, window, batchWindow, timeoutMs, probe });
+    this.#dma = new DmaChannel(this, out, { ...dma, chunk, probe });
     this.#timer.cancel();
     const observer = new RequestObserver(this.#inbox, adapter, device, this.#peer);
     this.#observer = observer;

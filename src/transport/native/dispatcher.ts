@@ -10,12 +10,12 @@ import { command, headerFlags, protocolVersion } from '../../vfio-user/constants
 import { type FramedSocket, frame } from '../../vfio-user/framed-socket.ts';
 import { commandName } from '../../vfio-user/messages.ts';
 import { header } from '../../vfio-user/structs.ts';
+import { DmaChannel } from '../dma/channel.ts';
+import type { DmaChannelOptions, DmaPort } from '../dma/port.ts';
+import type { LimitedLog } from '../limited-log.ts';
 import type { ServedDevice } from '../served-device.ts';
 import { deviceHandlers } from './device-handlers.ts';
-import { DmaChannel } from './dma-channel.ts';
-import type { DmaChannelOptions, DmaPort } from './dma-port.ts';
 import type { Handler, HandlerContext, Role } from './handler.ts';
-import type { LimitedLog } from './limited-log.ts';
 import { migrationHandlers } from './migration-handlers.ts';
 import { type Announcement, readAnnouncement } from './negotiation.ts';
 import { RegionAccess } from './region-access.ts';
@@ -107,6 +107,12 @@ export class Dispatcher implements HandlerContext {
     return this.#scratch;
   }
 
+  /** What follows the header of the message that is being served: only asked for before anything else is served. */
+  get #payload(): Buffer {
+    const { buffer, at, length } = this.#socket;
+    return buffer.subarray(at + header.size, at + length);
+  }
+
   /**
    * Serves the next message that has been received whole.
    *
@@ -128,15 +134,15 @@ export class Dispatcher implements HandlerContext {
     const fds = socket.takeDescriptors();
     this.answeredRead = cmd === command.REGION_READ;
     const type = flags & headerFlags.typeMask;
-    if (type === headerFlags.typeReply) this.#onReply(id, cmd, flags, buffer, at, length, fds);
+    if (type === headerFlags.typeReply) this.#onReply(id, cmd, flags, fds);
     else if (type !== headerFlags.typeCommand) {
       this.#replies.refuse(id, cmd, flags, fds, `message type ${type}`);
-    } else if (this.#peer === undefined) this.#negotiate(id, cmd, flags, buffer, at, length, fds);
+    } else if (this.#peer === undefined) this.#negotiate(id, cmd, flags, fds);
     else if (this.role === 'device' && cmd === command.REGION_READ)
       this.#regions.read(id, flags, buffer, at, length, fds);
     else if (this.role === 'device' && cmd === command.REGION_WRITE) {
       this.#regions.write(id, flags, buffer, at, length, fds, nested);
-    } else this.#request(id, cmd, flags, buffer, at, length, fds, nested);
+    } else this.#request(id, cmd, flags, fds, nested);
     return true;
   }
 
@@ -148,16 +154,9 @@ export class Dispatcher implements HandlerContext {
     if (found === frame.malformed) this.#options.drop(`${what} is less than a header`);
   }
 
-  #onReply(
-    id: number,
-    cmd: number,
-    flags: number,
-    buffer: Buffer,
-    at: number,
-    length: number,
-    fds: readonly number[],
-  ): void {
+  #onReply(id: number, cmd: number, flags: number, fds: readonly number[]): void {
     for (const fd of fds) closeFd(fd);
+    const { buffer, at, length } = this.#socket;
     const error = buffer.readUInt32LE(at + header.offsets.error_no);
     const problem =
       this.#dma === undefined
@@ -166,19 +165,10 @@ export class Dispatcher implements HandlerContext {
     if (problem !== undefined) this.#options.log.warn({ id, cmd }, `unexpected reply: ${problem}`);
   }
 
-  #negotiate(
-    id: number,
-    cmd: number,
-    flags: number,
-    buffer: Buffer,
-    at: number,
-    length: number,
-    fds: readonly number[],
-  ): void {
+  #negotiate(id: number, cmd: number, flags: number, fds: readonly number[]): void {
     try {
       for (const fd of fds) closeFd(fd);
-      const payload = buffer.subarray(at + header.size, at + length);
-      this.#accept(id, flags, readAnnouncement(cmd, payload, fds.length));
+      this.#accept(id, flags, readAnnouncement(cmd, this.#payload, fds.length));
     } catch (error) {
       this.#replies.failure(id, cmd, flags, error);
       this.#options.drop('negotiation failed');
@@ -203,18 +193,9 @@ export class Dispatcher implements HandlerContext {
   }
 
   /** Every other request. */
-  #request(
-    id: number,
-    cmd: number,
-    flags: number,
-    buffer: Buffer,
-    at: number,
-    length: number,
-    fds: readonly number[],
-    nested: boolean,
-  ): void {
+  #request(id: number, cmd: number, flags: number, fds: readonly number[], nested: boolean): void {
     if (this.role === 'device' && cmd === command.REGION_WRITE_MULTI && fds.length === 0) {
-      this.#regions.writeMulti(id, flags, buffer.subarray(at + header.size, at + length), nested);
+      this.#regions.writeMulti(id, flags, this.#payload, nested);
       return;
     }
     const entry = handlers.get(cmd);
@@ -232,7 +213,7 @@ export class Dispatcher implements HandlerContext {
       );
       return;
     }
-    const payload = buffer.subarray(at + header.size, at + length);
+    const payload = this.#payload;
     if (!nested || entry.nested) {
       this.#run(entry, id, flags, payload, fds);
       return;

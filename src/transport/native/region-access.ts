@@ -12,8 +12,8 @@ import {
   singleWrite,
   singleWriteData,
 } from '../../vfio-user/structs.ts';
+import type { LimitedLog } from '../limited-log.ts';
 import type { ServedDevice } from '../served-device.ts';
-import type { LimitedLog } from './limited-log.ts';
 import type { Replies } from './replies.ts';
 
 const accessEnd = header.size + regionAccess.size;

@@ -5,9 +5,9 @@ import { headerFlags } from '../../vfio-user/constants.ts';
 import type { FramedSocket } from '../../vfio-user/framed-socket.ts';
 import { commandName, messageOf, writeHeader } from '../../vfio-user/messages.ts';
 import { header } from '../../vfio-user/structs.ts';
+import type { LimitedLog } from '../limited-log.ts';
 import { describeError } from './companion-error.ts';
 import type { Reply } from './handler.ts';
-import type { LimitedLog } from './limited-log.ts';
 
 /** Room for the header and the longest fixed structure of a reply. */
 const headSize = 256;

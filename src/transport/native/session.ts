@@ -1,33 +1,25 @@
 import type { Logger } from '../../log.ts';
-import { type Reactor, ready, type Timer, type Watch } from '../../loop/types.ts';
+import { ready, type Timer, type Watch } from '../../loop/types.ts';
 import { pollFd } from '../../posix/index.ts';
 import type { OfferedCapabilities } from '../../vfio-user/capabilities.ts';
 import { stateBuffers } from '../../vfio-user/constants.ts';
 import { FramedSocket } from '../../vfio-user/framed-socket.ts';
-import type { ServedDevice } from '../served-device.ts';
+import type { DmaPort } from '../dma/port.ts';
+import { LimitedLog } from '../limited-log.ts';
+import { Linger } from '../linger.ts';
+import type { ConnectionOptions } from '../server-options.ts';
 import { Dispatcher } from './dispatcher.ts';
-import type { DmaPort } from './dma-port.ts';
 import type { Role } from './handler.ts';
-import { LimitedLog } from './limited-log.ts';
-import { Linger } from './linger.ts';
 import { QueuedRequests } from './queued-requests.ts';
 
 /** What a session is made of; see `NativeServerOptions` for the meaning of the limits. */
-export interface SessionOptions {
+export interface SessionOptions extends ConnectionOptions {
   readonly fd: number;
-  readonly reactor: Reactor;
-  readonly device: ServedDevice;
   readonly role: Role;
   readonly log: Logger;
   readonly offer: OfferedCapabilities;
   readonly companion: ((request: unknown) => unknown) | undefined;
-  readonly dmaWindow: number;
-  readonly dmaBatchWindow: number;
-  readonly dmaTimeoutMs: number;
   readonly outputTimeoutMs: number;
-  readonly negotiationTimeoutMs: number;
-  /** Called over and over while a DMA reply is waited for, instead of sleeping; for a client on this thread. */
-  readonly whileWaiting: (() => void) | undefined;
   /** The session is over and nothing of it is on the stack. */
   readonly onEnd: (session: Session) => void;
 }
@@ -72,8 +64,7 @@ export class Session implements DmaPort {
       maxQueued: maxQueuedOutput,
       ...(options.role === 'migration' && { kernelBuffers: stateBuffers }),
     });
-    const { device, role, offer, companion } = options;
-    const { dmaWindow: window, dmaBatchWindow: batchWindow, dmaTimeoutMs: timeoutMs } = options;
+    const { device, role, offer, companion, dma } = options;
     this.#logger = options.log;
     this.#dispatcher = new Dispatcher({
       device,
@@ -84,7 +75,7 @@ export class Session implements DmaPort {
       log: new LimitedLog(options.log, () => reactor.now()),
       logger: options.log,
       dmaPort: this,
-      dma: { window, batchWindow, timeoutMs },
+      dma,
       enqueue: (bytes, run) => this.#enqueue(bytes, run),
       negotiated: () => this.#negotiationTimer.cancel(),
       drop: (why) => this.drop(why),

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Linger } from '../../../src/transport/native/linger.ts';
+import { Linger } from '../../../src/transport/linger.ts';
 
 /** Times that `receive` was tried in one go. */
 function triesOf(linger: Linger, finds: (tries: number) => boolean): number {

@@ -1,4 +1,4 @@
-import type { Logger } from '../../log.ts';
+import type { Logger } from '../log.ts';
 
 /** Lines at once, and lines a second after that, for what a peer can provoke at will. */
 const burst = 20;

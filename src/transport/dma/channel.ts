@@ -4,8 +4,9 @@ import { command, headerFlags } from '../../vfio-user/constants.ts';
 import { writeHeader } from '../../vfio-user/messages.ts';
 import { writeU64 } from '../../vfio-user/struct.ts';
 import { dmaAccess, header } from '../../vfio-user/structs.ts';
-import type { DmaChannelOptions, DmaPort } from './dma-port.ts';
-import { checkReply, newTransfer, type Transfer } from './dma-transfer.ts';
+import type { DmaChannelOptions, DmaPort } from './port.ts';
+import { ReplyWait } from './reply-wait.ts';
+import { checkReply, newTransfer, type Transfer } from './transfer.ts';
 
 const requestSize = header.size + dmaAccess.size;
 const byteWriteSize = requestSize + 1;
@@ -34,9 +35,6 @@ const readChunk = 32 * 1024;
 const maxReadInFlight = 128 * 1024;
 /** Bytes written at once, so that a slow client does not make the output queue grow. */
 const maxWriteInFlight = 8 * 1024 * 1024;
-/** Tries to receive before the thread sleeps: a reply usually takes some microseconds. */
-const triesBeforeSleep = 40;
-const nsPerMs = 1e6;
 /** A count with nothing in its low 32 bits, larger than any client allows. */
 const probeCount = 2 ** 32;
 
@@ -57,15 +55,14 @@ export class DmaChannel implements MessageDma {
   #postedId = postedId;
   #postedRefused = 0;
   #state: 'unknown' | 'good' | 'refused';
-  #progress = 0;
+  readonly #wait: ReplyWait;
 
   /** @param out at least `DmaChannel.outputSize` bytes, for this channel alone */
-  #cancelled = false;
-
   constructor(port: DmaPort, out: Buffer, options: DmaChannelOptions) {
     this.#port = port;
     this.#out = out;
     this.#options = options;
+    this.#wait = new ReplyWait(port, options.timeoutMs);
     this.#state = options.probe ? 'unknown' : 'good';
   }
 
@@ -147,7 +144,7 @@ export class DmaChannel implements MessageDma {
     this.#transfers[slot] = undefined;
     transfer.inFlight -= 1;
     transfer.bytesInFlight -= bytes;
-    this.#progress = this.#port.now();
+    this.#wait.progress = this.#port.now();
     if ((flags & headerFlags.error) !== 0) {
       const value = error === 0 ? errno.EIO : error;
       transfer.failed += 1;
@@ -179,21 +176,16 @@ export class DmaChannel implements MessageDma {
    * no DMA meanwhile. What the device was about is void once it is reset.
    */
   cancel(): void {
-    this.#cancelled = true;
+    this.#wait.cancel();
   }
 
   /** The device has unwound: DMA is possible again. */
   allow(): void {
-    this.#cancelled = false;
-  }
-
-  #checkCancelled(): void {
-    if (!this.#cancelled) return;
-    throw new RequestError(errno.ECANCELED, 'DMA by message: the client resets the device');
+    this.#wait.allow();
   }
 
   #ready(): void {
-    this.#checkCancelled();
+    this.#wait.checkCancelled();
     if (!this.#port.open) throw new RequestError(errno.ENOTCONN, 'DMA by message: no client is connected');
     if (!this.#port.mayWait) {
       throw new RequestError(errno.EAGAIN, 'DMA by message: the client waits for an answer itself', {
@@ -222,7 +214,7 @@ export class DmaChannel implements MessageDma {
     this.#state = 'good';
     this.#port.beginWait();
     try {
-      this.#progress = this.#port.now();
+      this.#wait.progress = this.#port.now();
       this.#writeRequest(0, transfer, 0, 0, 0, probeCount);
       this.#port.send(this.#out, requestSize);
       this.#finish(transfer);
@@ -244,7 +236,7 @@ export class DmaChannel implements MessageDma {
     let offset = 0;
     this.#port.beginWait();
     try {
-      this.#progress = this.#port.now();
+      this.#wait.progress = this.#port.now();
       while (offset < length && transfer.failed === 0 && transfer.broken === undefined) {
         if (
           transfer.inFlight < window &&
@@ -254,7 +246,7 @@ export class DmaChannel implements MessageDma {
           const size = Math.min(chunk, length - offset);
           this.#sendChunk(transfer, offset, size);
           offset += size;
-        } else this.#wait(transfer);
+        } else this.#wait.once(transfer);
       }
       this.#finish(transfer);
     } finally {
@@ -285,7 +277,7 @@ export class DmaChannel implements MessageDma {
     let index = 0;
     this.#port.beginWait();
     try {
-      this.#progress = this.#port.now();
+      this.#wait.progress = this.#port.now();
       while (index < count && transfer.broken === undefined) {
         const batch = Math.min(gathered, window - transfer.inFlight, count - index);
         // Refilled in halves: a send for every reply would cost a system call each.
@@ -293,7 +285,7 @@ export class DmaChannel implements MessageDma {
           this.#port.blocked ||
           (batch < gathered && batch < count - index && transfer.inFlight > window / 2)
         ) {
-          this.#wait(transfer);
+          this.#wait.once(transfer);
           continue;
         }
         let at = 0;
@@ -319,7 +311,7 @@ export class DmaChannel implements MessageDma {
     let pieces = 0;
     this.#port.beginWait();
     try {
-      this.#progress = this.#port.now();
+      this.#wait.progress = this.#port.now();
       for (let index = 0; index < count; index++) {
         const length = lengths[index] ?? 0;
         const answered = index % postedGroup === postedGroup - 1 || index === count - 1;
@@ -331,9 +323,9 @@ export class DmaChannel implements MessageDma {
         this.#port.send(out, at);
         at = 0;
         pieces = 0;
-        while (this.#port.blocked || transfer.inFlight >= openGroups) this.#sleep(transfer);
+        while (this.#port.blocked || transfer.inFlight >= openGroups) this.#wait.asleep(transfer);
       }
-      while (transfer.inFlight > 0) this.#sleep(transfer);
+      while (transfer.inFlight > 0) this.#wait.asleep(transfer);
     } finally {
       this.#abandon(transfer);
       this.#port.endWait();
@@ -382,40 +374,7 @@ export class DmaChannel implements MessageDma {
   }
 
   #finish(transfer: Transfer): void {
-    while (transfer.inFlight > 0) this.#wait(transfer);
-  }
-
-  /** Serves the connection until something has come. */
-  #wait(transfer: Transfer): void {
-    const port = this.#port;
-    for (let tries = 0; tries < triesBeforeSleep; tries++) {
-      this.#checkCancelled();
-      if (port.serveWhileWaiting(0)) return;
-      if (!port.open) this.#disconnected(transfer);
-    }
-    this.#sleep(transfer);
-  }
-
-  /** As `#wait`, at once leaving the processor to the client. */
-  #sleep(transfer: Transfer): void {
-    const port = this.#port;
-    this.#checkCancelled();
-    const left = this.#options.timeoutMs - (port.now() - this.#progress) / nsPerMs;
-    if (left <= 0) {
-      throw new RequestError(
-        errno.ETIMEDOUT,
-        `DMA by message: no reply within ${this.#options.timeoutMs} ms, ${transfer.inFlight} requests are open`,
-      );
-    }
-    port.serveWhileWaiting(Math.ceil(left));
-    if (!port.open) this.#disconnected(transfer);
-  }
-
-  #disconnected(transfer: Transfer): never {
-    throw new RequestError(
-      errno.ENOTCONN,
-      `DMA by message: the client left with ${transfer.inFlight} requests open`,
-    );
+    while (transfer.inFlight > 0) this.#wait.once(transfer);
   }
 
   /** Gives the slots of requests without a reply back; a late reply finds another id there. */

@@ -1,0 +1,70 @@
+import { errno, RequestError } from '../../errors.ts';
+import type { DmaPort } from './port.ts';
+import type { Transfer } from './transfer.ts';
+
+/** Tries to receive before the thread sleeps: a reply usually takes some microseconds. */
+const triesBeforeSleep = 40;
+const nsPerMs = 1e6;
+
+/** How a channel waits for replies, and what ends the wait: time, the client leaving, a reset. */
+export class ReplyWait {
+  /** When the last reply came, or the call began; monotonic nanoseconds. */
+  progress = 0;
+  readonly #port: DmaPort;
+  readonly #timeoutMs: number;
+  #cancelled = false;
+
+  /** @param timeoutMs longest time without any reply */
+  constructor(port: DmaPort, timeoutMs: number) {
+    this.#port = port;
+    this.#timeoutMs = timeoutMs;
+  }
+
+  /** Ends all waits, and refuses further ones until `allow()`. */
+  cancel(): void {
+    this.#cancelled = true;
+  }
+
+  allow(): void {
+    this.#cancelled = false;
+  }
+
+  /** Throws ECANCELED between `cancel()` and `allow()`. */
+  checkCancelled(): void {
+    if (!this.#cancelled) return;
+    throw new RequestError(errno.ECANCELED, 'DMA by message: the client resets the device');
+  }
+
+  /** Serves the connection until something has come. Throws ETIMEDOUT, ENOTCONN, ECANCELED. */
+  once(transfer: Transfer): void {
+    const port = this.#port;
+    for (let tries = 0; tries < triesBeforeSleep; tries++) {
+      this.checkCancelled();
+      if (port.serveWhileWaiting(0)) return;
+      if (!port.open) this.#disconnected(transfer);
+    }
+    this.asleep(transfer);
+  }
+
+  /** As `once`, at once leaving the processor to the client. */
+  asleep(transfer: Transfer): void {
+    const port = this.#port;
+    this.checkCancelled();
+    const left = this.#timeoutMs - (port.now() - this.progress) / nsPerMs;
+    if (left <= 0) {
+      throw new RequestError(
+        errno.ETIMEDOUT,
+        `DMA by message: no reply within ${this.#timeoutMs} ms, ${transfer.inFlight} requests are open`,
+      );
+    }
+    port.serveWhileWaiting(Math.ceil(left));
+    if (!port.open) this.#disconnected(transfer);
+  }
+
+  #disconnected(transfer: Transfer): never {
+    throw new RequestError(
+      errno.ENOTCONN,
+      `DMA by message: the client left with ${transfer.inFlight} requests open`,
+    );
+  }
+}
