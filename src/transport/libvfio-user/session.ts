@@ -1,14 +1,7 @@
 import { errno, errnoName } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { ready, type Timer, type Watch } from '../../loop/types.ts';
-import {
-  closeFd,
-  PosixError,
-  pollFd,
-  sendMessage,
-  setSocketTimeout,
-  shutdownSocket,
-} from '../../posix/index.ts';
+import { closeFd, PosixError, pollFd, setSocketTimeout, shutdownSocket } from '../../posix/index.ts';
 import { type Capabilities, defaultOffer, parseCapabilities } from '../../vfio-user/capabilities.ts';
 import { command, headerFlags } from '../../vfio-user/constants.ts';
 import { header } from '../../vfio-user/structs.ts';
@@ -24,6 +17,7 @@ import { capabilitiesOf, maxGreeting, withoutTwinSocket } from './greeting.ts';
 import { found, Inbox } from './inbox.ts';
 import { maxMessageSize } from './layout.ts';
 import { RequestObserver } from './observer.ts';
+import { Outbox } from './outbox.ts';
 
 export interface SessionOptions extends ConnectionOptions {
   readonly fd: number;
@@ -55,6 +49,7 @@ const largestReply = defaultOffer.maxDataXferSize + 64;
 export class Session implements DmaPort {
   readonly #options: SessionOptions;
   readonly #inbox: Inbox;
+  readonly #outbox: Outbox;
   readonly #watch: Watch;
   readonly #poller: Watch;
   readonly #timer: Timer;
@@ -74,8 +69,6 @@ export class Session implements DmaPort {
   #waits = 0;
   #serving = false;
   #interest: number = ready.read;
-  /** Bytes of the device's messages that the socket did not take. */
-  #unsent: Buffer = Buffer.alloc(0);
   /** Since when a message lacks its end; 0: none does. */
   #partSince = 0;
   #reason = 'the client left';
@@ -85,6 +78,7 @@ export class Session implements DmaPort {
     const { reactor, fd, context } = options;
     setSocketTimeout(fd, options.socketTimeoutMs);
     this.#inbox = new Inbox(fd, largestReply);
+    this.#outbox = new Outbox(fd, (error) => this.#hangUp(error.message));
     this.#run = () => context.run();
     this.#timer = reactor.timer(() => this.#onTimer());
     this.#timer.arm(options.negotiationTimeoutMs * nsPerMs);
@@ -102,7 +96,7 @@ export class Session implements DmaPort {
   }
 
   get blocked(): boolean {
-    return this.#unsent.length > 0;
+    return this.#outbox.blocked;
   }
 
   now(): number {
@@ -124,15 +118,7 @@ export class Session implements DmaPort {
   // ---- DmaPort
 
   send(bytes: Buffer, length: number, payload?: Uint8Array): void {
-    if (this.#gone) return;
-    if (this.blocked) {
-      this.#unsent = Buffer.concat([this.#unsent, bytes.subarray(0, length), payload ?? Buffer.alloc(0)]);
-      return;
-    }
-    const total = length + (payload?.length ?? 0);
-    const sent = Math.max(0, this.#transmit(bytes, length, payload));
-    if (sent === total || this.#gone) return;
-    this.#unsent = Buffer.concat([bytes.subarray(0, length), payload ?? Buffer.alloc(0)]).subarray(sent);
+    if (!this.#gone) this.#outbox.send(bytes, length, payload);
   }
 
   serveWhileWaiting(timeoutMs: number): boolean {
@@ -334,20 +320,8 @@ export class Session implements DmaPort {
     return true;
   }
 
-  #transmit(bytes: Buffer, length: number, payload: Uint8Array | undefined): number {
-    try {
-      return sendMessage(this.#options.fd, bytes, length, payload, undefined, false);
-    } catch (error) {
-      if (!(error instanceof PosixError)) throw error;
-      this.#hangUp(error.message);
-      return 0;
-    }
-  }
-
   #flush(): void {
-    if (!this.blocked || this.#gone) return;
-    const sent = this.#transmit(this.#unsent, this.#unsent.length, undefined);
-    if (sent > 0) this.#unsent = this.#unsent.subarray(sent);
+    if (this.blocked && !this.#gone) this.#outbox.flush();
   }
 
   // ---- the end
