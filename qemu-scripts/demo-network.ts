@@ -3,7 +3,16 @@ import { canUseTaps } from '../src/net/testnet.ts';
 import { Testbed } from '../src/qemu/index.ts';
 import { bytes } from '../src/report/format.ts';
 import { type DemoScene, migrateAndProve, say } from './demo-scene.ts';
-import { configureGuest, Flow, Network, Pings, plainNet, type TcpReport, type UdpReport } from './network.ts';
+import {
+  configureGuest,
+  Flow,
+  guestWarnings,
+  Network,
+  Pings,
+  plainNet,
+  type TcpReport,
+  type UdpReport,
+} from './network.ts';
 
 const streamRate = 2_000_000;
 const datagramRate = 1000;
@@ -71,8 +80,7 @@ function streamsEqual({ guest, peer }: { guest: TcpReport; peer: TcpReport }): s
 }
 
 async function silentLog(bed: Testbed): Promise<string> {
-  const log = await bed.agent.check('dmesg -r');
-  const bad = log.split('\n').filter((line) => /^<[0-4]>.*(mlx5|eth0|netdev|NETDEV|WARNING)/i.test(line));
+  const bad = await guestWarnings(bed);
   if (bad.length > 0) throw new Error(`the guest's log has warnings:\n${bad.join('\n')}`);
   return 'guest log: no warning of the driver or the network';
 }

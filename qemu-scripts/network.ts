@@ -14,7 +14,9 @@ import { checkoutRoot, locateKernel } from '../src/setup/index.ts';
 export const plainNet = { peer: '10.77.0.1', guest: '10.77.0.2', vlan: undefined } as const;
 /** The same peer in VLAN 5. */
 export const vlanNet = { peer: '10.78.0.1', guest: '10.78.0.2', vlan: 5 } as const;
-export type Net = typeof plainNet | typeof vlanNet;
+/** The same over IPv6; the guest has it after `configureIpv6`. */
+export const plainNet6 = { peer: 'fd77::1', guest: 'fd77::2', vlan: undefined } as const;
+export type Net = typeof plainNet | typeof vlanNet | typeof plainNet6;
 
 export interface NetworkOptions {
   /** Default: `linux` where it can be made. */
@@ -306,6 +308,12 @@ async function startAtPeer(network: Network, name: string, args: readonly string
   return network.spawn(name, program, ...args, '--report', report);
 }
 
+export interface PingReport {
+  readonly sent: number;
+  readonly lost: number;
+  readonly duplicates: number;
+}
+
 /** `ping` in the guest, 100 a second, until `end()`. */
 export class Pings {
   readonly #bed: Testbed;
@@ -323,7 +331,7 @@ export class Pings {
   }
 
   /** Ends them. What was under way at the end is not counted as sent: each reply is looked at by its number. */
-  async end(): Promise<{ sent: number; lost: number; duplicates: number }> {
+  async end(): Promise<PingReport> {
     const count =
       '/bytes from/ { split($2, part, " "); n = part[1] + 0; if (n in seen) again++; ' +
       'else { seen[n] = 1; got++ } if (n > last) last = n } END { print last + 0, got + 0, again + 0 }';
@@ -350,4 +358,22 @@ export async function configureGuest(bed: Testbed, device = 'eth0'): Promise<voi
       `until ping -c 1 -W 1 ${plainNet.peer} >/dev/null; do :; done`,
     ].join('; '),
   );
+}
+
+/** Gives guest and peer IPv6 addresses on top (`plainNet6`). Needs a Linux peer. */
+export async function configureIpv6(bed: Testbed, network: Network, device = 'eth0'): Promise<void> {
+  await network.testNet?.run('ip', 'address', 'add', `${plainNet6.peer}/64`, 'dev', 'br0', 'nodad');
+  await bed.agent.check(
+    `sysctl -qw net.ipv6.conf.${device}.disable_ipv6=0; ip address add ${plainNet6.guest}/64 dev ${device} nodad; ` +
+      `until ping -c 1 -W 1 ${plainNet6.peer} >/dev/null; do :; done`,
+  );
+}
+
+/** Lines of the guest's log of level warning or worse about cards, drivers, or anything that went wrong at all. */
+export async function guestWarnings(bed: Testbed): Promise<string[]> {
+  const log = await bed.agent.check('dmesg -r');
+  return log
+    .split('\n')
+    .filter((line) => /^<[0-4]>/.test(line))
+    .filter((line) => /mlx5|eth\d|netdev|NETDEV|WARNING|BUG:|Oops|Call Trace|blocked for|stall/.test(line));
 }

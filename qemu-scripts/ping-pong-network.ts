@@ -1,10 +1,66 @@
-/** Migrates a guest with a network card there and back under traffic: ping-pong-network [TIMES, default 20]. */
+/**
+ * Migrates a guest with a network card there and back under traffic (TCP, UDP, ping; plain and in a VLAN):
+ *
+ *   ping-pong-network [TIMES, default 20] [--json]
+ *
+ * Exit status 1, with the reasons, when a page of RAM or the device's state differs, the guest's log has a warning, or
+ * anything was lost, changed, doubled or reordered.
+ */
+import { parseArgs } from 'node:util';
 import { Testbed } from '../src/qemu/index.ts';
 import { duration } from '../src/report/format.ts';
-import { configureGuest, Flow, Network, Pings, plainNet } from './network.ts';
+import type { MigrationReport } from '../src/report/types.ts';
+import { configureGuest, guestWarnings, Network, plainNet, vlanNet } from './network.ts';
 import { play } from './scene.ts';
+import { faultsOf, Traffic, type TrafficReport } from './traffic.ts';
 
-const times = Number(process.argv[2] ?? 20);
+const { values, positionals } = parseArgs({
+  options: { json: { type: 'boolean', default: false } },
+  allowPositionals: true,
+});
+const times = Number(positionals[0] ?? 20);
+if (!Number.isInteger(times) || times < 1) throw new Error('usage: ping-pong-network [TIMES] [--json]');
+const tell = (line: string): void => void (values.json ? process.stderr : process.stdout).write(`${line}\n`);
+
+interface Hop {
+  readonly blackoutUs: number;
+  readonly totalMs: number;
+  readonly differingPages: number;
+  readonly stateEqual: boolean;
+}
+
+function hopOf(report: MigrationReport): Hop {
+  return {
+    blackoutUs: report.blackoutUs ?? 0,
+    totalMs: Math.round(report.totalMs),
+    differingPages: report.ram?.differing ?? -1,
+    stateEqual: report.devices.every((device) => device.stateEqual === true),
+  };
+}
+
+function faultsOfHops(hops: readonly Hop[]): string[] {
+  return hops.flatMap(({ differingPages, stateEqual }, index) => [
+    ...(differingPages === 0 ? [] : [`hop ${index + 1}: ${differingPages} pages of RAM differ`]),
+    ...(stateEqual ? [] : [`hop ${index + 1}: the device's state differs`]),
+  ]);
+}
+
+function describeTraffic(name: string, { pings, udp, tcp }: TrafficReport): string {
+  const stream =
+    tcp === undefined ? '' : `; TCP ${tcp.guest.received} bytes to the guest, ${tcp.peer.received} from it`;
+  return (
+    `${name}: ${pings.lost} of ${pings.sent} pings lost; UDP ${udp.guest.received} datagrams to the guest, ` +
+    `${udp.peer.received} from it, ${udp.guest.missing + udp.peer.missing} missing, longest silence ` +
+    `${udp.guest.gapMs} and ${udp.peer.gapMs} ms${stream}`
+  );
+}
+
+function describeBlackouts(hops: readonly Hop[]): string {
+  const sorted = hops.map(({ blackoutUs }) => blackoutUs).sort((a, b) => a - b);
+  const at = (index: number): string => duration(sorted[index] ?? 0);
+  return `${hops.length} migrations, blackout with the RAM proof: ${at(0)} shortest, ${at(hops.length >> 1)} median, ${at(hops.length - 1)} longest`;
+}
+
 const network = await Network.create();
 try {
   const bed = await Testbed.start({
@@ -14,29 +70,28 @@ try {
   await play(bed, async () => {
     await bed.agent.waitReady({ timeoutMs: 120_000 });
     await configureGuest(bed);
-    const tcp =
-      network.peer === 'linux' ? await Flow.tcp(bed, network, plainNet, 7001, 1_000_000) : undefined;
-    const udp = await Flow.udp(bed, network, plainNet, 7002, 1000);
-    const pings = await Pings.start(bed, plainNet);
-    const blackouts: number[] = [];
-    for (let hop = 1; hop <= times; hop += 1) {
-      const report = await bed.migrate({ verify: { ram: true, state: true }, downtimeLimitMs: 5000 });
-      if (report.ram?.differing !== 0) throw new Error(`${report.ram?.differing} pages of RAM differ`);
-      blackouts.push(report.blackoutUs ?? 0);
-      console.log(`${hop}: blackout with the RAM proof ${duration(report.blackoutUs ?? 0)}`);
+    const plain = await Traffic.start(bed, network, plainNet, 7001);
+    const tagged = await Traffic.start(bed, network, vlanNet, 7011);
+    const hops: Hop[] = [];
+    while (hops.length < times) {
+      const hop = hopOf(await bed.migrate({ verify: { ram: true, state: true }, downtimeLimitMs: 5000 }));
+      hops.push(hop);
+      tell(`${hops.length}: blackout ${duration(hop.blackoutUs)}, ${hop.totalMs} ms in all`);
+      await plain.progress();
+      await tagged.progress();
     }
-    console.log('pings', await pings.end());
-    console.log('UDP', await udp.end());
-    const ends = await tcp?.end();
-    if (ends !== undefined) {
-      const { guest, peer } = ends;
-      console.log('TCP', ends);
-      if (guest.receivedHash !== peer.sentHash || peer.receivedHash !== guest.sentHash)
-        throw new Error('the TCP streams differ');
-    }
-    blackouts.sort((a, b) => a - b);
-    const at = (index: number): string => duration(blackouts[index] ?? 0);
-    console.log(`${times} migrations: ${at(0)} shortest, ${at(times >> 1)} median, ${at(times - 1)} longest`);
+    const traffic = { plain: await plain.end(), vlan: await tagged.end() };
+    const faults = [
+      ...faultsOfHops(hops),
+      ...faultsOf(plainNet, traffic.plain),
+      ...faultsOf(vlanNet, traffic.vlan),
+      ...(await guestWarnings(bed)).map((line) => `the guest's log: ${line}`),
+    ];
+    for (const [name, report] of Object.entries(traffic)) tell(describeTraffic(name, report));
+    tell(describeBlackouts(hops));
+    if (values.json)
+      process.stdout.write(`${JSON.stringify({ peer: network.peer, hops, traffic, faults }, null, 2)}\n`);
+    if (faults.length > 0) throw new Error([...faults, await network.losses(bed)].join('\n'));
   });
 } finally {
   await network.close();

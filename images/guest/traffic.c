@@ -4,7 +4,9 @@
  *   traffic tcp listen PORT [--rate BYTES_PER_S]             one connection, both directions at once
  *   traffic tcp connect ADDRESS PORT [--rate BYTES_PER_S]
  *   traffic udp PORT ADDRESS PORT [--rate DATAGRAMS_PER_S]   from our port to theirs, and what comes back
- *           [--size BYTES] [--report FILE] [--seconds N]
+ *           [--size BYTES] [--segments N] [--report FILE] [--seconds N]
+ *
+ * ADDRESS is of IPv4 or IPv6; a listener takes either.
  *
  * tcp: each side sends a stream of its own and hashes (FNV-1a, 64 bit) what it sends and what it receives. SIGTERM
  * (or --seconds) ends one side's stream; the other side then ends its own, and both read to the end. The data
@@ -12,7 +14,8 @@
  *
  * udp: numbered datagrams, both ways at the same time. "missing" are numbers below the highest that never came,
  * from the first that came; "hole" is the longest run of numbers missing when a later one came. An echo server can be
- * the other side. After SIGTERM nothing is sent for a second, and received still.
+ * the other side. After SIGTERM nothing is sent for a second, and received still. With --segments, N datagrams go to the
+ * kernel at once (UDP_SEGMENT), to be cut there or by the network card.
  *
  * The report (default /run/traffic) is one JSON object, replaced as a whole five times a second; "done" is true in
  * the last one. "gapMs" is the longest time without a byte received. Exit status 1 on a broken connection.
@@ -22,6 +25,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
@@ -42,6 +46,7 @@ static volatile sig_atomic_t stopped;
 static const char *report_path = "/run/traffic";
 static double rate;
 static size_t size = 64;
+static unsigned segments = 1;
 static double seconds;
 static uint64_t sent, received, sent_hash, received_hash;
 static uint64_t last_arrival, longest_gap, last_report, start;
@@ -124,26 +129,38 @@ static void check_time(void)
 		stopped = 1;
 }
 
-static struct sockaddr_in address_of(const char *host, const char *port)
+/* An IPv4 address as IPv6 has it (::ffff:a.b.c.d), so that one kind of socket does for both. */
+static struct sockaddr_in6 address_of(const char *host, const char *port)
 {
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
+	struct sockaddr_in6 address = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) };
+	char mapped[INET6_ADDRSTRLEN];
 
-	if (inet_pton(AF_INET, host, &address.sin_addr) != 1) {
-		fprintf(stderr, "traffic: %s is no IPv4 address\n", host);
+	snprintf(mapped, sizeof mapped, "%s%s", strchr(host, ':') == NULL ? "::ffff:" : "", host);
+	if (inet_pton(AF_INET6, mapped, &address.sin6_addr) != 1) {
+		fprintf(stderr, "traffic: %s is no IP address\n", host);
 		exit(2);
 	}
 	return address;
 }
 
-static int bound(int type, int port)
+static int both(int type)
 {
-	struct sockaddr_in four = { .sin_family = AF_INET, .sin_port = htons(port) };
-	int one = 1, fd = socket(AF_INET, type, 0);
+	int zero = 0, fd = socket(AF_INET6, type, 0);
 
 	if (fd < 0)
 		fail(0, "socket");
+	if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero) != 0)
+		fail(0, "IPV6_V6ONLY");
+	return fd;
+}
+
+static int bound(int type, int port)
+{
+	struct sockaddr_in6 any = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	int one = 1, fd = both(type);
+
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(fd, (struct sockaddr *)&four, sizeof four) != 0)
+	if (bind(fd, (struct sockaddr *)&any, sizeof any) != 0)
 		fail(0, "bind");
 	return fd;
 }
@@ -162,10 +179,10 @@ static int connection(char **args, int listening)
 			fail(0, "accept");
 		close(listener);
 	} else {
-		struct sockaddr_in address = address_of(args[0], args[1]);
+		struct sockaddr_in6 address = address_of(args[0], args[1]);
 
-		fd = socket(AF_INET, SOCK_STREAM, 0);
-		if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
+		fd = both(SOCK_STREAM);
+		if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
 			fail(0, "connect");
 	}
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -271,7 +288,7 @@ static void numbered(uint32_t sequence)
 static int udp(char **args)
 {
 	static uint8_t datagram[MAX_SIZE];
-	struct sockaddr_in to = address_of(args[1], args[2]);
+	struct sockaddr_in6 to = address_of(args[1], args[2]);
 	int fd = bound(SOCK_DGRAM, atoi(args[0])), buffer = SOCKET_BUFFER;
 	uint64_t quiet_since = 0;
 
@@ -284,6 +301,12 @@ static int udp(char **args)
 	/* After a pause everything that was kept comes at once. */
 	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer) != 0)
 		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
+	if (segments > 1) {
+		int each = size;
+
+		if (setsockopt(fd, SOL_UDP, UDP_SEGMENT, &each, sizeof each) != 0)
+			fail(1, "UDP_SEGMENT");
+	}
 	start = microseconds();
 	for (;;) {
 		struct pollfd ready = { .fd = fd, .events = POLLIN };
@@ -295,17 +318,21 @@ static int udp(char **args)
 		if (quiet_since != 0 && now - quiet_since > DRAIN_MS * 1000)
 			break;
 		/* Never more than a few at once: a sender that was held up does not make up for it. */
-		for (int burst = 0; burst < 4 && quiet_since == 0 && sent < SEQUENCES && due(start) > sent; burst++) {
-			uint32_t header[2] = { htonl(magic), htonl((uint32_t)sent) };
+		for (int burst = 0; burst < 4 && quiet_since == 0 && sent + segments <= SEQUENCES &&
+				  due(start) >= sent + segments;
+		     burst++) {
+			for (unsigned each = 0; each < segments; each++) {
+				uint32_t header[2] = { htonl(magic), htonl((uint32_t)(sent + each)) };
 
-			memcpy(datagram, header, HEADER);
-			if (send(fd, datagram, size, MSG_DONTWAIT) < 0) {
+				memcpy(datagram + each * size, header, HEADER);
+			}
+			if (send(fd, datagram, size * segments, MSG_DONTWAIT) < 0) {
 				if (errno == EAGAIN || errno == ENOBUFS)
 					break;
 				if (errno != ECONNREFUSED)
 					fail(1, "send");
 			}
-			sent++;
+			sent += segments;
 		}
 		poll(&ready, 1, 1);
 		for (int burst = 0; burst < 256; burst++) {
@@ -333,7 +360,7 @@ static int udp(char **args)
 static int usage(void)
 {
 	fprintf(stderr, "usage: traffic tcp listen PORT | tcp connect ADDRESS PORT | udp PORT ADDRESS PORT\n"
-			"       [--rate N] [--size BYTES] [--seconds N] [--report FILE]\n");
+			"       [--rate N] [--size BYTES] [--segments N] [--seconds N] [--report FILE]\n");
 	return 2;
 }
 
@@ -342,6 +369,7 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{ "rate", required_argument, NULL, 'r' },
 		{ "size", required_argument, NULL, 's' },
+		{ "segments", required_argument, NULL, 'g' },
 		{ "seconds", required_argument, NULL, 'n' },
 		{ "report", required_argument, NULL, 'o' },
 		{ 0 },
@@ -353,6 +381,8 @@ int main(int argc, char **argv)
 			rate = atof(optarg);
 		else if (option == 's')
 			size = atoi(optarg);
+		else if (option == 'g')
+			segments = atoi(optarg);
 		else if (option == 'n')
 			seconds = atof(optarg);
 		else if (option == 'o')
@@ -360,7 +390,7 @@ int main(int argc, char **argv)
 		else
 			return usage();
 	}
-	if (size < HEADER || size > MAX_SIZE)
+	if (size < HEADER || segments < 1 || segments > MAX_SIZE / size)
 		return usage();
 	signal(SIGTERM, stop);
 	signal(SIGINT, stop);

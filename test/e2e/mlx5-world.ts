@@ -2,10 +2,12 @@
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { expect } from 'vitest';
-import { configureGuest, Network, type NetworkOptions } from '../../qemu-scripts/network.ts';
+import { configureGuest, guestWarnings, Network, type NetworkOptions } from '../../qemu-scripts/network.ts';
 import { Testbed, type TestbedDevice, type TestbedOptions } from '../../src/qemu/index.ts';
 import type { MigrationReport } from '../../src/report/types.ts';
 import { checkoutRoot } from '../../src/setup/index.ts';
+
+export { guestWarnings as warnings };
 
 const open: { close(): Promise<void> }[] = [];
 
@@ -58,15 +60,6 @@ export function expectWhole(report: MigrationReport): void {
     expect(device).toMatchObject({ stateEqual: true, configDifferences: [] });
     expect(device.msixTableEqual).not.toBe(false);
   }
-}
-
-/** Guest log lines of level warning or worse about cards, drivers, or anything that went wrong at all. */
-export async function warnings(bed: Testbed): Promise<string[]> {
-  const log = await bed.agent.check('dmesg -r');
-  return log
-    .split('\n')
-    .filter((line) => /^<[0-4]>/.test(line))
-    .filter((line) => /mlx5|eth\d|netdev|NETDEV|WARNING|BUG:|Oops|Call Trace|blocked for|stall/.test(line));
 }
 
 /** All values of `ethtool -S`, by name. */
