@@ -1,7 +1,7 @@
 import { headerFlags } from '../constants.ts';
 import type { HeaderFields, MessageSpec } from '../messages.ts';
 import { ProtocolError, peerError } from './errors.ts';
-import type { Operation } from './operations.ts';
+import type { Operation } from './operation.ts';
 
 function checkLength(spec: MessageSpec, payload: Buffer): boolean {
   const { struct, tail } = spec.reply;
