@@ -1,12 +1,13 @@
 /** Step 7, when asked for: the proof, between replay and `cont`, while both sides stand still. */
 import { CompanionError } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
-import { compareConfigs } from '../../pci/index.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
 import type { QmpAddress } from '../qmp.ts';
 import { pidOfUnixSocket, verifyRam } from '../ram-proof.ts';
+import { compareConfigs } from '../replay-plan.ts';
 import { commandOf, msixTableAddress } from './check.ts';
+import { compareStates } from './compare-state.ts';
 import type { MigrationEnd } from './options.ts';
 import { frozen, neededBits } from './quiesce.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
@@ -16,7 +17,7 @@ export async function verify(run: Run): Promise<void> {
   if (Object.values(wanted).every((each) => each !== true)) return;
   await run.timeline.span('verify', async () => {
     if (wanted.config === true) await run.each((device) => verifyConfig(run, device));
-    if (wanted.state === true) await run.each((device) => verifyState(device));
+    if (wanted.state === true) await run.each((device) => verifyState(run, device));
     if (wanted.ram === true) proveRam(run);
   });
 }
@@ -82,25 +83,27 @@ async function verifyConfig(run: Run, device: DeviceRun): Promise<void> {
   }
 }
 
-/** Saves the device again on both sides, in full, and compares the two. */
-async function verifyState(device: DeviceRun): Promise<void> {
-  const [sent, arrived] = await Promise.all([saveAgain(device.source), saveAgain(device.destination)]);
-  await device.destination.setState(migrationState.RUNNING);
-  device.stateEqual = sent.equals(arrived);
-  if (!device.stateEqual)
+/** Saves the device again on both sides, in full, and compares the two while they come. */
+async function verifyState(run: Run, device: DeviceRun): Promise<void> {
+  const { id, source, destination, sourceInfo, pristine } = device;
+  if (sourceInfo.stateVersion !== pristine.stateVersion) {
+    run.warn(
+      `device ${id}: state versions ${sourceInfo.stateVersion} and ${pristine.stateVersion} can't be compared; its state was not`,
+    );
+    return;
+  }
+  await Promise.all([saveAgain(source), saveAgain(destination)]);
+  const { difference, sourceLength, destinationLength } = await compareStates(source, destination);
+  await destination.setState(migrationState.RUNNING);
+  device.stateEqual = difference === undefined;
+  if (difference !== undefined)
     throw new CompanionError(
       'VC_STATE_DIFFERS',
-      `device ${device.id} saved ${sent.length} bytes at the source and ${arrived.length} different ones at the destination`,
+      `the state of device ${id} differs from byte ${difference} on: ${sourceLength} bytes at the source, ${destinationLength} at the destination`,
     );
 }
 
-async function saveAgain(peer: DeviceRun['source']): Promise<Buffer> {
+async function saveAgain(peer: DeviceRun['source']): Promise<void> {
   await peer.setState(migrationState.STOP);
   await peer.setState(migrationState.STOP_COPY);
-  const chunks: Buffer[] = [];
-  for (;;) {
-    const chunk = await peer.read(Math.min(1024 * 1024, peer.maxTransfer));
-    if (chunk.length === 0) return Buffer.concat(chunks);
-    chunks.push(chunk);
-  }
 }
