@@ -1,11 +1,11 @@
 /** Step 7, when asked for: the proof, between replay and `cont`, while both sides stand still. */
 import { CompanionError } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
+import { compareConfigs } from '../../pci/index.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
 import type { QmpAddress } from '../qmp.ts';
 import { pidOfUnixSocket, verifyRam } from '../ram-proof.ts';
-import { compareConfigs } from '../replay-plan.ts';
 import { commandOf, msixTableAddress } from './check.ts';
 import { compareStates } from './compare-state.ts';
 import type { MigrationEnd } from './options.ts';
