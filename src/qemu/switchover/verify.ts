@@ -1,7 +1,7 @@
 /** Step 7, when asked for: the proof, between replay and `cont`, while both sides stand still. */
 import { CompanionError } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
-import { compareConfigs, compareConfigs } from '../../pci/index.ts';
+import { compareConfigs } from '../../pci/index.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
 import type { QmpAddress } from '../qmp.ts';
