@@ -6,7 +6,7 @@ import { errno, RequestError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Reactor } from '../loop/types.ts';
 import { ready } from '../loop/types.ts';
-import { MigrationController } from '../migration/index.ts';
+import type { MigrationController } from '../migration/index.ts';
 import { ConfigSpace, InterruptController } from '../pci/index.ts';
 import { adoptEventfd, closeFd, eventfdDrain, eventfdSignal } from '../posix/index.ts';
 import {
@@ -27,6 +27,7 @@ import { Doorbells } from './doorbells.ts';
 import type { RuntimeExtension } from './extension.ts';
 import { DeviceHealth } from './health.ts';
 import { RuntimeHost } from './host.ts';
+import { createMigration, servedMigration } from './migration.ts';
 import { resolveOptions } from './options.ts';
 
 export interface RuntimeSettings {
@@ -131,10 +132,37 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       pinned: this.#device.migration?.pinnedRanges,
       attach: (log) => this.memory.setDirtySink(log),
     });
-    this.#migration = this.#makeMigration(settings);
-    this.migration = this.#migrationFor(false);
-    this.orchestrated = this.#migrationFor(true);
-    const { config } = this;
+    const { config, interrupts, dirtyLog } = this;
+    this.#migration = createMigration({
+      model,
+      device: this.#device.migration,
+      config,
+      interrupts,
+      dirtyLog,
+      hooks: {
+        quiesce: () => {
+          this.#quiet = true;
+          if (!this.#held) this.#suspend();
+        },
+        stop: () => this.#doorbells.drain(),
+        start: () => {},
+        resume: () => {
+          this.#quiet = false;
+          if (!this.#held) this.#revive();
+        },
+        failed: () => {
+          this.#quiet = true;
+        },
+      },
+      options: settings.migration,
+      log,
+    });
+    this.migration = servedMigration(this.#migration, () => {
+      this.#byOrchestrator = false;
+    });
+    this.orchestrated = servedMigration(this.#migration, () => {
+      this.#byOrchestrator = true;
+    });
     this.companion = new CompanionService(
       {
         info: () => ({ ...describeDevice(this), ...this.#extension?.info() }),
@@ -312,72 +340,9 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#migration?.deviceWasReset();
   }
 
-  #migrationFor(orchestrator: boolean): ServedMigration | undefined {
-    const controller = this.#migration;
-    if (!controller) return undefined;
-    return {
-      flags: controller.flags,
-      get state() {
-        return controller.state;
-      },
-      setState: (state) => {
-        this.#byOrchestrator = orchestrator;
-        controller.setState(state);
-      },
-      dataSize: () => controller.dataSize(),
-      precopyInfo: () => controller.precopyInfo(),
-      read: (target) => controller.read(target),
-      write: (source) => controller.write(source),
-      startDmaLogging: (pageSize, ranges) => controller.startDmaLogging(pageSize, ranges),
-      stopDmaLogging: () => controller.stopDmaLogging(),
-      reportDmaLogging: (iova, length, pageSize, bitmap) =>
-        controller.reportDmaLogging(iova, length, pageSize, bitmap),
-    };
-  }
-
   /** Device code up the stack may still hold a view of what was unmapped; deferred tasks run below it. */
   #collectLater(): void {
     this.#reactor.defer(() => this.memory.collect());
-  }
-
-  #makeMigration(settings: RuntimeSettings): MigrationController | undefined {
-    const device = this.#device.migration;
-    if (!device) return undefined;
-    const { model } = this;
-    return new MigrationController({
-      model: {
-        name: model.name,
-        stateVersion: model.stateVersion,
-        ...(model.loadsVersions && { loadsVersions: model.loadsVersions }),
-      },
-      device,
-      framework: [
-        { section: 'pci', save: () => this.config.save(), load: (value) => this.config.load(value) },
-        {
-          section: 'interrupts',
-          save: () => this.interrupts.save(),
-          load: (value) => this.interrupts.load(value),
-        },
-      ],
-      hooks: {
-        quiesce: () => {
-          this.#quiet = true;
-          if (!this.#held) this.#suspend();
-        },
-        stop: () => this.#doorbells.drain(),
-        start: () => {},
-        resume: () => {
-          this.#quiet = false;
-          if (!this.#held) this.#revive();
-        },
-        failed: () => {
-          this.#quiet = true;
-        },
-      },
-      dirtyLog: this.dirtyLog,
-      ...(settings.migration && { options: settings.migration }),
-      log: this.#log,
-    });
   }
 
   #msixTable(): { address: number; size: number } | undefined {
