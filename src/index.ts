@@ -10,5 +10,6 @@ export { htmlReport } from './report/html.ts';
 export { summary } from './report/summary.ts';
 export type { MigrationReport } from './report/types.ts';
 export { DeviceRuntime, type RuntimeSettings } from './runtime/device-runtime.ts';
+export { isModelPath, loadModel, ModelModuleError } from './runtime/model-module.ts';
 export { orchestratorPort } from './runtime/orchestrator-port.ts';
 export { NativeServer, type NativeServerOptions } from './transport/native/index.ts';

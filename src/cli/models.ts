@@ -2,14 +2,16 @@ import type { Command } from 'commander';
 import { models } from '../../device-models/index.ts';
 import type { DeviceModel } from '../device/model.ts';
 import { CompanionError } from '../errors.ts';
+import { isModelPath, loadModel } from '../runtime/model-module.ts';
 import { describeOptions } from '../runtime/options.ts';
 
-/** The model called `name` among `shipped`; throws with the list of all when there is none. */
-export function findModel(name: string, shipped = models): DeviceModel {
+/** The model called `name` among `shipped`, or that of the module at the path `name`. */
+export async function findModel(name: string, shipped = models): Promise<DeviceModel> {
+  if (isModelPath(name)) return loadModel(name);
   const model = shipped.get(name);
   if (model) return model;
   throw new CompanionError('VC_NO_MODEL', `there is no model "${name}"`, {
-    hint: `the models are ${[...shipped.keys()].join(', ')}`,
+    hint: `the models are ${[...shipped.keys()].join(', ')}; a module of your own is given by its path, ./${name}.js`,
   });
 }
 
@@ -17,10 +19,12 @@ export function registerModels(program: Command): void {
   program
     .command('models')
     .description('list the device models and their options')
+    .argument('[model]', 'only this one: a name, or the path of a module that exports one')
     .option('--json', 'for machines')
-    .action(({ json }: { json?: boolean }) => {
+    .action(async (only: string | undefined, { json }: { json?: boolean }) => {
+      const listed = only === undefined ? [...models.values()] : [await findModel(only)];
       if (json) {
-        const list = [...models.values()].map(({ name, description, stateVersion, options }) => ({
+        const list = listed.map(({ name, description, stateVersion, options }) => ({
           name,
           description,
           stateVersion,
@@ -29,7 +33,7 @@ export function registerModels(program: Command): void {
         process.stdout.write(`${JSON.stringify(list, null, 2)}\n`);
         return;
       }
-      for (const { name, description, options } of models.values()) {
+      for (const { name, description, options } of listed) {
         process.stdout.write(`${name}: ${description}\n${describeOptions(options)}\n`);
       }
     });

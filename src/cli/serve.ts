@@ -1,4 +1,4 @@
-import { resolve } from 'node:path';
+import { parse, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { shippedModels } from '../../device-models/index.ts';
 import { type DirtyScopeName, dirtyScopes } from '../dma/dirty-tracker.ts';
@@ -47,7 +47,7 @@ export function registerServe(program: Command): void {
   program
     .command('serve')
     .description('serve one device to a vfio-user client (QEMU) until a signal ends it')
-    .argument('<model>', 'which device; see "vfio-companion models"')
+    .argument('<model>', 'which device (see "vfio-companion models"), or the path of a module that exports one')
     .requiredOption('--socket <path>', 'where the client connects')
     .option('--migration-socket <path>', 'where an orchestrator connects')
     .addOption(
@@ -83,7 +83,7 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
       hint: 'give each a path of its own',
     });
   }
-  const log = createLogger({ name: modelName, level: options.log, json: options.logJson ?? false });
+  const log = createLogger({ name: parse(modelName).name, level: options.log, json: options.logJson ?? false });
   const reactor = createReactor({
     ...(options.busyWait !== undefined && { busyWaitNs: options.busyWait * 1000 }),
     onError: (error) => log.error({ err: error }, 'a callback of the device loop failed'),
@@ -95,7 +95,7 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
     held,
     ...(options.pcap !== undefined && { pcap: options.pcap }),
   });
-  const runtime = new DeviceRuntime(findModel(modelName, shippedModels(network.open)), {
+  const runtime = new DeviceRuntime(await findModel(modelName, shippedModels(network.open)), {
     reactor,
     log,
     options: options.net === undefined ? options.set : { ...options.set, net: options.net },

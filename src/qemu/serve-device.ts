@@ -1,15 +1,15 @@
 /** Starts a device server process (`vfio-companion serve`); see `serveDevice`. */
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, parse } from 'node:path';
 import { checkoutRoot } from '../setup/index.ts';
 import { LaunchError } from './errors.ts';
 import { ManagedProcess, type ProcessExit } from './managed-process.ts';
 
 export interface ServedDeviceOptions {
-  /** As in `vfio-companion serve MODEL`. */
+  /** As in `vfio-companion serve MODEL`: a name, or the path of a module (from the working directory). */
   readonly model: string;
-  /** Default: the model's name. */
+  /** Default: the model's name, or that of its module without folder and extension. */
   readonly name?: string;
   /** Folder for sockets and log; left out: a temporary one, removed by `close()`. */
   readonly folder?: string;
@@ -52,7 +52,7 @@ function program(): string {
 
 /** Starts a device server in a process of its own and waits until both its sockets listen. */
 export async function serveDevice(options: ServedDeviceOptions): Promise<ServedDevice> {
-  const name = options.name ?? options.model;
+  const name = options.name ?? parse(options.model).name;
   const made = options.folder === undefined;
   const folder = options.folder ?? mkdtempSync(join(tmpdir(), 'vfio-companion-'));
   mkdirSync(folder, { recursive: true, mode: 0o700 });

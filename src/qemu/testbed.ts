@@ -16,6 +16,7 @@ import type { VmDescription } from './vm-arguments.ts';
 
 export interface TestbedDevice {
   readonly id: string;
+  /** As in `vfio-companion serve MODEL`: a name, or the path of a module (from the working directory). */
   readonly model: string;
   /** Options of the model. */
   readonly set?: Readonly<Record<string, string | number | boolean>>;

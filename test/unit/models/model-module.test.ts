@@ -1,0 +1,111 @@
+import { describe, expect, it } from 'vitest';
+import { models } from '../../../device-models/index.ts';
+import { modelFaults } from '../../../src/runtime/model-check.ts';
+import { isModelPath, loadModel, ModelModuleError, pickModel } from '../../../src/runtime/model-module.ts';
+
+const good = {
+  name: 'mine',
+  description: 'a model',
+  stateVersion: 2,
+  loadsVersions: [1],
+  options: { size: { type: 'number', default: 1, min: 0, description: 'a size' } },
+  pci: () => ({}),
+  create: () => ({}),
+};
+
+function refusal(exports: Record<string, unknown>): ModelModuleError {
+  try {
+    pickModel(exports, './x.js');
+  } catch (error) {
+    if (error instanceof ModelModuleError) return error;
+  }
+  throw new Error('was not refused');
+}
+
+describe('what is a model', () => {
+  it.each([...models.values()].map((model) => [model.name, model] as const))('%s is', (_name, model) => {
+    expect(modelFaults(model)).toEqual([]);
+  });
+
+  it.each<[string, object, string]>([
+    ['a name with a slash', { name: '../x' }, 'name is not'],
+    ['no name', { name: undefined }, 'name is not'],
+    ['no description', { description: 7 }, 'description is no text'],
+    ['a version that is text', { stateVersion: '1' }, 'stateVersion is no whole number'],
+    ['a version with a fraction', { stateVersion: 1.5 }, 'stateVersion is no whole number'],
+    ['old versions that are no list', { loadsVersions: 1 }, 'loadsVersions is no list'],
+    [
+      'an old version of the future',
+      { loadsVersions: [3] },
+      'loadsVersions has a version above stateVersion',
+    ],
+    ['no options', { options: undefined }, 'options is no table (without options it is {})'],
+    ['an option that is a value', { options: { size: 1 } }, 'options.size is no description'],
+    [
+      'an option of no type',
+      { options: { size: { default: 1, description: '' } } },
+      'options.size.type is not',
+    ],
+    [
+      'an option whose default is of another type',
+      { options: { size: { type: 'number', default: '1', description: '' } } },
+      'options.size.default is no number',
+    ],
+    [
+      'an option with a bound that is no number',
+      { options: { size: { type: 'number', default: 1, max: '9', description: '' } } },
+      'options.size.max is no number',
+    ],
+    ['pci that is data', { pci: {} }, 'pci is no function'],
+    ['no create', { create: undefined }, 'create is no function'],
+  ])('%s is not', (_what, change, fault) => {
+    expect(modelFaults(good)).toEqual([]);
+    expect(modelFaults({ ...good, ...change })).toEqual([expect.stringContaining(fault)]);
+  });
+
+  it.each([undefined, null, 7, 'mine', [], () => good])('%s is not', (value) => {
+    expect(modelFaults(value)).toEqual(['it is no object']);
+  });
+});
+
+describe('the model of a module', () => {
+  it('is the default export, whatever else there is', () => {
+    expect(pickModel({ default: good, other: { ...good }, pi: 3 }, './x.js')).toBe(good);
+  });
+
+  it('is the one export that is a model', () => {
+    expect(pickModel({ helper: () => 1, mine: good, pi: 3 }, './x.js')).toBe(good);
+  });
+
+  it.each<[string, Record<string, unknown>, RegExp, RegExp]>([
+    ['nothing', {}, /^\.\/x\.js exports no device model, nothing$/, /export default defineModel/],
+    ['no model', { pi: 3, e: 2 }, /exports no device model, only pi, e$/, /export default defineModel/],
+    ['two models', { a: good, b: good }, /exports 2 device models: a, b$/, /default export/],
+    [
+      'a default export with faults, all of them told',
+      { default: { ...good, name: '', pci: 1 } },
+      /^the default export of \.\/x\.js is no device model: name is .*; pci is no function$/,
+      /writing-a-device/,
+    ],
+    ['a named model with a fault', { mine: { ...good, pci: 1 } }, /^export mine of \.\/x\.js is no/, /docs/],
+  ])('is refused with the reason: %s', (_what, exports, message, hint) => {
+    const error = refusal(exports);
+    expect(error).toMatchObject({ code: 'VC_MODEL_MODULE' });
+    expect(error.message).toMatch(message);
+    expect(error.hint).toMatch(hint);
+  });
+
+  it('is told from the name of a model by a slash or an ending', () => {
+    for (const path of ['./x', '/a/b.js', 'x.js', 'x.mjs', 'x.cjs', 'x.ts', 'file:///x.js'])
+      expect(isModelPath(path), path).toBe(true);
+    for (const name of ['ram', 'mlx5', 'my-model', 'json', 'x.y'])
+      expect(isModelPath(name), name).toBe(false);
+  });
+
+  it.each(['./no-such-file.js', '/', 'file://host/x.js'])('needs a file: %s', async (path) => {
+    await expect(loadModel(path)).rejects.toMatchObject({
+      code: 'VC_MODEL_MODULE',
+      hint: expect.stringContaining('give the path of a module'),
+    });
+  });
+});
