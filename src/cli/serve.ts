@@ -47,7 +47,10 @@ export function registerServe(program: Command): void {
   program
     .command('serve')
     .description('serve one device to a vfio-user client (QEMU) until a signal ends it')
-    .argument('<model>', 'which device (see "vfio-companion models"), or the path of a module that exports one')
+    .argument(
+      '<model>',
+      'which device (see "vfio-companion models"), or the path of a module that exports one',
+    )
     .requiredOption('--socket <path>', 'where the client connects')
     .option('--migration-socket <path>', 'where an orchestrator connects')
     .addOption(
@@ -83,7 +86,11 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
       hint: 'give each a path of its own',
     });
   }
-  const log = createLogger({ name: parse(modelName).name, level: options.log, json: options.logJson ?? false });
+  const log = createLogger({
+    name: parse(modelName).name,
+    level: options.log,
+    json: options.logJson ?? false,
+  });
   const reactor = createReactor({
     ...(options.busyWait !== undefined && { busyWaitNs: options.busyWait * 1000 }),
     onError: (error) => log.error({ err: error }, 'a callback of the device loop failed'),
