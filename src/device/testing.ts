@@ -19,9 +19,12 @@ export class FlatMemory implements GuestMemory {
   readonly bytes: Buffer;
   /** Every write in order: what a dirty log would have seen. */
   readonly writes: { iova: number; length: number }[] = [];
+  /** No views: as memory that is reached by messages only. */
+  messageOnly = false;
 
-  constructor(size: number) {
-    this.bytes = Buffer.alloc(size);
+  /** @param memory bytes of guest memory, or how many of them */
+  constructor(memory: number | Buffer) {
+    this.bytes = typeof memory === 'number' ? Buffer.alloc(memory) : memory;
   }
 
   read(iova: number, target: Uint8Array): void {
@@ -30,17 +33,21 @@ export class FlatMemory implements GuestMemory {
   }
 
   write(iova: number, source: Uint8Array): void {
-    this.#note(iova, source.length);
+    this.#checkWrite(iova, source.length);
     this.bytes.set(source, iova);
   }
 
-  view(iova: number, length: number): Uint8Array {
+  view(iova: number, length: number): Uint8Array | undefined {
     this.#check(iova, length);
-    return this.bytes.subarray(iova, iova + length);
+    return this.messageOnly ? undefined : this.bytes.subarray(iova, iova + length);
   }
 
-  writableView(iova: number, length: number): Uint8Array {
-    this.#note(iova, length);
+  writableView(iova: number, length: number): Uint8Array | undefined {
+    if (this.messageOnly) {
+      this.#check(iova, length);
+      return undefined;
+    }
+    this.#checkWrite(iova, length);
     return this.bytes.subarray(iova, iova + length);
   }
 
@@ -60,17 +67,17 @@ export class FlatMemory implements GuestMemory {
   }
 
   writeUint32BE(iova: number, value: number): void {
-    this.#note(iova, 4);
+    this.#checkWrite(iova, 4);
     this.bytes.writeUInt32BE(value, iova);
   }
 
   writeUint32LE(iova: number, value: number): void {
-    this.#note(iova, 4);
+    this.#checkWrite(iova, 4);
     this.bytes.writeUInt32LE(value, iova);
   }
 
   writeUint8(iova: number, value: number): void {
-    this.#note(iova, 1);
+    this.#checkWrite(iova, 1);
     this.bytes.writeUInt8(value, iova);
   }
 
@@ -79,7 +86,8 @@ export class FlatMemory implements GuestMemory {
   }
 
   regions(): readonly DmaRegion[] {
-    return [{ iova: 0, size: this.bytes.length, prot: dmaProt.read | dmaProt.write, mapped: true }];
+    const size = this.bytes.length;
+    return [{ iova: 0, size, prot: dmaProt.read | dmaProt.write, mapped: !this.messageOnly }];
   }
 
   #check(iova: number, length: number): void {
@@ -88,8 +96,13 @@ export class FlatMemory implements GuestMemory {
     }
   }
 
-  #note(iova: number, length: number): void {
+  #checkWrite(iova: number, length: number): void {
     this.#check(iova, length);
+    this.note(iova, length);
+  }
+
+  /** Told of every write, and of every writable view, to memory that is there. */
+  protected note(iova: number, length: number): void {
     this.writes.push({ iova, length });
   }
 }

@@ -1,106 +1,17 @@
-import {
-  type DeviceHost,
-  dmaProt,
-  type GuestMemory,
-  RequestError,
-  type Timer,
-} from '../../../src/device/index.ts';
+import type { DeviceHost, Timer } from '../../../src/device/index.ts';
+import { FlatMemory } from '../../../src/device/testing.ts';
 import { type Logger, silentLogger } from '../../../src/log.ts';
 import type { FrameOffload, NetPort } from '../../../src/net/types.ts';
 
-const efault = 14;
 export const memoryBytes = 8 * 1024 * 1024;
 
-/** Guest memory in a buffer, from address 0; pages that the device writes are noted. */
-export class FakeMemory implements GuestMemory {
-  readonly bytes: Buffer;
-  /** Pages that went through a write or a writable view. */
-  readonly dirty = new Set<number>();
-  /** No views: as memory that is reached by messages only. */
-  messageOnly = false;
-  reads = 0;
-  writes = 0;
-
-  constructor(bytes: Buffer = Buffer.alloc(memoryBytes)) {
-    this.bytes = bytes;
+/** Guest memory from address 0. Traffic writes more than is worth a record of every write. */
+export class FakeMemory extends FlatMemory {
+  constructor(memory: number | Buffer = memoryBytes) {
+    super(memory);
   }
 
-  #check(iova: number, length: number): void {
-    if (!(iova >= 0) || iova + length > this.bytes.length) {
-      throw new RequestError(efault, `0x${iova.toString(16)} is not mapped`);
-    }
-  }
-
-  #mark(iova: number, length: number): void {
-    for (let page = iova >>> 12; page <= (iova + length - 1) >>> 12; page++) this.dirty.add(page);
-  }
-
-  read(iova: number, target: Uint8Array): void {
-    this.#check(iova, target.length);
-    this.reads++;
-    this.bytes.copy(target, 0, iova, iova + target.length);
-  }
-
-  write(iova: number, source: Uint8Array): void {
-    this.#check(iova, source.length);
-    this.writes++;
-    this.#mark(iova, source.length);
-    this.bytes.set(source, iova);
-  }
-
-  view(iova: number, length: number): Uint8Array | undefined {
-    this.#check(iova, length);
-    return this.messageOnly ? undefined : this.bytes.subarray(iova, iova + length);
-  }
-
-  writableView(iova: number, length: number): Uint8Array | undefined {
-    this.#check(iova, length);
-    if (this.messageOnly) return undefined;
-    this.#mark(iova, length);
-    return this.bytes.subarray(iova, iova + length);
-  }
-
-  readUint16BE(iova: number): number {
-    this.#check(iova, 2);
-    return this.bytes.readUInt16BE(iova);
-  }
-
-  readUint32BE(iova: number): number {
-    this.#check(iova, 4);
-    return this.bytes.readUInt32BE(iova);
-  }
-
-  readUint32LE(iova: number): number {
-    this.#check(iova, 4);
-    return this.bytes.readUInt32LE(iova);
-  }
-
-  writeUint32BE(iova: number, value: number): void {
-    this.#check(iova, 4);
-    this.#mark(iova, 4);
-    this.bytes.writeUInt32BE(value, iova);
-  }
-
-  writeUint32LE(iova: number, value: number): void {
-    this.#check(iova, 4);
-    this.#mark(iova, 4);
-    this.bytes.writeUInt32LE(value, iova);
-  }
-
-  writeUint8(iova: number, value: number): void {
-    this.#check(iova, 1);
-    this.#mark(iova, 1);
-    this.bytes[iova] = value;
-  }
-
-  accessible(iova: number, length: number): boolean {
-    return iova >= 0 && iova + length <= this.bytes.length;
-  }
-
-  regions() {
-    const size = this.bytes.length;
-    return [{ iova: 0, size, prot: dmaProt.read | dmaProt.write, mapped: !this.messageOnly }];
-  }
+  protected override note(): void {}
 }
 
 class FakeTimer implements Timer {
