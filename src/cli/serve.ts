@@ -2,12 +2,13 @@ import { parse, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { shippedModels } from '../../device-models/index.ts';
 import { type DirtyScopeName, dirtyScopes } from '../dma/dirty-tracker.ts';
+import { keepCompiledCode } from '../engine.ts';
 import { CompanionError } from '../errors.ts';
 import { createLogger, type LogLevel, logLevels } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
-import { keepCompiledCode } from '../optimizer.ts';
 import { DeviceRuntime } from '../runtime/device-runtime.ts';
 import { orchestratorPort } from '../runtime/orchestrator-port.ts';
+import { rehearseMigration } from '../runtime/rehearsal.ts';
 import { NativeServer, type NativeServerOptions } from '../transport/native/index.ts';
 import { findModel } from './models.ts';
 import { ServedNetwork } from './network.ts';
@@ -95,6 +96,7 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
     ...(options.busyWait !== undefined && { busyWaitNs: options.busyWait * 1000 }),
     onError: (error) => log.error({ err: error }, 'a callback of the device loop failed'),
   });
+  if (options.migrationSocket !== undefined) rehearseMigration(await findModel(modelName), { reactor, log });
   const held = options.held ?? false;
   const network = new ServedNetwork({
     reactor,

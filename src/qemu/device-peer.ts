@@ -44,6 +44,13 @@ export interface PeerInfo {
   readonly hasNet: boolean;
 }
 
+export interface BarrierResult {
+  /** Of the DMA_READ that it is; 0 or what QEMU answered. */
+  readonly errno: number;
+  /** The MSI-X table as QEMU holds it; absent where there is none, or the guest keeps the device from reaching it. */
+  readonly msixTable?: Buffer;
+}
+
 export interface MarkResult {
   readonly pages: number;
   readonly failed: number;
@@ -92,11 +99,9 @@ export interface DevicePeer {
   stopLogging(): Promise<void>;
   info(): Promise<PeerInfo>;
   hold(on: boolean): Promise<void>;
-  /** After it everything that QEMU had sent before has been executed; returns the DMA's errno. */
-  barrier(): Promise<number>;
+  /** After it everything that QEMU had sent before has been executed. */
+  barrier(): Promise<BarrierResult>;
   dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]>;
-  /** The MSI-X table as QEMU holds it; undefined where there is none, or the guest keeps the device from reaching it. */
-  msixTable(): Promise<DmaResult | undefined>;
   /** Keeps the server from work in the background that can wait, until it is told otherwise. */
   quiet(on: boolean): Promise<void>;
   markDirty(): Promise<MarkResult>;

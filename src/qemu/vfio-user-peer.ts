@@ -3,6 +3,7 @@ import { CompanionError, errno } from '../errors.ts';
 import { migrationState } from '../migration/state.ts';
 import { AsyncVfioUserClient } from '../vfio-user/client/index.ts';
 import type {
+  BarrierResult,
   DevicePeer,
   DmaOperation,
   DmaResult,
@@ -149,18 +150,17 @@ class VfioUserPeer implements DevicePeer {
     await this.#client.companion('hold', { on });
   }
 
-  async barrier(): Promise<number> {
-    return whole(fields(await this.#client.companion('barrier')).errno);
+  async barrier(): Promise<BarrierResult> {
+    const { errno: code, msixTable } = fields(await this.#client.companion('barrier'));
+    return {
+      errno: whole(code),
+      ...(msixTable instanceof Uint8Array && { msixTable: Buffer.from(msixTable) }),
+    };
   }
 
   async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {
     const answer = await this.#client.companion('dma', { operations });
     return parseResults(this.name, answer, operations.length);
-  }
-
-  async msixTable(): Promise<DmaResult | undefined> {
-    const answer = await this.#client.companion('msixTable');
-    return fields(answer).errno === undefined ? undefined : parseResult(answer);
   }
 
   async quiet(on: boolean): Promise<void> {

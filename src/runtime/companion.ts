@@ -1,6 +1,6 @@
 import type { GuestMemory, MessageDma } from '../dma/types.ts';
+import { quietEngine } from '../engine.ts';
 import { errno, errnoOf, RequestError } from '../errors.ts';
-import { holdOptimizer } from '../optimizer.ts';
 import type { ServedMigration } from '../transport/served-device.ts';
 import { type MarkOutcome, markPages, rehearseMarking } from './mark-pages.ts';
 import { StateWindow } from './state-window.ts';
@@ -47,7 +47,7 @@ export class CompanionService {
   readonly #target: CompanionTarget;
   readonly #now: () => number;
   readonly #window = new StateWindow();
-  #wakeOptimizer: (() => void) | undefined;
+  #wakeEngine: (() => void) | undefined;
   readonly #operations: Readonly<Record<string, (request: Request) => unknown>>;
 
   constructor(target: CompanionTarget, now: () => number) {
@@ -69,7 +69,6 @@ export class CompanionService {
         this.#quiet(flag(on, 'on'));
         return {};
       },
-      msixTable: () => this.#msixTable(),
       markDirty: () => this.#markDirty(),
       rehearseMarking: ({ pages }) =>
         this.#marked((client) => rehearseMarking(target.memory, client, size(pages, rehearsalLimit))),
@@ -112,10 +111,10 @@ export class CompanionService {
   }
 
   #quiet(on: boolean): void {
-    if (on) this.#wakeOptimizer ??= holdOptimizer();
+    if (on) this.#wakeEngine ??= quietEngine();
     else {
-      this.#wakeOptimizer?.();
-      this.#wakeOptimizer = undefined;
+      this.#wakeEngine?.();
+      this.#wakeEngine = undefined;
     }
   }
 
@@ -133,12 +132,31 @@ export class CompanionService {
     });
   }
 
-  /** One DMA_READ: when it is answered, well or ill, everything the client had sent before has been executed. */
-  #barrier(): { errno: number } {
-    const byte = Buffer.alloc(1);
+  /**
+   * One DMA_READ: when it is answered, well or ill, everything the client had sent before has been executed. It is of the
+   * MSI-X table, as the client holds it, where the guest lets the device reach that.
+   */
+  #barrier(): { errno: number; msixTable?: Uint8Array } {
+    const table = this.#reachableTable();
+    const byte = this.#target.memory.regions()[0]?.iova ?? 0;
+    const answer = this.#readOnce(table?.address ?? byte, table?.size ?? 1);
+    // Where the table is may be among what has been executed now.
+    const moved = this.#reachableTable();
+    if (moved === undefined) return { errno: answer.errno };
+    const { errno: value, bytes } =
+      moved.address === table?.address ? answer : this.#readOnce(moved.address, moved.size);
+    return { errno: value, ...(bytes && { msixTable: bytes }) };
+  }
+
+  #reachableTable(): ReturnType<CompanionTarget['msixTable']> {
+    return this.#target.busMaster ? this.#target.msixTable() : undefined;
+  }
+
+  #readOnce(iova: number, length: number): { errno: number; bytes?: Uint8Array } {
+    const bytes = Buffer.alloc(length);
     try {
-      this.#client().read(this.#target.memory.regions()[0]?.iova ?? 0, byte);
-      return { errno: 0 };
+      this.#client().read(iova, bytes);
+      return { errno: 0, bytes };
     } catch (error) {
       const value = errnoOf(error);
       if (unanswered.includes(value)) throw error;
@@ -168,21 +186,6 @@ export class CompanionService {
       }
     });
     return { results };
-  }
-
-  /** The table as QEMU holds it; nothing where the guest does not let the device reach it. */
-  #msixTable(): { errno?: number; bytes?: Uint8Array } {
-    const table = this.#target.msixTable();
-    if (table === undefined || !this.#target.busMaster) return {};
-    const bytes = Buffer.alloc(table.size);
-    try {
-      this.#client().read(table.address, bytes);
-      return { errno: 0, bytes };
-    } catch (error) {
-      const value = errnoOf(error);
-      if (unanswered.includes(value)) throw error;
-      return { errno: value };
-    }
   }
 
   /** Without Bus Master every page would be refused: the log is left as it is then. */

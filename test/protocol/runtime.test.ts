@@ -236,6 +236,43 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       expect(bench.orchestrator.companion('markDirty')).toMatchObject({ pages: 6, failed: 3 });
     });
 
+    it('puts marking off, and forgets nothing, while the guest has Bus Master off', () => {
+      bench = start('ram');
+      bench.guestMemory(0, 0x10000);
+      bench.orchestrator.startDmaLogging(4096);
+      transfer(bench, command.toGuest, 0x3000, 0, 4);
+      bench.client.writeRegister(pciRegion.config, commandRegister, 0, 2);
+      expect(bench.orchestrator.companion('markDirty')).toMatchObject({
+        pages: 0,
+        failed: 0,
+        deferred: true,
+      });
+      bench.client.writeRegister(pciRegion.config, commandRegister, busMasterAndMemory, 2);
+      expect(bench.orchestrator.companion('markDirty')).toMatchObject({ pages: 1, deferred: false });
+      bench.client.writeRegister(pciRegion.config, commandRegister, 0, 2);
+      expect(bench.orchestrator.companion('markDirty')).toMatchObject({ pages: 0, deferred: false });
+    });
+
+    it('brings the MSI-X table with a barrier, where the guest lets it', () => {
+      bench = start('ram');
+      const table = 0x2_0000;
+      bench.guestMemory(0, 0x10000);
+      // The client plays the BAR: what QEMU answers there is its own table.
+      bench.guestMemory(table, 0x2000).fill(0xab, 0x1000, 0x1040);
+      const barrier = () =>
+        bench.orchestrator.companion('barrier') as { errno: number; msixTable?: Uint8Array };
+      expect(barrier()).toEqual({ errno: 0 });
+      bench.client.writeRegister(pciRegion.config, 0x10, table, 4);
+      expect(barrier()).toEqual({ errno: 0, msixTable: Buffer.alloc(64, 0xab) });
+      bench.client.writeRegister(pciRegion.config, commandRegister, 2, 2);
+      expect(barrier().msixTable).toBeUndefined();
+      bench.client.writeRegister(pciRegion.config, commandRegister, busMasterAndMemory, 2);
+      bench.client.dmaUnmap(table, 0x2000);
+      expect(barrier()).toMatchObject({ errno: expect.any(Number) });
+      expect(barrier().errno).not.toBe(0);
+      expect(barrier().msixTable).toBeUndefined();
+    });
+
     it('rehearses marking without touching a byte', () => {
       bench = start('ram');
       bench.guestMemory(0, 0x10000).fill(0x55);

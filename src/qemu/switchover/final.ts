@@ -35,7 +35,6 @@ async function loaded(run: Run): Promise<void> {
   await run.moved;
   // With its pages marked and its state taken, a source's server is needed for nothing but a comparison.
   if (run.options.verify?.state !== true) for (const device of run.devices) device.sourceDone = true;
-  await run.settled;
   await startTold(run);
 }
 

@@ -41,31 +41,29 @@ export async function preCopy(run: Run): Promise<void> {
     })
     .finally(() => {
       run.progressed.stopped = true;
-      over.abort();
+      // Ends sleeps, which can wait until the blackout's first requests are out.
+      setImmediate(() => over.abort());
     });
   stopped.catch(() => undefined);
   const costs: SwitchoverCosts = { ...assumedCost };
   const governor = new Governor(run, limits, costs);
   const started = performance.now();
   const beat = async (): Promise<void> => {
-    while (!over.signal.aborted) {
+    while (!run.progressed.stopped) {
       await heartbeat(run);
-      for (const device of run.devices) if (!over.signal.aborted) await preset(run, device);
+      for (const device of run.devices) if (!run.progressed.stopped) await preset(run, device);
       await delay(heartbeatMs, undefined, { signal: over.signal }).catch(() => undefined);
     }
   };
   const poll = async (): Promise<void> => {
-    while (!over.signal.aborted) {
+    while (!run.progressed.stopped) {
       await governor.look(performance.now() - started);
       await delay(pollMs, undefined, { signal: over.signal }).catch(() => undefined);
     }
   };
   const beats = beat();
   const feeds = run.devices.map((device) => {
-    device.feeding = true;
-    device.fed = feed(device, over.signal).finally(() => {
-      device.feeding = false;
-    });
+    device.fed = feed(run, device, over.signal);
     return device.fed;
   });
   const work = Promise.all([beats, poll(), warmUp(run, costs), ...feeds]);
@@ -137,15 +135,18 @@ const quietBelowBytes = 1024 ** 3;
 const portionBytes = 16 * 1024 * 1024;
 
 /** Keeps one device's precopy stream flowing until the vCPUs stop. */
-async function feed(device: DeviceRun, over: AbortSignal): Promise<void> {
+async function feed(run: Run, device: DeviceRun, over: AbortSignal): Promise<void> {
   if (!canPreCopy(device)) return;
-  while (!over.aborted) {
+  const stopped = (): boolean => run.progressed.stopped;
+  while (!stopped()) {
     const info = await device.source.precopyInfo();
-    if (over.aborted) return;
+    if (stopped()) return;
     device.initialBytes = info.initialBytes;
     device.dirtyBytes = info.dirtyBytes;
     const worth = info.initialBytes > 0 || info.dirtyBytes > smallDirtyBytes;
-    const moved = worth ? await pump(device, portionBytes, over) : 0;
+    device.feeding = worth;
+    const moved = worth ? await pump(device, portionBytes, stopped) : 0;
+    device.feeding = false;
     if (moved === 0) await delay(pollMs, undefined, { signal: over }).catch(() => undefined);
   }
 }

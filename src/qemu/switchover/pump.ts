@@ -3,14 +3,14 @@ import type { DeviceRun } from './run.ts';
 import { openChannel, slots } from './state-channel.ts';
 
 /**
- * Moves what the source has to give now, at most `limit` bytes or until `until` is aborted, reading the next
+ * Moves what the source has to give now, at most `limit` bytes or until `until` says so, reading the next
  * chunk while one is written. A short chunk is the last one, for now or for good (decision 22).
  * @returns bytes moved; fewer than `limit` when the source has nothing more (for now, or at the end)
  */
 export async function pump(
   device: DeviceRun,
   limit = Number.POSITIVE_INFINITY,
-  until?: AbortSignal,
+  until: () => boolean = () => false,
 ): Promise<number> {
   device.channel ??= await openChannel(device.source, device.destination);
   const { channel } = device;
@@ -22,7 +22,7 @@ export async function pump(
     moved += length;
     const written = channel.write(slot, length);
     const last = length < channel.chunkBytes;
-    if (last || moved >= limit || until?.aborted === true) {
+    if (last || moved >= limit || until()) {
       await written;
       break;
     }

@@ -6,9 +6,11 @@ import { CompanionError, errno, errnoName } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
 import { command } from '../../pci/index.ts';
 import { Timeline } from '../../report/timeline.ts';
+import type { BarrierResult } from '../device-peer.ts';
 import { formatAddress } from '../pci-address.ts';
 import { addressOf, commandOf, commandOffset, msixTableAddress } from './check.ts';
 import { moveState } from './final.ts';
+import { isTold } from './replay.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
 import { canP2p, canPreCopy } from './setup.ts';
 
@@ -17,7 +19,7 @@ export async function quiesce(run: Run): Promise<void> {
   const seen = Timeline.now();
   if (timeline.zeroUs === undefined) timeline.zero(seen);
   timeline.add('detect', timeline.zeroUs ?? seen, seen);
-  const resting = run.devices.map((device) => rest(device));
+  const resting = run.devices.map((device) => rest(run, device));
   // All devices have to be in their P2P state before one leaves it, for they may write into each other. A
   // server serves in order what it is asked, so that a device that is alone need not be waited for.
   if (run.devices.length > 1) await run.all(resting);
@@ -25,34 +27,45 @@ export async function quiesce(run: Run): Promise<void> {
     const rested = resting[index] ?? Promise.resolve();
     return { rested, ...halt(run, device, rested) };
   });
-  // 0xCF8 is guest state: it has to be known before we touch it.
-  const cf8 = run.sourcePorts.save();
-  cf8.catch(() => undefined);
+  // They are waited for one after the other: the first that fails ends the migration, the others have been heard.
+  for (const { stopped, marked } of steps) for (const each of [stopped, marked]) each.catch(() => undefined);
   run.moved = Promise.all(steps.map(({ moved }) => moved));
   // Whatever is waited for, a state that is refused must end that wait.
   run.moved.catch((error) => run.fail(error));
   await run.all(steps.map(({ rested }) => rested));
   timeline.add('quiesce', seen, Timeline.now());
   await run.each((device) => locate(run, device));
-  await run.all<unknown>(steps.flatMap(({ stopped, shown }) => [stopped, shown]));
+  await run.all<unknown>(steps.flatMap(({ stopped, marked }) => [stopped, marked]));
   const borrowed = run.devices.filter((device) => needsBusMaster(device));
   if (borrowed.length > 0) await run.until(showBorrowing(run, borrowed));
   for (const device of run.devices) checkShown(run, device);
-  run.cf8 = await run.until(cf8);
+  await run.until(run.settled);
+  // 0xCF8 is guest state: it has to be known before we touch it, which only a replay does.
+  if (!run.devices.every(isTold)) run.cf8 = await run.until(run.sourcePorts.save());
 }
 
-/** Parks the port, drains what QEMU has queued, and holds the device; requests go out without waiting. */
-async function rest(device: DeviceRun): Promise<void> {
+/**
+ * Parks the port, drains what QEMU has queued (which brings the MSI-X table), and holds the device; requests go
+ * out without waiting.
+ */
+async function rest(run: Run, device: DeviceRun): Promise<void> {
   const { source } = device;
   const p2p = canPreCopy(device) ? migrationState.PRE_COPY_P2P : migrationState.RUNNING_P2P;
-  const [, , , , info] = await Promise.all([
-    device.sourceInfo.hasNet ? source.park(true) : undefined,
-    source.barrier(),
+  const start = Timeline.now();
+  const parked = device.sourceInfo.hasNet ? source.park(true) : undefined;
+  const drained = source.barrier().then((barrier) => {
+    run.timeline.add('msix-read', start, Timeline.now(), { device: device.id });
+    return barrier;
+  });
+  const [, barrier, , , info] = await Promise.all([
+    parked,
+    drained,
     source.hold(true),
     canP2p(device) ? source.setState(p2p) : undefined,
     source.info(),
   ]);
   device.frozen = info;
+  takeTable(device, barrier);
 }
 
 /**
@@ -66,8 +79,8 @@ function halt(run: Run, device: DeviceRun, rested: Promise<unknown>) {
   const moved = device.feeding
     ? device.fed.then(() => moveState(run, device, stopped))
     : moveState(run, device, stopped);
-  const shown = show(run, device, Promise.all([rested, stopped]));
-  return { stopped, moved, shown };
+  const marked = mark(run, device, Promise.all([rested, stopped]));
+  return { stopped, moved, marked };
 }
 
 /** Where the device sits, if that may have changed while the guest ran. */
@@ -113,7 +126,15 @@ async function showBorrowing(run: Run, devices: readonly DeviceRun[]): Promise<v
     await ports.write(device.address, commandOffset, 2, value);
   }
   // The servers hear of it on their device sockets: the barrier is answered behind that.
-  await Promise.all(devices.map((device) => show(run, device, device.source.barrier())));
+  await Promise.all(
+    devices.map(async (device) => {
+      const barrier = device.source.barrier();
+      await Promise.all([
+        mark(run, device, barrier),
+        barrier.then(({ msixTable }) => (device.msixTable = msixTable)),
+      ]);
+    }),
+  );
   await run.giveBack();
 }
 
@@ -123,34 +144,30 @@ async function measureRest(device: DeviceRun): Promise<void> {
 }
 
 /**
- * Has the pages marked that the device wrote, and reads its MSI-X table.
- * @param before what the server was asked just before: the time of these begins with its end
+ * Has the pages marked that the device wrote.
+ * @param before what the server was asked just before: the time of this begins with its end
  */
-async function show(run: Run, device: DeviceRun, before: Promise<unknown>): Promise<void> {
-  const { source } = device;
-  const marks = run.options.markDirtyPages !== false;
-  const begun = before.then(() => Timeline.now());
-  const marked = marks ? source.markDirty() : Promise.resolve(undefined);
-  const read = source.msixTable();
-  for (const each of [begun, marked, read]) each.catch(() => undefined);
-  const startUs = await begun;
-  const mark = await marked;
-  const markedUs = Timeline.now();
-  if (mark !== undefined) {
-    device.mark = mark;
-    run.timeline.add('marking', startUs, markedUs, { device: device.id, note: `${mark.pages} pages` });
-  }
-  const table = await read;
-  if (table === undefined) return;
-  run.timeline.add('msix-read', markedUs, Timeline.now(), { device: device.id });
-  if (table.errno !== 0 || table.bytes === undefined) {
-    throw refusal(
-      'VC_VIOMMU',
-      `device ${device.id} at ${formatAddress(device.address)} can't reach its own MSI-X table (${errnoName(table.errno === 0 ? errno.EIO : table.errno)})`,
-      'is there a translating vIOMMU? boot the guest with iommu=pt',
-    );
-  }
-  device.msixTable = Buffer.from(table.bytes);
+async function mark(run: Run, device: DeviceRun, before: Promise<unknown>): Promise<void> {
+  if (run.options.markDirtyPages === false) return;
+  const marked = device.source.markDirty();
+  marked.catch(() => undefined);
+  await before;
+  const startUs = Timeline.now();
+  device.mark = await marked;
+  const note = `${device.mark.pages} pages`;
+  run.timeline.add('marking', startUs, Timeline.now(), { device: device.id, note });
+}
+
+/** Takes the MSI-X table as QEMU holds it from what a barrier brought. */
+function takeTable(device: DeviceRun, { errno: code, msixTable }: BarrierResult): void {
+  device.msixTable = msixTable;
+  if (msixTable !== undefined || msixTableAddress(frozen(device)) === undefined || needsBusMaster(device))
+    return;
+  throw refusal(
+    'VC_VIOMMU',
+    `device ${device.id} at ${formatAddress(device.address)} can't reach its own MSI-X table (${errnoName(code === 0 ? errno.EIO : code)})`,
+    'is there a translating vIOMMU? boot the guest with iommu=pt',
+  );
 }
 
 function checkShown(run: Run, device: DeviceRun): void {

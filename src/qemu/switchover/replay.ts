@@ -59,7 +59,7 @@ function viaEcam(run: Run, device: DeviceRun): boolean {
 }
 
 /** Nothing has changed since the destination was told. */
-function isTold(device: DeviceRun): boolean {
+export function isTold(device: DeviceRun): boolean {
   const { told } = device;
   if (told === undefined) return false;
   const { before, after, power } = plan(device);

@@ -1,6 +1,6 @@
+import { quietEngine } from '../../engine.ts';
 import { CompanionError, errno } from '../../errors.ts';
 import { type Logger, silentLogger } from '../../log.ts';
-import { holdOptimizer } from '../../optimizer.ts';
 import { Timeline } from '../../report/timeline.ts';
 import type { Phase, PrecopySample, RamReport } from '../../report/types.ts';
 import { ConfigPorts } from '../config-ports.ts';
@@ -27,8 +27,9 @@ export interface DeviceRun {
   told: Told | undefined;
   /** Opened by the first piece of state. */
   channel: StateChannel | undefined;
-  /** Ends with the last piece of state that was moved while the guest ran; `feeding` until then. */
+  /** Ends with the last piece of state that was moved while the guest ran. */
   fed: Promise<void>;
+  /** Such a piece is under way. */
   feeding: boolean;
   sentBytes: number;
   /** Time spent in moving state, ms, and bytes moved then: for the rate. */
@@ -113,7 +114,7 @@ export class Run {
   ram: RamReport | null = null;
   ramBytes = 0;
   rounds = 0;
-  #wakeOptimizer: (() => void) | undefined;
+  #wakeEngine: (() => void) | undefined;
   readonly #stop = new AbortController();
   readonly #never: Promise<never>;
 
@@ -165,8 +166,8 @@ export class Run {
 
   /** Keeps all parties but the QEMUs, this process included, from work that can wait. Ends with the connections, too. */
   async quiet(on: boolean): Promise<void> {
-    this.#wakeOptimizer?.();
-    this.#wakeOptimizer = on ? holdOptimizer() : undefined;
+    this.#wakeEngine?.();
+    this.#wakeEngine = on ? quietEngine() : undefined;
     await this.all(
       this.devices.flatMap(({ source, destination }) => [source.quiet(on), destination.quiet(on)]),
     );
@@ -174,7 +175,7 @@ export class Run {
 
   /** The migration is over: this process goes on as before. */
   close(): void {
-    this.#wakeOptimizer?.();
+    this.#wakeEngine?.();
   }
 
   async enter(phase: Phase): Promise<void> {

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { errno, RequestError } from '../../../src/errors.ts';
 import { migrationState } from '../../../src/migration/state.ts';
 import type {
+  BarrierResult,
   DevicePeer,
   DmaOperation,
   DmaResult,
@@ -118,9 +119,10 @@ export class FakePeer implements DevicePeer {
   async hold(on: boolean): Promise<void> {
     await this.#call('hold', on ? 'on' : 'off');
   }
-  async barrier(): Promise<number> {
+  async barrier(): Promise<BarrierResult> {
     await this.#call('barrier');
-    return 0;
+    const reachable = this.#busMaster && this.config.readUInt32LE(0x10) !== 0;
+    return { errno: 0, ...(reachable && { msixTable: Buffer.alloc(64) }) };
   }
   async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {
     await this.#call('dma', operations.map((each) => ('read' in each ? 'read' : 'write')).join(','));
@@ -134,11 +136,6 @@ export class FakePeer implements DevicePeer {
   /** As the server: with Bus Master off the table is out of reach and nothing is marked. */
   get #busMaster(): boolean {
     return (this.config.readUInt16LE(4) & 4) !== 0;
-  }
-  async msixTable(): Promise<DmaResult | undefined> {
-    await this.#call('msixTable');
-    if (!this.#busMaster || this.config.readUInt32LE(0x10) === 0) return undefined;
-    return { errno: 0, bytes: Buffer.alloc(64) };
   }
   async quiet(on: boolean): Promise<void> {
     await this.#call('quiet', on ? 'on' : 'off');

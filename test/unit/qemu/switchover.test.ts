@@ -47,7 +47,6 @@ describe('a migration without faults', () => {
       at(`source.setState ${migrationState.PRE_COPY_P2P}`),
       at(stopCopy),
       at('source.markDirty'),
-      at('source.msixTable'),
       at('source QEMU: migrate-continue'),
       at('destination QEMU: cont'),
       at('destination.hold off'),

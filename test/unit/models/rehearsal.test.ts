@@ -1,0 +1,43 @@
+/** What a server does before it serves: a migration among devices that nobody sees. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { hello } from '../../../device-models/hello/index.ts';
+import { models } from '../../../device-models/index.ts';
+import type { DeviceModel } from '../../../src/device/model.ts';
+import { silentLogger } from '../../../src/log.ts';
+import { createReactor } from '../../../src/loop/index.ts';
+import type { Reactor } from '../../../src/loop/types.ts';
+import { rehearseMigration } from '../../../src/runtime/rehearsal.ts';
+
+let reactor: Reactor;
+beforeEach(() => {
+  reactor = createReactor();
+});
+afterEach(() => reactor.close());
+
+describe('rehearseMigration', () => {
+  it.each([...models.keys()])('moves the state of %s', (name) => {
+    const model = models.get(name);
+    if (model === undefined) throw new Error('no model');
+    expect(rehearseMigration(model, { reactor, log: silentLogger })).toBe(true);
+  });
+
+  it('lets a model pass that can not be created, and closes what it made', () => {
+    let open = 0;
+    const fragile: DeviceModel = {
+      ...(hello as unknown as DeviceModel),
+      create(host, options) {
+        if (open === 1) throw new Error('only once');
+        open += 1;
+        const device = (hello as unknown as DeviceModel).create(host, options);
+        return {
+          ...device,
+          close: () => {
+            open -= 1;
+          },
+        };
+      },
+    };
+    expect(rehearseMigration(fragile, { reactor, log: silentLogger })).toBe(false);
+    expect(open).toBe(0);
+  });
+});
