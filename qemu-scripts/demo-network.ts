@@ -3,16 +3,8 @@ import { canUseTaps } from '../src/net/testnet.ts';
 import { Testbed } from '../src/qemu/index.ts';
 import { bytes } from '../src/report/format.ts';
 import { type DemoScene, migrateAndProve, say } from './demo-scene.ts';
-import {
-  configureGuest,
-  Flow,
-  guestWarnings,
-  Network,
-  Pings,
-  plainNet,
-  type TcpReport,
-  type UdpReport,
-} from './network.ts';
+import { Flow, Pings, type TcpReport, type UdpReport } from './flows.ts';
+import { configureGuest, guestWarnings, Network, plainNet } from './network.ts';
 
 const streamRate = 2_000_000;
 const datagramRate = 1000;
@@ -40,7 +32,7 @@ export const networkScene: DemoScene = async (finish) => {
   say(`The guest runs Linux ${await bed.agent.check('uname -r')}; eth0: ${card}`);
 
   const tcp = network.peer === 'linux' ? await Flow.tcp(bed, network, plainNet, 7001, streamRate) : undefined;
-  const udp = await Flow.udp(bed, network, plainNet, 7002, datagramRate);
+  const udp = await Flow.udp(bed, network, plainNet, 7002, { rate: datagramRate });
   const pings = await Pings.start(bed, plainNet);
   const stream = tcp === undefined ? '' : `a TCP connection (${bytes(streamRate)}/s each way, hashed), `;
   say(`Running: ${stream}${datagramRate} numbered UDP datagrams a second each way, 100 pings a second.\n`);

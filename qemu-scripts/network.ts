@@ -2,13 +2,20 @@
  * What a guest with a network card talks to, in scripts and tests: a switch, and behind it a real Linux network stack
  * where one can be made, else a small peer of our own.
  */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { askSwitch, type SwitchStats } from '../src/net/index.ts';
 import { canUseTaps, TestNet } from '../src/net/testnet.ts';
 import { ManagedProcess, type Testbed } from '../src/qemu/index.ts';
-import { checkoutRoot, locateKernel } from '../src/setup/index.ts';
+import { checkoutRoot } from '../src/setup/index.ts';
+
+/** Where two ends of a flow find each other. */
+export interface Net {
+  readonly peer: string;
+  readonly guest: string;
+  readonly vlan: number | undefined;
+}
 
 /** Addresses of the peer; the guest takes `.2` where the peer has `.1`. */
 export const plainNet = { peer: '10.77.0.1', guest: '10.77.0.2', vlan: undefined } as const;
@@ -16,7 +23,6 @@ export const plainNet = { peer: '10.77.0.1', guest: '10.77.0.2', vlan: undefined
 export const vlanNet = { peer: '10.78.0.1', guest: '10.78.0.2', vlan: 5 } as const;
 /** The same over IPv6; the guest has it after `configureIpv6`. */
 export const plainNet6 = { peer: 'fd77::1', guest: 'fd77::2', vlan: undefined } as const;
-export type Net = typeof plainNet | typeof vlanNet | typeof plainNet6;
 
 export interface NetworkOptions {
   /** Default: `linux` where it can be made. */
@@ -173,175 +179,6 @@ export class Network {
 
 function nodeProgram(): string {
   return process.execPath;
-}
-
-/** The report of `traffic` (images/guest/traffic.c) for TCP. */
-export interface TcpReport {
-  readonly sent: number;
-  readonly received: number;
-  readonly sentHash: string;
-  readonly receivedHash: string;
-  readonly gapMs: number;
-  readonly done: boolean;
-  readonly error: string;
-}
-
-/** The same for UDP. */
-export interface UdpReport {
-  readonly sent: number;
-  readonly received: number;
-  readonly missing: number;
-  readonly hole: number;
-  readonly reordered: number;
-  readonly duplicates: number;
-  readonly gapMs: number;
-  readonly done: boolean;
-  readonly error: string;
-}
-
-/** What both ends of a flow say. */
-export interface Ends<T> {
-  readonly guest: T;
-  readonly peer: T;
-}
-
-/** One flow between guest and peer, run by `traffic` at both ends. */
-export class Flow<T extends { done: boolean; error: string }> {
-  readonly name: string;
-  readonly #bed: Testbed;
-  readonly #network: Network;
-  readonly #process: ManagedProcess | undefined;
-
-  private constructor(name: string, bed: Testbed, network: Network, process: ManagedProcess | undefined) {
-    this.name = name;
-    this.#bed = bed;
-    this.#network = network;
-    this.#process = process;
-  }
-
-  /** A TCP connection, data in both directions, `rate` bytes a second each. The peer connects. */
-  static async tcp(
-    bed: Testbed,
-    network: Network,
-    net: Net,
-    port: number,
-    rate: number,
-  ): Promise<Flow<TcpReport>> {
-    const name = `tcp${port}`;
-    await startInGuest(bed, name, `tcp listen ${port} --rate ${rate}`);
-    await bed.agent.check(`until ss -ltn | grep -q ':${port} '; do sleep 0.05; done`);
-    const args = ['tcp', 'connect', net.guest, String(port), '--rate', String(rate)];
-    return new Flow<TcpReport>(name, bed, network, await startAtPeer(network, name, args));
-  }
-
-  /**
-   * Numbered datagrams both ways, `rate` a second. Without a Linux peer the guest's datagrams come back from an echo,
-   * so that both directions are in the guest's report.
-   */
-  static async udp(
-    bed: Testbed,
-    network: Network,
-    net: Net,
-    port: number,
-    rate: number,
-    size = 64,
-  ): Promise<Flow<UdpReport>> {
-    const name = `udp${port}`;
-    const options = ['--rate', String(rate), '--size', String(size)];
-    const linux = network.peer === 'linux';
-    const to = linux ? port : echoPort;
-    const peer = linux
-      ? await startAtPeer(network, name, ['udp', String(port), net.guest, String(port), ...options])
-      : undefined;
-    await startInGuest(bed, name, `udp ${port} ${net.peer} ${to} ${options.join(' ')}`);
-    return new Flow<UdpReport>(name, bed, network, peer);
-  }
-
-  async look(): Promise<Ends<T>> {
-    const guest = await this.inGuest();
-    return { guest, peer: this.#atPeer() ?? guest };
-  }
-
-  async inGuest(): Promise<T> {
-    const text = await this.#bed.agent.check(
-      `until [ -s /run/${this.name} ]; do sleep 0.05; done; cat /run/${this.name}`,
-    );
-    return JSON.parse(text) as T;
-  }
-
-  /** Ends the flow in order and returns the final reports. @throws Error when an end reports a fault */
-  async end(): Promise<Ends<T>> {
-    // Not with a TCP flow's other end first: each ends when the other has.
-    this.#process?.signal('SIGTERM');
-    await this.#bed.agent.check(
-      `kill $(cat /run/${this.name}.pid) 2>/dev/null; while kill -0 $(cat /run/${this.name}.pid) 2>/dev/null; do sleep 0.05; done`,
-    );
-    await this.#process?.exited;
-    const ends = await this.look();
-    for (const [where, report] of Object.entries(ends)) {
-      if (!report.done || report.error !== '')
-        throw new Error(`${this.name}: at the ${where}: ${report.error || 'it did not end'}`);
-    }
-    return ends;
-  }
-
-  #atPeer(): T | undefined {
-    if (this.#process === undefined) return undefined;
-    return JSON.parse(readFileSync(this.#network.path(`${this.name}.json`), 'utf8')) as T;
-  }
-}
-
-/** Port of the test peer's UDP echo (RFC 862). */
-const echoPort = 7;
-
-async function startInGuest(bed: Testbed, name: string, args: string): Promise<void> {
-  await bed.agent.check(
-    `rm -f /run/${name}; traffic ${args} --report /run/${name} >/run/${name}.out 2>&1 & echo $! >/run/${name}.pid`,
-  );
-}
-
-/** The guest's own program is static: it runs on the host as well. */
-async function startAtPeer(network: Network, name: string, args: readonly string[]): Promise<ManagedProcess> {
-  const program = join(dirname((await locateKernel()).initrd), 'programs/traffic');
-  const report = network.path(`${name}.json`);
-  rmSync(report, { force: true });
-  return network.spawn(name, program, ...args, '--report', report);
-}
-
-export interface PingReport {
-  readonly sent: number;
-  readonly lost: number;
-  readonly duplicates: number;
-}
-
-/** `ping` in the guest, 100 a second, until `end()`. */
-export class Pings {
-  readonly #bed: Testbed;
-  readonly #log: string;
-
-  private constructor(bed: Testbed, log: string) {
-    this.#bed = bed;
-    this.#log = log;
-  }
-
-  static async start(bed: Testbed, net: Net): Promise<Pings> {
-    const log = `/run/ping.${net.peer}`;
-    await bed.agent.check(`ping -i 0.01 ${net.peer} >${log} 2>&1 & echo $! >${log}.pid`);
-    return new Pings(bed, log);
-  }
-
-  /** Ends them. What was under way at the end is not counted as sent: each reply is looked at by its number. */
-  async end(): Promise<PingReport> {
-    const count =
-      '/bytes from/ { split($2, part, " "); n = part[1] + 0; if (n in seen) again++; ' +
-      'else { seen[n] = 1; got++ } if (n > last) last = n } END { print last + 0, got + 0, again + 0 }';
-    const text = await this.#bed.agent.check(
-      `kill -INT $(cat ${this.#log}.pid); while kill -0 $(cat ${this.#log}.pid) 2>/dev/null; do sleep 0.05; done; ` +
-        `awk -F icmp_seq= '${count}' ${this.#log}`,
-    );
-    const [sent = 0, received = 0, duplicates = 0] = text.split(' ').map(Number);
-    return { sent, lost: sent - received, duplicates };
-  }
 }
 
 /** Brings the guest's interface up with an address, and one in the VLAN on top. */

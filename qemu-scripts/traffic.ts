@@ -1,15 +1,7 @@
 /** All the traffic that a migration has to leave alone, at once, and what counts as a fault of it. */
 import type { Testbed } from '../src/qemu/index.ts';
-import {
-  type Ends,
-  Flow,
-  type Net,
-  type Network,
-  type PingReport,
-  Pings,
-  type TcpReport,
-  type UdpReport,
-} from './network.ts';
+import { type Ends, Flow, type PingReport, Pings, type TcpReport, type UdpReport } from './flows.ts';
+import type { Net, Network } from './network.ts';
 
 export interface TrafficOptions {
   /** Datagrams a second each way. Default 1000. */
@@ -51,7 +43,7 @@ export class Traffic {
     { rate = 1000, size = 64, streamRate = 300_000 }: TrafficOptions = {},
   ): Promise<Traffic> {
     const tcp = network.peer === 'linux' ? await Flow.tcp(bed, network, net, port, streamRate) : undefined;
-    const udp = await Flow.udp(bed, network, net, port + 1, rate, size);
+    const udp = await Flow.udp(bed, network, net, port + 1, { rate, size });
     return new Traffic(net, tcp, udp, await Pings.start(bed, net));
   }
 

@@ -129,48 +129,69 @@ static void check_time(void)
 		stopped = 1;
 }
 
-/* An IPv4 address as IPv6 has it (::ffff:a.b.c.d), so that one kind of socket does for both. */
-static struct sockaddr_in6 address_of(const char *host, const char *port)
-{
-	struct sockaddr_in6 address = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) };
-	char mapped[INET6_ADDRSTRLEN];
+struct address {
+	socklen_t length;
+	union {
+		struct sockaddr any;
+		struct sockaddr_in four;
+		struct sockaddr_in6 six;
+	};
+};
 
-	snprintf(mapped, sizeof mapped, "%s%s", strchr(host, ':') == NULL ? "::ffff:" : "", host);
-	if (inet_pton(AF_INET6, mapped, &address.sin6_addr) != 1) {
-		fprintf(stderr, "traffic: %s is no IP address\n", host);
-		exit(2);
-	}
-	return address;
-}
-
-static int both(int type)
+/* One kind of socket does for both; where the kernel has no IPv6, one for IPv4. */
+static int any_socket(int type, int *family)
 {
-	int zero = 0, fd = socket(AF_INET6, type, 0);
+	int zero = 0, fd = socket(*family = AF_INET6, type, 0);
 
 	if (fd < 0)
+		fd = socket(*family = AF_INET, type, 0);
+	if (fd < 0)
 		fail(0, "socket");
-	if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero) != 0)
+	if (*family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero) != 0)
 		fail(0, "IPV6_V6ONLY");
 	return fd;
 }
 
-static int bound(int type, int port)
+/* For a socket of that family: an IPv4 address as IPv6 has it (::ffff:a.b.c.d), or as it is. */
+static struct address address_of(int family, const char *host, const char *port)
 {
-	struct sockaddr_in6 any = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
-	int one = 1, fd = both(type);
+	struct address address = { .length = sizeof address.six };
+	char mapped[INET6_ADDRSTRLEN + 8];
+
+	address.six.sin6_family = AF_INET6;
+	address.six.sin6_port = htons(atoi(port));
+	snprintf(mapped, sizeof mapped, "%s%s", strchr(host, ':') == NULL ? "::ffff:" : "", host);
+	if (inet_pton(AF_INET6, mapped, &address.six.sin6_addr) != 1 ||
+	    (family == AF_INET && strchr(host, ':') != NULL)) {
+		fprintf(stderr, "traffic: %s is no IP address of use here\n", host);
+		exit(2);
+	}
+	if (family == AF_INET) {
+		address = (struct address){ .length = sizeof address.four };
+		address.four.sin_family = AF_INET;
+		address.four.sin_port = htons(atoi(port));
+		inet_pton(AF_INET, host, &address.four.sin_addr);
+	}
+	return address;
+}
+
+static int bound(int type, const char *port, int *family)
+{
+	int one = 1, fd = any_socket(type, family);
+	struct address any = address_of(*family, *family == AF_INET ? "0.0.0.0" : "::", port);
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(fd, (struct sockaddr *)&any, sizeof any) != 0)
+	if (bind(fd, &any.any, any.length) != 0)
 		fail(0, "bind");
 	return fd;
 }
 
 static int connection(char **args, int listening)
 {
-	int one = 1, fd;
+	int one = 1, family, fd;
 
 	if (listening) {
-		int listener = bound(SOCK_STREAM, atoi(args[0]));
+		int listener = bound(SOCK_STREAM, args[0], &family);
 
 		if (listen(listener, 1) != 0)
 			fail(0, "listen");
@@ -179,10 +200,11 @@ static int connection(char **args, int listening)
 			fail(0, "accept");
 		close(listener);
 	} else {
-		struct sockaddr_in6 address = address_of(args[0], args[1]);
+		struct address address;
 
-		fd = both(SOCK_STREAM);
-		if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
+		fd = any_socket(SOCK_STREAM, &family);
+		address = address_of(family, args[0], args[1]);
+		if (connect(fd, &address.any, address.length) != 0)
 			fail(0, "connect");
 	}
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -288,12 +310,12 @@ static void numbered(uint32_t sequence)
 static int udp(char **args)
 {
 	static uint8_t datagram[MAX_SIZE];
-	struct sockaddr_in6 to = address_of(args[1], args[2]);
-	int fd = bound(SOCK_DGRAM, atoi(args[0])), buffer = SOCKET_BUFFER;
+	int family, fd = bound(SOCK_DGRAM, args[0], &family), buffer = SOCKET_BUFFER;
+	struct address to = address_of(family, args[1], args[2]);
 	uint64_t quiet_since = 0;
 
 	/* Connected, the kernel keeps to one transmit queue; else the datagrams overtake each other when we change CPU. */
-	if (connect(fd, (struct sockaddr *)&to, sizeof to) != 0)
+	if (connect(fd, &to.any, to.length) != 0)
 		fail(1, "connect");
 	seen = calloc(SEQUENCES, 1);
 	if (seen == NULL)
