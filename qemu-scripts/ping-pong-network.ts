@@ -80,7 +80,8 @@ try {
       await plain.progress();
       await tagged.progress();
     }
-    const traffic = { plain: await plain.end(), vlan: await tagged.end() };
+    const [ofPlain, ofTagged] = await Promise.all([plain.end(), tagged.end()]);
+    const traffic = { plain: ofPlain, vlan: ofTagged };
     const faults = [
       ...faultsOfHops(hops),
       ...faultsOf(plainNet, traffic.plain),

@@ -68,11 +68,15 @@ export class Traffic {
 
   /** Ends everything in order. @throws Error when a connection broke */
   async end(): Promise<TrafficReport> {
-    const pings = await this.#pings.end();
-    const udp = await this.#udp.end();
-    const tcp = await this.#tcp?.end();
+    const [pings, udp, tcp] = await Promise.all([this.#pings.end(), this.#udp.end(), this.#tcp?.end()]);
     return { pings, udp, ...(tcp === undefined ? {} : { tcp }) };
   }
+}
+
+/** Ends several and tells the faults of all. @throws Error when a connection broke */
+export async function endAll(traffic: readonly Traffic[]): Promise<string[]> {
+  const faults = traffic.map(async (each) => faultsOf(each.net, await each.end()));
+  return (await Promise.all(faults)).flat();
 }
 
 /** Bytes or datagrams that are progress. */

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { configureGuest, type Network, plainNet, vlanNet } from '../../qemu-scripts/network.ts';
-import { faultsOf, Traffic } from '../../qemu-scripts/traffic.ts';
+import { endAll, Traffic } from '../../qemu-scripts/traffic.ts';
 import type { Testbed } from '../../src/qemu/index.ts';
 import {
   boot,
@@ -96,8 +96,8 @@ describe('migration of the network card at a bad moment', () => {
       await hop();
       for (const traffic of all) await traffic.progress();
     }
-    for (const traffic of all)
-      expect(faultsOf(traffic.net, await traffic.end()), await network.losses(bed)).toEqual([]);
+    const faults = await endAll(all);
+    expect(faults, await network.losses(bed)).toEqual([]);
     expect(await warnings(bed)).toEqual([]);
   });
 
