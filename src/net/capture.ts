@@ -1,8 +1,9 @@
 import type { Logger } from '../log.ts';
 import type { Timer } from '../loop/types.ts';
 import type { PcapWriter } from './pcap.ts';
-import type { HostPort, OffloadedHandler, PortContext, PortStats, ReceiveOffloads } from './port.ts';
+import type { HostPort, OffloadedHandler, PortContext, ReceiveOffloads } from './port.ts';
 import type { FrameOffload } from './types.ts';
+import { WrappedPort } from './wrapped-port.ts';
 
 const FLUSH_NS = 250e6;
 
@@ -10,8 +11,7 @@ const FLUSH_NS = 250e6;
  * Any port, with what passes it written to a capture: sent frames that the port took, received frames when they
  * are first offered to the handler. Frames with offloads are captured as they are, uncut and with unfinished checksums.
  */
-export class CapturedPort implements HostPort {
-  readonly #port: HostPort;
+export class CapturedPort extends WrappedPort {
   readonly #writer: PcapWriter;
   readonly #log: Logger;
   readonly #flush: Timer;
@@ -19,83 +19,47 @@ export class CapturedPort implements HostPort {
 
   /** Both the port and the writer are closed with this one. */
   constructor(port: HostPort, writer: PcapWriter, context: PortContext) {
-    this.#port = port;
+    super(port);
     this.#writer = writer;
     this.#log = context.log;
     this.#flush = context.reactor.timer(() => this.#guard(() => this.#writer.flush()));
   }
 
-  get kind(): HostPort['kind'] {
-    return this.#port.kind;
-  }
-
-  get offloads(): boolean {
-    return this.#port.offloads;
-  }
-
-  get linkUp(): boolean {
-    return this.#port.linkUp;
-  }
-
-  get stats(): Readonly<PortStats> {
-    return this.#port.stats;
-  }
-
   send(parts: readonly Uint8Array[], length: number, offload?: FrameOffload): boolean {
-    const sent = this.#port.send(parts, length, offload);
+    const sent = this.port.send(parts, length, offload);
     if (sent) this.#capture(() => this.#writer.write(parts, length));
     return sent;
   }
 
   receive(handler: (frame: Uint8Array) => boolean): void {
-    this.#port.receive((frame) => {
+    this.port.receive((frame) => {
       this.#arrived(frame);
       return this.#taken(handler(frame));
     });
   }
 
   receiveOffloaded(handler: OffloadedHandler, accepts: ReceiveOffloads): void {
-    this.#port.receiveOffloaded((frame, offload) => {
+    this.port.receiveOffloaded((frame, offload) => {
       this.#arrived(frame);
       return this.#taken(handler(frame, offload));
     }, accepts);
   }
 
-  ready(): void {
-    this.#port.ready();
-  }
-
-  onLink(handler: (up: boolean) => void): void {
-    this.#port.onLink((up) => {
+  override onLink(handler: (up: boolean) => void): void {
+    super.onLink((up) => {
       if (!up) this.#again = false;
       handler(up);
     });
   }
 
-  setLink(up: boolean): void {
-    this.#port.setLink(up);
-  }
-
-  park(): boolean {
+  override park(): boolean {
     this.#again = false;
-    return this.#port.park();
+    return super.park();
   }
 
-  standby(): void {
-    this.#port.standby();
-  }
-
-  activate(): void {
-    this.#port.activate();
-  }
-
-  announce(mac: Uint8Array): void {
-    this.#port.announce(mac);
-  }
-
-  close(): void {
+  override close(): void {
     this.#flush.close();
-    this.#port.close();
+    super.close();
     this.#guard(() => this.#writer.close());
   }
 

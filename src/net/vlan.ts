@@ -1,6 +1,7 @@
 import { NetError } from './errors.ts';
 import { ethernet, etherType } from './ethernet.ts';
-import type { HostPort, OffloadedHandler, PortStats } from './port.ts';
+import type { HostPort, OffloadedHandler } from './port.ts';
+import { WrappedPort } from './wrapped-port.ts';
 
 /** IEEE 802.1Q: two bytes of EtherType, two of priority and VLAN. */
 const tagLength = 4;
@@ -11,10 +12,7 @@ const maxVlan = 4094;
  * An access port of one VLAN, around any port: what comes from it is tagged, what goes to it must carry the tag
  * and loses it; everything else is not for it. So a network stack that knows nothing of VLANs takes part in one.
  */
-export class VlanPort implements HostPort {
-  /** Tags are put on and taken off in plain frames only. */
-  readonly offloads = false;
-  readonly #port: HostPort;
+export class VlanPort extends WrappedPort {
   readonly #tag = Buffer.alloc(tagLength);
   readonly #vlan: number;
   /** A received frame with its tag; grows to the longest frame seen. */
@@ -22,23 +20,16 @@ export class VlanPort implements HostPort {
 
   /** @throws NetError unless `vlan` is 1 to 4094 */
   constructor(port: HostPort, vlan: number) {
+    super(port);
     if (!Number.isInteger(vlan) || vlan < 1 || vlan > maxVlan) throw new NetError(`${vlan} is no VLAN`);
-    this.#port = port;
     this.#vlan = vlan;
     this.#tag.writeUInt16BE(etherType.vlan, 0);
     this.#tag.writeUInt16BE(vlan, 2);
   }
 
-  get kind(): HostPort['kind'] {
-    return this.#port.kind;
-  }
-
-  get linkUp(): boolean {
-    return this.#port.linkUp;
-  }
-
-  get stats(): Readonly<PortStats> {
-    return this.#port.stats;
+  /** Tags are put on and taken off in plain frames only. */
+  override get offloads(): boolean {
+    return false;
   }
 
   /** True for frames of other VLANs, too: they have been dealt with. */
@@ -48,47 +39,15 @@ export class VlanPort implements HostPort {
       return true;
     if ((frame.readUInt16BE(ethernet.type + 2) & vlanMask) !== this.#vlan) return true;
     const pieces = [frame.subarray(0, ethernet.type), frame.subarray(ethernet.type + tagLength)];
-    return this.#port.send(pieces, length - tagLength);
+    return this.port.send(pieces, length - tagLength);
   }
 
   receive(handler: (frame: Uint8Array) => boolean): void {
-    this.#port.receive((frame) => handler(this.#tagged(frame)));
+    this.port.receive((frame) => handler(this.#tagged(frame)));
   }
 
   receiveOffloaded(handler: OffloadedHandler): void {
     this.receive((frame) => handler(frame, undefined));
-  }
-
-  ready(): void {
-    this.#port.ready();
-  }
-
-  onLink(handler: (up: boolean) => void): void {
-    this.#port.onLink(handler);
-  }
-
-  setLink(up: boolean): void {
-    this.#port.setLink(up);
-  }
-
-  park(): boolean {
-    return this.#port.park();
-  }
-
-  standby(): void {
-    this.#port.standby();
-  }
-
-  activate(): void {
-    this.#port.activate();
-  }
-
-  announce(mac: Uint8Array): void {
-    this.#port.announce(mac);
-  }
-
-  close(): void {
-    this.#port.close();
   }
 
   #tagged(frame: Uint8Array): Uint8Array {

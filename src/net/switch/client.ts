@@ -1,9 +1,10 @@
-import { ready, type Timer, type Watch } from '../../loop/types.ts';
-import { closeFd, connectUnix, rawArea, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
+import { ready } from '../../loop/types.ts';
+import { connectUnix, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
 import { NetError, NetProtocolError } from '../errors.ts';
 import { ethernet, formatMac, MAX_FRAME } from '../ethernet.ts';
-import { FrameQueue, type QueueLimits, RECORD_HEADER } from '../frame-queue.ts';
-import { BasePort, type PortContext } from '../port.ts';
+import { type QueueLimits, RECORD_HEADER } from '../frame-queue.ts';
+import type { PortContext } from '../port.ts';
+import { SOCKET_BUFFER, SocketPort } from '../socket-port.ts';
 import {
   decodeNotice,
   encodeControl,
@@ -27,45 +28,36 @@ export interface SwitchPortOptions extends PortContext {
   readonly reconnectMs?: number;
 }
 
-/** Frames waiting for the switch to read; beyond, `send` refuses. */
 const sendLimits: QueueLimits = { frames: 4096, bytes: 1024 * 1024 };
 /** Control messages and returned frames always find room: there are few of them. */
 const controlLimits: QueueLimits = { frames: 65536, bytes: 8 * 1024 * 1024 };
-/** So much waiting is sent at once, not at the end of the turn. */
 const FLUSH_BYTES = 32 * 1024;
 /** Most bytes in one datagram; the longest frame fits. */
 const SEND_BYTES = RECORD_HEADER + MAX_FRAME + 2048;
 const DATAGRAMS_PER_TURN = 16;
-const SOCKET_BUFFER = 1024 * 1024;
-const NS_PER_MS = 1e6;
 
 /** A port of a switch in another process (or in this one). */
-export class SwitchPort extends BasePort {
+export class SwitchPort extends SocketPort {
   readonly kind = 'switch';
   readonly #options: SwitchPortOptions;
-  readonly #out = new FrameQueue(sendLimits);
-  readonly #in = rawArea(MAX_DATAGRAM);
-  #inAt = 0;
-  #inEnd = 0;
-  #connection: { readonly fd: number; readonly watch: Watch } | undefined;
-  readonly #retry: Timer;
   #state: PortState = 'active';
   /** Between `park()` and the switch's answer: frames that still come go back. */
   #returning = false;
   #activateNext = false;
-  #flushPlanned = false;
-  #processing = false;
-  #closed = false;
 
   /** @throws NetError when no switch is there */
   constructor(options: SwitchPortOptions) {
-    super(options);
+    super(options, {
+      send: sendLimits,
+      flushBytes: FLUSH_BYTES,
+      receiveBytes: MAX_DATAGRAM,
+      reconnectMs: options.reconnectMs ?? 250,
+    });
     this.#options = options;
-    this.#retry = this.reactor.timer(() => this.#reconnect());
     try {
       this.#connect();
     } catch (error) {
-      this.#retry.close();
+      this.giveUp();
       throw new NetError(
         `no switch at ${options.path}`,
         'start one: vfio-companion switch --socket PATH',
@@ -79,32 +71,24 @@ export class SwitchPort extends BasePort {
     return this.#state;
   }
 
-  override send(parts: readonly Uint8Array[], length: number): boolean {
-    const fits = length >= ethernet.headerLength && length <= MAX_FRAME;
-    // Parked, a port still sends: its device finishes what its guest had begun.
-    if (!fits || !this.sending || this.#state === 'standby') return this.counted(false, length);
-    if (!this.#out.push(parts, length)) {
-      this.#flush();
-      if (!this.#out.push(parts, length)) return this.counted(false, length);
-    }
-    if (this.#out.length >= FLUSH_BYTES) this.#flush();
-    else this.#planFlush();
-    return this.counted(true, length);
+  /** Parked, a port still sends: its device finishes what its guest had begun. */
+  protected override get sending(): boolean {
+    return super.sending && this.#state !== 'standby';
   }
 
   override ready(): void {
-    if (this.#processing || this.#inAt === this.#inEnd) return;
+    if (this.processing || this.inAt === this.inEnd) return;
     try {
       if (!this.#process()) return;
     } catch (error) {
-      this.#lost(error);
+      this.lost(error);
       return;
     }
-    this.#readable();
+    this.readable();
   }
 
   override park(): boolean {
-    if (this.#connection === undefined || this.#state !== 'active') return false;
+    if (this.connection === undefined || this.#state !== 'active') return false;
     if (this.#returning) return true;
     this.#control({ op: 'park' });
     this.#returning = true;
@@ -138,22 +122,10 @@ export class SwitchPort extends BasePort {
     super.announce(mac);
   }
 
-  override close(): void {
-    this.#closed = true;
-    this.#flush();
-    this.#disconnect();
-    this.#retry.close();
-    super.close();
-  }
-
   #connect(): void {
     const fd = connectUnix(this.#options.path, 'seqpacket');
     setSocketBuffers(fd, SOCKET_BUFFER);
-    const watch = this.reactor.watch(fd, ready.read, (readiness) => {
-      if ((readiness & ready.write) !== 0) this.#flush();
-      if ((readiness & (ready.read | ready.hangup)) !== 0) this.#readable();
-    });
-    this.#connection = { fd, watch };
+    this.use(fd, ready.read);
     this.#returning = false;
     const { identity, name } = this.#options;
     this.#control({
@@ -167,128 +139,87 @@ export class SwitchPort extends BasePort {
     this.setPeer(true);
   }
 
-  #reconnect(): void {
+  protected override reconnect(): void {
     try {
       this.#connect();
       this.log.info({ path: this.#options.path }, 'switch is back');
     } catch {
-      this.#retryLater();
+      this.retryLater();
     }
   }
 
-  #retryLater(): void {
-    if (!this.#closed) this.#retry.arm((this.#options.reconnectMs ?? 250) * NS_PER_MS);
-  }
-
-  #disconnect(): void {
-    const connection = this.#connection;
-    if (connection === undefined) return;
-    this.#connection = undefined;
-    connection.watch.close();
-    closeFd(connection.fd);
-    this.stats.sendDropped += this.#out.frames;
-    this.#out.clear();
-    this.#inAt = 0;
-    this.#inEnd = 0;
-    this.setPeer(false);
-  }
-
-  #lost(error: unknown): void {
-    if (this.#connection === undefined) return;
+  protected override aboutToLose(error: unknown): void {
     this.log.warn({ path: this.#options.path, err: error }, 'switch is gone');
-    this.#disconnect();
-    this.#retryLater();
   }
 
   #control(request: Request): void {
-    if (this.#connection === undefined) return;
+    if (this.connection === undefined) return;
     this.#pushAlways(encodeControl(request), recordKinds.control);
-    this.#flush();
+    this.flush();
   }
 
   #pushAlways(body: Uint8Array, kind: number): void {
-    this.#out.limits = controlLimits;
-    if (!this.#out.push([body], body.length, kind)) this.stats.receiveDropped++;
-    this.#out.limits = sendLimits;
+    this.out.limits = controlLimits;
+    if (!this.out.push([body], body.length, kind)) this.stats.receiveDropped++;
+    this.out.limits = sendLimits;
   }
 
-  #planFlush(): void {
-    if (this.#flushPlanned) return;
-    this.#flushPlanned = true;
-    this.reactor.defer(this.#plannedFlush);
-  }
-
-  readonly #plannedFlush = (): void => {
-    this.#flushPlanned = false;
-    this.#flush();
-  };
-
-  #flush(): void {
-    const out = this.#out;
-    while (out.length > 0 && this.#connection !== undefined) {
-      const length = out.run(SEND_BYTES);
-      try {
-        if (sendArea(this.#connection.fd, out.area, out.head, length) < 0) break;
-      } catch (error) {
-        this.#lost(error);
-        return;
-      }
-      out.consume(length);
-    }
-    this.#updateInterest();
+  protected override transmit(fd: number): number {
+    const { out } = this;
+    return sendArea(fd, out.area, out.head, out.run(SEND_BYTES));
   }
 
   /** Reads unless the handler has no room: then what comes waits in the socket, and in the switch. */
-  #updateInterest(): void {
-    const reading = this.#inAt === this.#inEnd ? ready.read : 0;
-    const writing = this.#out.length > 0 ? ready.write : 0;
-    this.#connection?.watch.modify(reading | writing);
+  protected override updateInterest(): void {
+    const reading = this.inAt === this.inEnd ? ready.read : 0;
+    const writing = this.out.length > 0 ? ready.write : 0;
+    this.connection?.watch.modify(reading | writing);
   }
 
-  #readable(): void {
+  protected override readable(): void {
     try {
       for (let turn = 0; turn < DATAGRAMS_PER_TURN; turn++) {
-        const connection = this.#connection;
-        if (connection === undefined || this.#inAt !== this.#inEnd) return;
-        const length = recvBytes(connection.fd, this.#in.bytes, 0, MAX_DATAGRAM, false);
+        const connection = this.connection;
+        if (connection === undefined || this.inAt !== this.inEnd) return;
+        const length = recvBytes(connection.fd, this.in.bytes, 0, MAX_DATAGRAM, false);
         if (length < 0) break;
         if (length === 0) {
-          this.#lost(undefined);
+          this.lost(undefined);
           return;
         }
-        this.#inAt = 0;
-        this.#inEnd = length;
+        this.inAt = 0;
+        this.inEnd = length;
         if (!this.#process()) return;
       }
     } catch (error) {
-      this.#lost(error);
+      this.lost(error);
       return;
     }
-    this.#updateInterest();
+    this.updateInterest();
   }
 
   /** Hands over what was received; false when the handler has no room, or the connection is gone. */
   #process(): boolean {
-    this.#processing = true;
+    this.processing = true;
     try {
-      while (this.#inAt < this.#inEnd) {
-        const start = this.#inAt + RECORD_HEADER;
-        const end = recordEnd(this.#in.bytes, this.#inAt, this.#inEnd);
-        const kind = this.#in.bytes.readUInt8(this.#inAt);
-        const body = this.#in.bytes.subarray(start, end);
+      while (this.inAt < this.inEnd) {
+        const start = this.inAt + RECORD_HEADER;
+        const end = recordEnd(this.in.bytes, this.inAt, this.inEnd);
+        const kind = this.in.bytes.readUInt8(this.inAt);
+        const body = this.in.bytes.subarray(start, end);
         if (kind === recordKinds.control) this.#notice(body);
         else if (kind !== recordKinds.frame)
           throw new NetProtocolError(`record of kind ${kind} from the switch`);
         else if (!this.#frame(body)) {
-          this.#updateInterest();
+          this.updateInterest();
           return false;
         }
-        if (this.#connection === undefined) return false;
-        this.#inAt = end;
+        if (this.connection === undefined) return false;
+        this.inAt = end;
       }
       return true;
     } finally {
-      this.#processing = false;
+      this.processing = false;
     }
   }
 
