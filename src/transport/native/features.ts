@@ -9,9 +9,15 @@ const maxReportBitmap = 32 * 1024 * 1024;
 /** Bitmaps come in 64-bit words. */
 const bitmapWordBits = 64;
 
+/** Memory of at least `size` bytes that holds until the reply has been sent; what is in it is left over. */
+type Scratch = (size: number) => Buffer;
+
 interface Feature {
-  /** Returns the data of the reply; at most `room` bytes, which has been checked where the size is fixed. */
-  readonly get?: (migration: ServedMigration, data: Buffer, room: number) => Buffer;
+  /**
+   * Returns the data of the reply; at most `room` bytes, which has been checked where the size is fixed. It may lie in
+   * what `scratch` gives.
+   */
+  readonly get?: (migration: ServedMigration, data: Buffer, room: number, scratch: Scratch) => Buffer;
   /** Returns the data of the reply. */
   readonly set?: (migration: ServedMigration, data: Buffer) => Buffer;
 }
@@ -54,7 +60,7 @@ function startLogging(migration: ServedMigration, data: Buffer): Buffer {
   return reply;
 }
 
-function reportLogging(migration: ServedMigration, data: Buffer, room: number): Buffer {
+function reportLogging(migration: ServedMigration, data: Buffer, room: number, scratch: Scratch): Buffer {
   const request = decoded(s.loggingReport, data);
   const { iova, length, page_size: pageSize } = request;
   if (!isPowerOfTwo(pageSize)) refuse(`page size ${pageSize} is no power of two`);
@@ -64,7 +70,8 @@ function reportLogging(migration: ServedMigration, data: Buffer, room: number): 
   if (bitmapSize > maxReportBitmap) refuse(`a bitmap of ${bitmapSize} bytes is too large`);
   if (s.loggingReport.size + bitmapSize > room)
     refuse(`argsz leaves no room for ${bitmapSize} bytes of bitmap`);
-  const reply = Buffer.alloc(s.loggingReport.size + bitmapSize);
+  const size = s.loggingReport.size + bitmapSize;
+  const reply = scratch(size).subarray(0, size).fill(0);
   s.loggingReport.encode(request, reply, 0);
   migration.reportDmaLogging(iova, length, pageSize, reply.subarray(s.loggingReport.size));
   return reply;
@@ -110,6 +117,7 @@ export interface FeatureMessage {
 export function serveFeature(
   migration: ServedMigration | undefined,
   request: FeatureMessage,
+  scratch: Scratch,
 ): FeatureMessage {
   const { argsz, flags, data } = request;
   const index = flags & featureFlags.indexMask;
@@ -126,7 +134,7 @@ export function serveFeature(
   if (get && set) refuse('GET and SET together are only for PROBE');
   const room = argsz - s.deviceFeature.size;
   if (get && found.get !== undefined) {
-    const reply = found.get(migration, data, room);
+    const reply = found.get(migration, data, room, scratch);
     if (reply.length > room) refuse(`argsz ${argsz} leaves no room for ${reply.length} bytes`);
     return { argsz: s.deviceFeature.size + reply.length, flags, data: reply };
   }

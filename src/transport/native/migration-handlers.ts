@@ -24,8 +24,12 @@ function checkTransfer({ offer, peer }: HandlerContext, what: string, argsz: num
   }
 }
 
-const deviceFeature = handler(messages.DEVICE_FEATURE, onBoth, ({ device }, { value, data }) => {
-  const { argsz, flags, data: reply } = serveFeature(device.migration, { ...value, data });
+const deviceFeature = handler(messages.DEVICE_FEATURE, onBoth, (context, { value, data }) => {
+  // A larger bitmap is made for the occasion, not kept.
+  const scratch = (size: number) =>
+    size <= context.offer.maxDataXferSize ? context.scratch(size) : Buffer.allocUnsafeSlow(size);
+  const { device } = context;
+  const { argsz, flags, data: reply } = serveFeature(device.migration, { ...value, data }, scratch);
   return { value: { argsz, flags }, data: reply };
 });
 

@@ -14,7 +14,7 @@ function report(pageSize: number): number[] {
   const data = Buffer.alloc(loggingReport.size);
   loggingReport.encode({ iova: 0, length: 4096, page_size: pageSize }, data, 0);
   const flags = featureFlags.get | feature.DMA_LOGGING_REPORT;
-  serveFeature(migration, { argsz: 4096, flags, data });
+  serveFeature(migration, { argsz: 4096, flags, data }, (size) => Buffer.alloc(size, 0xff));
   return asked;
 }
 
