@@ -18,6 +18,7 @@ const quick = [
   'dma',
   'footprint',
   'dirty-log',
+  'dirty-log-peers',
   'state-stream',
   'state-stream-sockets',
 ];
