@@ -5,8 +5,8 @@
  *
  *   node dist/bench/round-trip.js [--reference /path/to/samples/server] [--rounds 6] [--reads 20000]
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -18,6 +18,7 @@ import { closeFd, connectUnix, recvBytes, sendMessage } from '../src/posix/index
 import { NativeServer } from '../src/transport/native/index.ts';
 import type { ServedDevice } from '../src/transport/served-device.ts';
 import { encodeRequest, messages, readHeader } from '../src/vfio-user/messages.ts';
+import { socketAppears, stop } from './child.ts';
 
 const { values } = parseArgs({
   options: {
@@ -111,9 +112,7 @@ function figures(samples: readonly Float64Array[]): Figures {
 }
 
 async function waitFor(path: string): Promise<void> {
-  for (let tries = 0; tries < 200 && !existsSync(path); tries++) {
-    await new Promise((resolve) => setTimeout(resolve, 25));
-  }
+  await socketAppears(path);
   await new Promise((resolve) => setTimeout(resolve, 100));
 }
 
@@ -133,15 +132,6 @@ interface Contestant {
   readonly command: string;
   readonly args: (path: string) => string[];
   readonly samples: Float64Array[];
-}
-
-async function stop(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const ended = new Promise((resolve) => child.once('exit', resolve));
-  child.kill('SIGTERM');
-  const timer = setTimeout(() => child.kill('SIGKILL'), 2000);
-  await ended;
-  clearTimeout(timer);
 }
 
 async function compare(): Promise<void> {

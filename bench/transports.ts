@@ -7,8 +7,8 @@
  *
  * Libraries: the one that `make libvfio-user` built, and `$LIBVFIO_USER` if it is set to another.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -24,6 +24,7 @@ import { LibvfioUserServer } from '../src/transport/libvfio-user/index.ts';
 import { NativeServer } from '../src/transport/native/index.ts';
 import { operations, VfioUserClient } from '../src/vfio-user/client/index.ts';
 import { pciRegion } from '../src/vfio-user/constants.ts';
+import { socketAppears, stop } from './child.ts';
 
 const { values } = parseArgs({
   options: {
@@ -120,15 +121,6 @@ function measure(path: string, count: number): Sample {
   return sample;
 }
 
-async function stop(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const ended = new Promise((resolve) => child.once('exit', resolve));
-  child.kill('SIGTERM');
-  const timer = setTimeout(() => child.kill('SIGKILL'), 2000);
-  await ended;
-  clearTimeout(timer);
-}
-
 interface Contestant {
   readonly name: string;
   readonly args: readonly string[];
@@ -164,8 +156,7 @@ async function compare(): Promise<void> {
           stdio: ['ignore', 'ignore', 'inherit'],
         });
         try {
-          for (let tries = 0; tries < 400 && !existsSync(path); tries++)
-            await new Promise((resolve) => setTimeout(resolve, 25));
+          await socketAppears(path);
           samples.push(measure(path, Number(values.reads)));
         } finally {
           await stop(child);

@@ -5,7 +5,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { models } from '../../device-models/index.ts';
 import { command as order, registers } from '../../device-models/ram/registers.ts';
 import type { DeviceModel, OptionTable } from '../../src/device/index.ts';
-import { CompanionError, errno } from '../../src/errors.ts';
+import { errno } from '../../src/errors.ts';
 import { silentLogger } from '../../src/log.ts';
 import { createReactor } from '../../src/loop/index.ts';
 import { migrationState } from '../../src/migration/index.ts';
@@ -16,7 +16,13 @@ import { command, pciRegion } from '../../src/vfio-user/constants.ts';
 import { encodeRequest, messages } from '../../src/vfio-user/messages.ts';
 import { openDescriptors } from '../fuzz/target.ts';
 import { FakeDevice, FakeMigration } from './fake-device.ts';
-import { libraryServers, nativeServer, type RunningServer, type ServerUnderTest } from './harness.ts';
+import {
+  errnoThrownBy,
+  libraryServers,
+  nativeServer,
+  type RunningServer,
+  type ServerUnderTest,
+} from './harness.ts';
 import { Bench } from './runtime-harness.ts';
 
 const benches: Bench[] = [];
@@ -50,16 +56,6 @@ function toGuest(bench: Bench, guest: number, length: number): void {
   }
   bench.client.writeRegister(0, at('COMMAND'), order.toGuest);
   bench.settle();
-}
-
-function errnoThrownBy(act: () => unknown): number | undefined {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof CompanionError) return error.errno;
-    throw error;
-  }
-  return undefined;
 }
 
 const withMigration = libraryServers.filter(({ generation }) => generation === 'v2');

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { CompanionError, errno } from '../../src/errors.ts';
+import { errno } from '../../src/errors.ts';
 import { silentLogger } from '../../src/log.ts';
 import { createReactor } from '../../src/loop/index.ts';
 import { closeFd, recvMessage, sendMessage, socketPair } from '../../src/posix/index.ts';
@@ -14,20 +14,10 @@ import {
   readHeader,
 } from '../../src/vfio-user/messages.ts';
 import { FakeDevice } from './fake-device.ts';
-import { type RunningServer, type ServerOptions, serversUnderTest } from './harness.ts';
+import { errnoThrownBy, type RunningServer, type ServerOptions, serversUnderTest } from './harness.ts';
 
 const { regionRead, regionWrite, irqInfo, dmaMap, reset } = operations;
 const iova = 0x10_0000;
-
-function errnoThrownBy(act: () => void): number | undefined {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof CompanionError) return error.errno;
-    throw error;
-  }
-  return undefined;
-}
 
 describe.each(serversUnderTest)('$name server, while the device waits for DMA', (under) => {
   let server: RunningServer;
