@@ -12,9 +12,9 @@ import {
 } from './frame/parse.ts';
 import type { ReceiveChecksum } from './frame/transport-checksum.ts';
 import { limits } from './limits.ts';
-import { isDmaRefusal, PagedRing } from './memory.ts';
+import { isDmaRefusal } from './memory.ts';
 import type { MkeyCheck } from './mkeys.ts';
-import { DeviceObject, ObjectTable } from './objects.ts';
+import { ObjectTable } from './objects.ts';
 import {
   byteCountMask,
   cqe,
@@ -28,7 +28,7 @@ import {
   wqeData,
 } from './prm/index.ts';
 import type { RssResult } from './steering/tir.ts';
-import { type QueueState, queueState, type WorkQueueSettings } from './work-queue.ts';
+import { queueState, WorkQueue, type WorkQueueSettings } from './work-queue.ts';
 
 const indexMask = 0xffff;
 const lkeyByte = wqeData.byte('lkey');
@@ -57,35 +57,20 @@ export interface ReceiveQueueSettings {
   readonly userIndex: number;
 }
 
-/** A receive queue of cyclic type. `ci` counts WQEs modulo 2^16. */
-export class ReceiveQueue extends DeviceObject {
-  readonly settings: ReceiveQueueSettings;
-  readonly ring: PagedRing;
-  state: QueueState = queueState.RST;
+/** A receive queue of cyclic type. `ci` counts WQEs. */
+export class ReceiveQueue extends WorkQueue<ReceiveQueueSettings> {
   /** VLAN strip disabled. */
   vsd = false;
   counterSetId = 0;
-  ci = 0;
   /** Producer index as last read from the doorbell record. */
   pi = 0;
   /** Has had buffers: without any it is a place to drop frames into. */
   fed = false;
 
-  constructor(id: number, settings: ReceiveQueueSettings) {
-    super(id);
-    this.settings = settings;
-    const { pages, logSize, logStride, logPageSize } = settings.wq;
-    this.ring = new PagedRing(pages, logSize, logStride, logPageSize);
-  }
-
-  setState(state: QueueState): void {
-    this.state = state;
-    if (state === queueState.RST) {
-      this.ci = 0;
-      this.pi = 0;
-      this.fed = false;
-    }
-    this.touch();
+  protected override restart(): void {
+    super.restart();
+    this.pi = 0;
+    this.fed = false;
   }
 }
 

@@ -3,12 +3,12 @@ import type { Clock } from './clock.ts';
 import type { Counters } from './counters.ts';
 import type { CompletionQueue, CompletionQueues } from './cq.ts';
 import { limits } from './limits.ts';
-import { isDmaRefusal, PagedRing } from './memory.ts';
+import { isDmaRefusal } from './memory.ts';
 import type { MkeyCheck } from './mkeys.ts';
-import { DeviceObject, ObjectTable } from './objects.ts';
+import { ObjectTable } from './objects.ts';
 import type { Transmitter } from './offload/transmit.ts';
 import { cqe, cqeOpcode, cqeSyndrome, errorCqe, wqebbBytes, wqeOpcode } from './prm/index.ts';
-import { type QueueState, queueState, type WorkQueueSettings } from './work-queue.ts';
+import { queueState, WorkQueue, type WorkQueueSettings } from './work-queue.ts';
 import { parseControl, parseSend, SendWqe } from './wqe.ts';
 
 /** Counters of a work queue are 16 bits. */
@@ -33,27 +33,10 @@ export interface SendQueueSettings {
   readonly userIndex: number;
 }
 
-/** A send queue. `ci` counts basic blocks, modulo 2^16. */
-export class SendQueue extends DeviceObject {
-  readonly settings: SendQueueSettings;
-  readonly ring: PagedRing;
-  state: QueueState = queueState.RST;
-  ci = 0;
+/** A send queue. `ci` counts basic blocks. */
+export class SendQueue extends WorkQueue<SendQueueSettings> {
   /** Has WQEs to send and waits for its turn. */
   pending = false;
-
-  constructor(id: number, settings: SendQueueSettings) {
-    super(id);
-    this.settings = settings;
-    const { pages, logSize, logStride, logPageSize } = settings.wq;
-    this.ring = new PagedRing(pages, logSize, logStride, logPageSize);
-  }
-
-  setState(state: QueueState): void {
-    this.state = state;
-    if (state === queueState.RST) this.ci = 0;
-    this.touch();
-  }
 }
 
 /** Executes send WQEs. */

@@ -1,5 +1,6 @@
 import { limits } from './limits.ts';
 import { adapterPageBytes, logAdapterPage, PagedRing } from './memory.ts';
+import { DeviceObject } from './objects.ts';
 import { wq } from './prm/index.ts';
 import { require } from './refusal.ts';
 
@@ -22,6 +23,33 @@ export interface WorkQueueSettings {
   readonly logSize: number;
   readonly logPageSize: number;
   readonly pages: readonly number[];
+}
+
+/** What a send and a receive queue have in common: a ring of WQEs, a state, and how far the WQEs have been taken. */
+export abstract class WorkQueue<S extends { readonly wq: WorkQueueSettings }> extends DeviceObject {
+  readonly settings: S;
+  readonly ring: PagedRing;
+  state: QueueState = queueState.RST;
+  /** Consumer index modulo 2^16. */
+  ci = 0;
+
+  constructor(id: number, settings: S) {
+    super(id);
+    this.settings = settings;
+    const { pages, logSize, logStride, logPageSize } = settings.wq;
+    this.ring = new PagedRing(pages, logSize, logStride, logPageSize);
+  }
+
+  setState(state: QueueState): void {
+    this.state = state;
+    if (state === queueState.RST) this.restart();
+    this.touch();
+  }
+
+  /** The queue is as if it had just been made. */
+  protected restart(): void {
+    this.ci = 0;
+  }
 }
 
 /** Whether `address` may be the start of `length` bytes that a guest names, aligned to `alignment`. */
