@@ -181,7 +181,7 @@ function nodeProgram(): string {
   return process.execPath;
 }
 
-/** Brings the guest's interface up with an address, and one in the VLAN on top. */
+/** Brings the guest's interface up with an address, and one in the VLAN on top, where that is not done yet. */
 export async function configureGuest(bed: Testbed, device = 'eth0'): Promise<void> {
   const dev = `${device}.${vlanNet.vlan}`;
   await bed.agent.check(

@@ -1,7 +1,9 @@
 /**
  * Migrates a guest with a network card there and back under traffic (TCP, UDP, ping; plain and in a VLAN):
  *
- *   ping-pong-network [TIMES, default 20] [--json]
+ *   ping-pong-network [TIMES, default 20] [--json] [--park-limit FRAMES]
+ *
+ * With a low limit (1) the switch keeps nothing while the guest moves, and it fails: to see what parking is good for.
  *
  * Exit status 1, with the reasons, when a page of RAM or the device's state differs, the guest's log has a warning, or
  * anything was lost, changed, doubled or reordered.
@@ -15,11 +17,13 @@ import { play } from './scene.ts';
 import { faultsOf, Traffic, type TrafficReport } from './traffic.ts';
 
 const { values, positionals } = parseArgs({
-  options: { json: { type: 'boolean', default: false } },
+  options: { json: { type: 'boolean', default: false }, 'park-limit': { type: 'string', default: '8192' } },
   allowPositionals: true,
 });
 const times = Number(positionals[0] ?? 20);
-if (!Number.isInteger(times) || times < 1) throw new Error('usage: ping-pong-network [TIMES] [--json]');
+const parkLimit = Number(values['park-limit']);
+if (![times, parkLimit].every((each) => Number.isInteger(each) && each > 0))
+  throw new Error('usage: ping-pong-network [TIMES] [--json] [--park-limit FRAMES]');
 const tell = (line: string): void => void (values.json ? process.stderr : process.stdout).write(`${line}\n`);
 
 interface Hop {
@@ -61,7 +65,7 @@ function describeBlackouts(hops: readonly Hop[]): string {
   return `${hops.length} migrations, blackout with the RAM proof: ${at(0)} shortest, ${at(hops.length >> 1)} median, ${at(hops.length - 1)} longest`;
 }
 
-const network = await Network.create();
+const network = await Network.create({ parkLimit });
 try {
   const bed = await Testbed.start({
     devices: [{ id: 'nic0', model: 'mlx5', addr: '5', args: network.serveArguments('nic0') }],

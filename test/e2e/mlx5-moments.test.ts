@@ -88,6 +88,8 @@ describe('migration of the network card at a bad moment', () => {
   });
 
   it('again and again, there and back, with nothing lost of all its traffic and no warning in the guest', async () => {
+    // The interface of the VLAN went with the driver.
+    await configureGuest(bed);
     const all = [
       await Traffic.start(bed, network, plainNet, 7001),
       await Traffic.start(bed, network, vlanNet, 7011),
