@@ -7,7 +7,7 @@ import {
   chunkTrailerSize,
   chunkType,
   disposition,
-  formatVersion,
+  formatVersions,
   limits,
   magic,
   preludeLayout,
@@ -18,6 +18,7 @@ import {
 } from './format.ts';
 import { checkHeader, checkTotals, quoted } from './header.ts';
 import { unpackValue } from './values.ts';
+import { wideSum } from './wide-sum.ts';
 
 /** Where the contents of a stream go, in order. Each may throw to refuse. */
 export interface StreamSink {
@@ -54,6 +55,7 @@ const longest = new Map<number, number>([
 export class StreamDecoder {
   readonly #sink: StreamSink;
   #phase: Phase = 'prelude';
+  #sumOfBulk: (bytes: Uint8Array) => number = wideSum;
   /** Assembles what is cut by the end of a write: the prelude, a chunk header, a trailer. */
   readonly #small = Buffer.alloc(Math.max(preludeSize, chunkHeaderSize, chunkTrailerSize));
   #smallAt = 0;
@@ -171,9 +173,12 @@ export class StreamDecoder {
     if (magic.compare(bytes, 0, magic.length) !== 0)
       throw new StateRefused('this is no vfio-companion state');
     const version = bytes.readUInt16LE(preludeLayout.version);
-    if (version !== formatVersion) {
-      throw new StateRefused(`the state has format ${version}, this server reads format ${formatVersion}`);
+    if (!formatVersions.includes(version)) {
+      throw new StateRefused(
+        `the state has format ${version}, this server reads ${formatVersions.join(' and ')}`,
+      );
     }
+    this.#sumOfBulk = version === 1 ? crc32 : wideSum;
     const rest = bytes.subarray(preludeLayout.version + 2, preludeSize);
     if (rest.some((byte) => byte !== 0))
       throw new StateRefused('the reserved bytes of the prelude are not 0');
@@ -224,7 +229,8 @@ export class StreamDecoder {
 
   #trailer(bytes: Buffer): void {
     const at = `chunk ${this.#sequence}`;
-    const sum = crc32(bytes.subarray(0, trailerLayout.crc), crc32(this.#payload));
+    const sumOf = this.#type === chunkType.bulk ? this.#sumOfBulk : crc32;
+    const sum = crc32(bytes.subarray(0, trailerLayout.crc), sumOf(this.#payload));
     if (sum !== bytes.readUInt32LE(trailerLayout.crc)) throw new StateRefused(`${at} is corrupt`);
     const what = bytes.readUInt32LE(trailerLayout.disposition);
     const mayDrop = this.#type === chunkType.value || this.#type === chunkType.bulk;

@@ -16,6 +16,7 @@ import {
   trailerLayout,
 } from './format.ts';
 import { packValue } from './values.ts';
+import { lastSummed, wideSum } from './wide-sum.ts';
 
 const none = new Uint8Array(0);
 /** Stands for the rest of a chunk whose source is gone. */
@@ -23,8 +24,8 @@ const zeros = new Uint8Array(limits.bulkPiece);
 
 /**
  * Writes the state stream into buffers of any size. One item (a value, a bulk record …) is under way at a
- * time: put one in when `idle`, then take bytes until it is `idle` again. Bulk bytes are copied once, from
- * the device's own memory to the caller's buffer; memory use does not depend on the size of the state.
+ * time: put one in when `idle`, then take bytes until it is `idle` again. Bulk bytes go from the device's own memory to
+ * the caller's buffer by way of a small copy that is summed; memory use does not depend on the size of the state.
  */
 export class StreamEncoder {
   /** Small pieces ready to go: prelude, chunk headers, section names, trailers. */
@@ -35,6 +36,10 @@ export class StreamEncoder {
   #payload: Uint8Array = none;
   #payloadAt = 0;
   #inChunk = false;
+  /** A bulk payload has been copied and summed; `#payload` is what is left of the copy. */
+  #copied = false;
+  /** Holds the copy when `take` ends within it. */
+  readonly #left = Buffer.allocUnsafeSlow(limits.bulkPiece);
   #type = 0;
   #crc = 0;
   #disposition: number = disposition.load;
@@ -97,10 +102,11 @@ export class StreamEncoder {
     this.#rest = none;
     const droppable = this.#type === chunkType.value || this.#type === chunkType.bulk;
     if (!this.#inChunk || !droppable) return;
+    this.#disposition = disposition.drop;
+    if (this.#copied) return;
     const left = this.#payload.length - this.#payloadAt;
     this.#payload = left <= zeros.length ? zeros.subarray(0, left) : new Uint8Array(left);
     this.#payloadAt = 0;
-    this.#disposition = disposition.drop;
   }
 
   putRestart(): void {
@@ -121,12 +127,14 @@ export class StreamEncoder {
         this.#staged.copy(target, at, this.#stagedAt, end);
         at += end - this.#stagedAt;
         this.#stagedAt = end;
+      } else if (this.#inChunk && this.#type === chunkType.bulk && !this.#copied) {
+        at += this.#takeCopy(target, at);
+        if (this.#payload.length === 0) this.#finishChunk();
       } else if (this.#inChunk) {
         const length = Math.min(this.#payload.length - this.#payloadAt, target.length - at);
         if (length > 0) {
           target.set(this.#payload.subarray(this.#payloadAt, this.#payloadAt + length), at);
-          // Of the copy, not of the source, which may be live memory.
-          this.#crc = crc32(target.subarray(at, at + length), this.#crc);
+          if (!this.#copied) this.#crc = crc32(target.subarray(at, at + length), this.#crc);
           this.#payloadAt += length;
           at += length;
         }
@@ -136,6 +144,20 @@ export class StreamEncoder {
       } else break;
     }
     return at - start;
+  }
+
+  /** Copies a bulk payload, which may be live memory, sums the copy, and passes it on as far as there is room. */
+  #takeCopy(target: Uint8Array, at: number): number {
+    const { length } = this.#payload;
+    this.#crc = wideSum(this.#payload);
+    const copy = lastSummed(length);
+    const now = Math.min(length, target.length - at);
+    target.set(now === length ? copy : copy.subarray(0, now), at);
+    this.#left.set(copy.subarray(now));
+    this.#payload = this.#left.subarray(0, length - now);
+    this.#payloadAt = 0;
+    this.#copied = true;
+    return now;
   }
 
   #beginPiece(): void {
@@ -178,6 +200,7 @@ export class StreamEncoder {
     this.#trailer(this.#crc, this.#disposition);
     this.#payload = none;
     this.#payloadAt = 0;
+    this.#copied = false;
     this.#inChunk = false;
   }
 

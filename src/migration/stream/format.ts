@@ -6,7 +6,9 @@
  *
  *     header    u8 type, u8 flags, u16 section, u32 sequence, u32 length, u32 zero, u64 offset, u32 CRC of
  *               the 24 bytes before
- *     trailer   u32 disposition, u32 CRC of payload and disposition
+ *     trailer   u32 disposition, u32 CRC of the disposition, going on from the payload's sum as from a CRC
+ *
+ * The sum of a bulk payload is a `wideSum` (wide-sum.ts), in format 1 a CRC; that of all others is a CRC.
  *
  * The header has a CRC of its own so that no length is believed unchecked; the payload's comes after it
  * because the bytes of a running device may change until the moment they are copied out. `sequence`
@@ -18,7 +20,10 @@
  * first byte of a prelude.
  */
 export const magic = Buffer.from('\x89VCSTATE', 'latin1');
-export const formatVersion = 1;
+/** What is written. */
+export const formatVersion = 2;
+/** What is read. */
+export const formatVersions: readonly number[] = [1, formatVersion];
 export const preludeSize = 16;
 export const preludeLayout = { version: 8 } as const;
 

@@ -35,7 +35,26 @@ export function cut(stream: Buffer): Chunk[] {
   return chunks;
 }
 
-export function chunkBytes(chunk: Chunk): Buffer {
+/** The sum of bulk payloads as src/migration/stream/wide-sum.ts tells it. */
+export function wideSumOf(payload: Uint8Array): number {
+  const prime = 0x9e3779b1n;
+  const mixed = (value: bigint, word: bigint) => {
+    const product = ((value ^ word) * prime) & 0xffffffffn;
+    return product ^ (product >> 15n);
+  };
+  const lanes = Array.from({ length: 32 }, (_, lane) => (BigInt(lane + 1) * prime) & 0xffffffffn);
+  const padded = Buffer.alloc(Math.ceil(payload.length / 128) * 128);
+  padded.set(payload);
+  for (let at = 0; at < padded.length; at += 4) {
+    const lane = (at / 4) % 32;
+    lanes[lane] = mixed(lanes[lane] ?? 0n, BigInt(padded.readUInt32LE(at)));
+  }
+  return Number(lanes.reduce(mixed, BigInt(payload.length)));
+}
+
+const bulk = 4;
+
+export function chunkBytes(chunk: Chunk, version = 2): Buffer {
   const header = Buffer.alloc(28);
   header.writeUInt8(chunk.type, 0);
   header.writeUInt8(chunk.flags, 1);
@@ -47,13 +66,18 @@ export function chunkBytes(chunk: Chunk): Buffer {
   header.writeUInt32LE(crc32(header.subarray(0, 24)), 24);
   const trailer = Buffer.alloc(8);
   trailer.writeUInt32LE(chunk.disposition, 0);
-  trailer.writeUInt32LE(crc32(trailer.subarray(0, 4), crc32(chunk.payload)), 4);
+  const sumOf = chunk.type === bulk && version > 1 ? wideSumOf : (bytes: Uint8Array) => crc32(bytes);
+  trailer.writeUInt32LE(crc32(trailer.subarray(0, 4), sumOf(chunk.payload)), 4);
   return Buffer.concat([header, chunk.payload, trailer]);
 }
 
 /** Puts chunks together again, with the prelude of `stream`; their own sequence numbers stay. */
 export function join(stream: Buffer, chunks: readonly Chunk[]): Buffer {
-  return Buffer.concat([stream.subarray(0, preludeBytes), ...chunks.map(chunkBytes)]);
+  const version = stream.readUInt16LE(8);
+  return Buffer.concat([
+    stream.subarray(0, preludeBytes),
+    ...chunks.map((chunk) => chunkBytes(chunk, version)),
+  ]);
 }
 
 /** Numbers chunks anew, so that only what they say is wrong. */

@@ -24,6 +24,20 @@ describe.each(files)('the stream recorded as %s', (file) => {
     expect(pci()).toEqual({ command: 7 });
   });
 
+  it('is refused with any byte of its memory changed', () => {
+    const at = stream.indexOf(recordedMemory().subarray(256, 512));
+    expect(at).toBeGreaterThan(0);
+    for (const place of [at, at + 77, at + 255]) {
+      const damaged = Buffer.from(stream);
+      damaged[place] = (damaged[place] ?? 0) ^ 0x80;
+      const { controller } = fakeMigration(new FakeDevice({ memorySize: recordedSize }), {
+        model: { name: 'fake', stateVersion: 1 },
+      });
+      controller.setState(s.RESUMING);
+      expect(() => controller.write(damaged)).toThrow('corrupt');
+    }
+  });
+
   it('is refused by a newer version that does not', () => {
     const { controller } = fakeMigration(new FakeDevice({ memorySize: recordedSize }), {
       model: { name: 'fake', stateVersion: 2 },
@@ -36,6 +50,6 @@ describe.each(files)('the stream recorded as %s', (file) => {
 
 it('there are recordings, and those of this version are what is written today', () => {
   expect(files).toContain('v1-stop-copy.bin');
-  expect(readFileSync(new URL('v1-stop-copy.bin', folder)).equals(recordStopCopy())).toBe(true);
-  expect(readFileSync(new URL('v1-pre-copy.bin', folder)).equals(recordPreCopy())).toBe(true);
+  expect(readFileSync(new URL('v2-stop-copy.bin', folder)).equals(recordStopCopy())).toBe(true);
+  expect(readFileSync(new URL('v2-pre-copy.bin', folder)).equals(recordPreCopy())).toBe(true);
 });
