@@ -55,6 +55,8 @@ async function serve(name: string): Promise<Server> {
       paths[0],
       '--migration-socket',
       paths[1],
+      '--log',
+      'warn',
     ],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   );
