@@ -53,6 +53,11 @@ export abstract class Member {
   abstract notify(notice: Notice): void;
   abstract disconnect(): void;
 
+  /** Takes what the port has sent and nobody has looked at yet. */
+  receivePending(): void {
+    // Nothing waits, unless there is a socket.
+  }
+
   /** Takes records for this port: sends, queues, keeps or drops them, by its state. */
   deliver(area: RawArea, start: number, end: number): void {
     if (this.state === 'standby' || !this.link) {

@@ -1,6 +1,6 @@
 import type { Logger } from '../../log.ts';
 import { type Reactor, ready, type Watch } from '../../loop/types.ts';
-import { closeFd, type RawArea, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
+import { closeFd, type RawArea, rawArea, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
 import { FrameQueue, type QueueLimits, RECORD_HEADER, recordLength } from '../frame-queue.ts';
 import { Member } from './member.ts';
 import { encodeControl, MAX_DATAGRAM, type Notice, recordKinds } from './protocol.ts';
@@ -30,6 +30,10 @@ export class SocketMember extends Member {
   /** Has said hello, so it is a port and not just a tool that asks. */
   joined = false;
   #wantsRoom = false;
+  /** Datagrams of this port are being looked at. */
+  #receiving = false;
+  /** Sent what it must not; to be disconnected. */
+  #broken = false;
 
   /** @param area where datagrams are received; shared, as they are handled one at a time */
   constructor(
@@ -69,6 +73,20 @@ export class SocketMember extends Member {
     this.#events.closed(this);
   }
 
+  override receivePending(): void {
+    // From within one of its own datagrams there is no other order than the one they are in.
+    if (this.#receiving || this.gone) return;
+    // The shared area holds the datagram that this is called from.
+    const area = rawArea(MAX_DATAGRAM);
+    try {
+      this.#receive(area, Number.POSITIVE_INFINITY);
+    } catch (error) {
+      // Called in the middle of somebody else's affairs: the connection ends when it is its own turn.
+      this.#log.warn({ port: this.name, err: error }, 'port sent what is no datagram of this protocol');
+      this.#broken = true;
+    }
+  }
+
   protected override transmit(area: RawArea, start: number, end: number): number {
     if (this.gone) return 0;
     // Notices go first: they are about what follows.
@@ -96,18 +114,26 @@ export class SocketMember extends Member {
     if ((readiness & ready.write) !== 0) this.#flush();
     if ((readiness & (ready.read | ready.hangup)) === 0) return;
     try {
-      for (let turn = 0; turn < DATAGRAMS_PER_TURN && !this.gone; turn++) {
-        const length = recvBytes(this.#fd, this.#area.bytes, 0, MAX_DATAGRAM, false);
-        if (length < 0) return;
-        if (length === 0) {
-          this.disconnect();
-          return;
-        }
-        this.#events.datagram(this, this.#area, length);
-      }
+      if (this.#broken || this.#receive(this.#area, DATAGRAMS_PER_TURN)) this.disconnect();
     } catch (error) {
       this.#log.warn({ port: this.name, err: error }, 'port disconnected');
       this.disconnect();
+    }
+  }
+
+  /** Looks at up to `most` datagrams; true when the other end has hung up. */
+  #receive(area: RawArea, most: number): boolean {
+    this.#receiving = true;
+    try {
+      for (let count = 0; count < most && !this.gone; count++) {
+        const length = recvBytes(this.#fd, area.bytes, 0, MAX_DATAGRAM, false);
+        if (length < 0) return false;
+        if (length === 0) return true;
+        this.#events.datagram(this, area, length);
+      }
+      return false;
+    } finally {
+      this.#receiving = false;
     }
   }
 

@@ -141,6 +141,8 @@ export class Succession {
 
   #takeOver(member: Member, owner: Member): void {
     const { fabric, log } = this.#options;
+    // Its guest's last frames may still lie in its socket, and go before the first of its successor.
+    owner.receivePending();
     const kept = owner.queue;
     owner.queue = new FrameQueue(member.queue.limits);
     log.info({ port: member.name, from: owner.name, frames: kept.frames }, 'port takes over');
