@@ -349,10 +349,10 @@ static int udp(char **args)
 				memcpy(datagram + each * size, header, HEADER);
 			}
 			if (send(fd, datagram, size * segments, MSG_DONTWAIT) < 0) {
-				if (errno == EAGAIN || errno == ENOBUFS)
+				/* Refused is what went before, by a peer that was not there yet; this has not been sent. */
+				if (errno == EAGAIN || errno == ENOBUFS || errno == ECONNREFUSED)
 					break;
-				if (errno != ECONNREFUSED)
-					fail(1, "send");
+				fail(1, "send");
 			}
 			sent += segments;
 		}

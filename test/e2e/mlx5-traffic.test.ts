@@ -19,6 +19,9 @@ import {
 } from './mlx5-world.ts';
 
 const taps = canUseTaps();
+/** RSS key of "Verifying the RSS hash calculation" (Microsoft). */
+const publishedKey = '6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa';
+
 /** Ends it; nothing may have been lost, changed or reordered. */
 async function expectNoFault(bed: Testbed, network: Network, ...traffic: Traffic[]): Promise<void> {
   const faults = await endAll(traffic);
@@ -67,9 +70,11 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     expect(await bed.agent.check('ethtool -l eth0 | tail -1')).toMatch(/Combined:\s+2/);
     // What the driver takes by itself.
     expect(await bed.agent.check('ethtool -g eth0 | grep ^RX: | tail -1')).toMatch(/RX:\s+1024/);
+    // The key that the driver draws may put all flows into one ring; with this one the datagrams of the nets part.
+    await bed.agent.check(`ethtool -X eth0 hkey ${publishedKey.match(/../g)?.join(':')}`);
     const before = await counters(bed);
     const plain = await Traffic.start(bed, network, plainNet, 7001);
-    const tagged = await Traffic.start(bed, network, vlanNet, 7011, { size: 1200 });
+    const tagged = await Traffic.start(bed, network, vlanNet, 7010, { size: 1200 });
     for (let hop = 0; hop < 2; hop += 1) {
       await plain.progress();
       expectWhole(await bed.migrate(proven));
@@ -89,7 +94,8 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     for (const name of ['rx_out_of_buffer', 'tx_queue_dropped', 'ch_eq_rearm', 'tx0_recover']) {
       expect(after.get(name) ?? 0, name).toBe(0);
     }
-    expect(after.get('rx1_packets'), 'the second channel').toBeGreaterThan(0);
+    // As many as 1,000 a second must have brought until now, on either ring.
+    for (const name of ['rx0_packets', 'rx1_packets']) expect(after.get(name), name).toBeGreaterThan(3000);
   });
 
   it('is not lost, changed or reordered with MTU 9000', async () => {
