@@ -1,5 +1,6 @@
 import { ready, type Timer, type Watch } from '../loop/types.ts';
 import { closeFd, rawArea, read, VectorList } from '../posix/index.ts';
+import { AnswerLook } from './answer-look.ts';
 import { ethernet, MAX_FRAME } from './ethernet.ts';
 import { BasePort, type OffloadedHandler, type PortContext, type ReceiveOffloads } from './port.ts';
 import { Segmenter } from './segmenter.ts';
@@ -59,6 +60,9 @@ export class TapPort extends BasePort {
   #plain = true;
   #processing = false;
   #closed = false;
+  readonly #answers = new AnswerLook();
+  readonly #lookForAnswer = () => this.#look();
+  #looking = false;
 
   /** @throws NetError when the tap can't be opened */
   constructor(options: TapPortOptions) {
@@ -78,7 +82,13 @@ export class TapPort extends BasePort {
     vectors.add(this.#header.bytes);
     if (parts.length > MAX_PIECES) vectors.add(Buffer.concat(parts, length));
     else for (const part of parts) vectors.add(part);
-    return this.counted(vectors.write(this.#tun.fd) === virtioNetHeader.size + length, length);
+    const sent = vectors.write(this.#tun.fd) === virtioNetHeader.size + length;
+    if (sent && !this.#looking && this.#waiting === 0 && this.#answers.worthwhile()) {
+      // Deferred: the device is in the middle of sending.
+      this.#looking = true;
+      this.reactor.defer(this.#lookForAnswer);
+    }
+    return this.counted(sent, length);
   }
 
   override ready(): void {
@@ -145,12 +155,21 @@ export class TapPort extends BasePort {
     return offload;
   }
 
-  #readable(): void {
+  #look(): void {
+    this.#looking = false;
+    // With a frame waiting for room the following ones are left in the kernel.
+    if (!this.#closed && !this.#processing && this.#waiting === 0) this.#answers.looked(this.#readable());
+  }
+
+  /** Takes what is there; returns whether there was anything. */
+  #readable(): boolean {
+    let found = false;
     try {
       for (let count = 0; count < FRAMES_PER_TURN && !this.#closed; count++) {
         const length = read(this.#tun.fd, this.#in.bytes) - virtioNetHeader.size;
         if (length < 0) break;
-        if (!this.#take(length)) return;
+        found = true;
+        if (!this.#take(length)) return true;
       }
       if (!this.#closed) this.#watch.modify(ready.read);
     } catch (error) {
@@ -160,6 +179,7 @@ export class TapPort extends BasePort {
       this.#carrier.cancel();
       this.setPeer(false);
     }
+    return found;
   }
 
   /** Handles what was read; false when no more is to be read now. */
