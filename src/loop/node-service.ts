@@ -3,10 +3,16 @@ import { type NodeLoop, NodeTurn, nodeLoop, TimerFd } from '../posix/index.ts';
 const NS_PER_MS = 1e6;
 
 /**
- * Longest that Node's loop goes without a turn while callbacks of the device loop run. What those leave
- * for Node (ticks, promises, sockets that it has not begun to watch) shows nowhere from outside.
+ * Longest that Node's loop goes without a turn while callbacks of the device loop run, but for the first few of
+ * them, which may each add as much. What those leave for Node (ticks, promises, sockets that it has not begun to watch) shows nowhere from outside.
  */
 const TURN_EVERY_NS = 1 * NS_PER_MS;
+
+/**
+ * So many rounds of a burst wait by a timeout of their own; then the burst's timer is set. Most bursts are no longer than
+ * that, and setting a timer in a process that has just been woken is slow: its code is cold.
+ */
+const TIMED_ROUNDS = 3;
 
 /**
  * Alternates between the device loop and Node's. The device loop has the thread, and sleeps in its own
@@ -23,7 +29,7 @@ export class NodeService {
   /** Node's callbacks may have opened a socket, which its loop begins to watch in the turn after only. */
   #turnAgain = true;
   /**
-   * Ends a burst. A timer of its own, set once for each burst: a timeout with every sleep of the burst means
+   * Ends a long burst. A timer of its own, set once for each: a timeout with every sleep of the burst means
    * setting a hardware timer every time, which was measured at half of a register access.
    */
   readonly #burst = new TimerFd();
@@ -91,16 +97,23 @@ export class NodeService {
       this.#round(0);
       return;
     }
-    let inBurst = false;
+    let rounds = 0;
     this.#burstOver = false;
     while (!this.#stopped) {
-      const wait = inBurst ? -1 : this.#nodeTimeoutNs();
+      const wait = this.#longest(rounds);
       const ran = this.#round(wait);
       if (this.#wanted || this.#burstOver || wait === 0) return;
-      if (!ran || inBurst) continue;
-      inBurst = true;
-      this.#burst.arm(TURN_EVERY_NS);
+      if (ran) {
+        rounds += 1;
+        if (rounds === TIMED_ROUNDS) this.#burst.arm(TURN_EVERY_NS);
+      } else if (rounds > 0 && rounds < TIMED_ROUNDS) return;
     }
+  }
+
+  /** Nanoseconds that the next round may wait, after so many that had something to do. */
+  #longest(rounds: number): number {
+    if (rounds === 0) return this.#nodeTimeoutNs();
+    return rounds < TIMED_ROUNDS ? TURN_EVERY_NS : -1;
   }
 
   #nodeTimeoutNs(): number {
