@@ -23,20 +23,29 @@ export function overlayBar(
 ): BarHandler {
   const inner = handler ?? emptyBar;
   const mine = windows.filter((window) => window.bar === index).sort((a, b) => a.offset - b.offset);
-  if (mine.length === 0) return inner;
+  const first = mine[0];
+  const last = mine[mine.length - 1];
+  if (first === undefined || last === undefined) return inner;
+  // Doorbells lie behind the windows: what is clear of them all goes straight on.
+  const start = first.offset;
+  const end = last.offset + last.size;
   return {
-    read: (offset, count, target, at) =>
+    read: (offset, count, target, at) => {
+      if (offset >= end || offset + count <= start) return inner.read(offset, count, target, at);
       eachPart(mine, offset, count, (window, from, length, done) =>
         window === undefined
           ? inner.read(from, length, target, at + done)
           : window.read(from - window.offset, length, target, at + done),
-      ),
-    write: (offset, count, source, at) =>
+      );
+    },
+    write: (offset, count, source, at) => {
+      if (offset >= end || offset + count <= start) return inner.write(offset, count, source, at);
       eachPart(mine, offset, count, (window, from, length, done) =>
         window === undefined
           ? inner.write(from, length, source, at + done)
           : window.write(from - window.offset, length, source, at + done),
-      ),
+      );
+    },
   };
 }
 

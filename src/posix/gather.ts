@@ -29,6 +29,9 @@ function refused(error: number, call: string, fd: number): number {
   throw new PosixError(`${call} ${fd}`, error);
 }
 
+/** Arrays whose addresses are found without a look-up. */
+const RECENT = 4;
+
 /**
  * A list of pieces of memory that one `writev` sends as one, laid out once. Addresses of the arrays that
  * pieces lie in are remembered weakly, so guest memory is looked up once per mapping.
@@ -37,8 +40,10 @@ export class VectorList {
   readonly #vectors: RawArea;
   readonly #capacity: number;
   readonly #addresses = new WeakMap<ArrayBufferLike, number>();
-  #lastArray: ArrayBufferLike | undefined;
-  #lastAddress = 0;
+  /** The arrays that were looked up last: a frame's pieces come from few (its headers, guest memory). */
+  readonly #recent = new Array<ArrayBufferLike | undefined>(RECENT).fill(undefined);
+  readonly #recentAddress = new Array<number>(RECENT).fill(0);
+  #replaced = 0;
   #count = 0;
 
   constructor(capacity: number) {
@@ -76,15 +81,16 @@ export class VectorList {
 
   #addressOf(piece: Uint8Array): number {
     const array = piece.buffer;
-    if (array !== this.#lastArray) {
-      let address = this.#addresses.get(array);
-      if (address === undefined) {
-        address = addressOf(piece) - piece.byteOffset;
-        this.#addresses.set(array, address);
-      }
-      this.#lastArray = array;
-      this.#lastAddress = address;
+    for (let slot = 0; slot < RECENT; slot++)
+      if (this.#recent[slot] === array) return (this.#recentAddress[slot] ?? 0) + piece.byteOffset;
+    let address = this.#addresses.get(array);
+    if (address === undefined) {
+      address = addressOf(piece) - piece.byteOffset;
+      this.#addresses.set(array, address);
     }
-    return this.#lastAddress + piece.byteOffset;
+    this.#recent[this.#replaced] = array;
+    this.#recentAddress[this.#replaced] = address;
+    this.#replaced = (this.#replaced + 1) % RECENT;
+    return address + piece.byteOffset;
   }
 }
