@@ -1,9 +1,9 @@
 /**
  * Save and load of a `ram` device's memory between two server processes, through their migration sockets: what an
  * orchestrator gets. Run: `npm run build && node dist/bench/state-stream-sockets.js [MiB] [requests in flight] [KiB a request]
- * [sockets] [populate]`. `sockets`: without memory that both servers share; `populate`: without the page faults of
+ * [sockets] [populate]`. `sockets`: without memory that both servers share; `populate`: only without the page faults of
  * memory that the target uses for the first time.
- * Prints one JSON object: GB/s of save plus load as a whole, CPU seconds, and what each server had in memory
+ * Prints a JSON object for each: GB/s of save plus load as a whole, CPU seconds, and what each server had in memory
  * (the board's own memory is part of it).
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -19,13 +19,13 @@ import { VfioUserClient } from '../src/vfio-user/client/index.ts';
 import { companion, readState, writeState } from '../src/vfio-user/client/operations.ts';
 
 const megabytes = Number(process.argv[2] ?? 1024);
-const inFlight = Number(process.argv[3] ?? 4);
+const inFlight = Number(process.argv[3] ?? 2);
 /** Bytes asked for at a time. */
-const transfer = Number(process.argv[4] ?? 1024) * 1024;
+const transfer = Number(process.argv[4] ?? 2048) * 1024;
 /** Without the window of memory that both servers share: every byte twice through a socket. */
 const socketsOnly = process.argv.includes('sockets');
-/** Without the page faults of memory that the target uses for the first time, which depend on the machine alone. */
-const populate = process.argv.includes('populate');
+/** Whether the target has its memory beforehand: page faults depend on the machine alone, and both are worth knowing. */
+const populated = process.argv.includes('populate') ? [true] : [false, true];
 /** What fills the memory beforehand. */
 const pieceSize = 1024 * 1024;
 /** The ram model's on-board memory. */
@@ -39,7 +39,7 @@ interface Server {
   readonly migration: VfioUserClient;
 }
 
-async function serve(name: string): Promise<Server> {
+async function serve(name: string, populate: boolean): Promise<Server> {
   const paths = [join(folder, `${name}.sock`), join(folder, `${name}.mig`)] as const;
   const child = spawn(
     process.execPath,
@@ -136,52 +136,59 @@ function move(from: VfioUserClient, to: VfioUserClient): number {
   return bytes;
 }
 
-const servers: Server[] = [];
-try {
-  const source = await serve('source');
-  servers.push(source);
-  const target = await serve('target');
-  servers.push(target);
-  const piece = Buffer.alloc(pieceSize, 0x5a);
-  for (let at = 0; at < megabytes; at++) source.device.regionWrite(memoryBar, at * pieceSize, piece);
-  const before = servers.map(residentMB);
-  source.migration.setState(migrationState.STOP_COPY);
-  target.migration.setState(migrationState.RESUMING);
-  const pids = [process.pid, source.process.pid, target.process.pid];
-  const cpuBefore = pids.map(cpuSeconds);
-  const start = process.hrtime.bigint();
-  const through = socketsOnly ? move : moveThroughWindow;
-  const streamed = through(source.migration, target.migration);
-  target.migration.setState(migrationState.STOP);
-  const ns = Number(process.hrtime.bigint() - start);
-  const cpu = pids.map((pid, i) => Number((cpuSeconds(pid) - (cpuBefore[i] ?? 0)).toFixed(2)));
-  const last = target.device.regionRead(memoryBar, (megabytes - 1) * pieceSize, pieceSize);
-  if (!last.equals(piece)) throw new Error('the memory did not arrive');
-  const result = {
-    megabytes,
-    populate,
-    through: socketsOnly ? 'sockets' : 'window',
-    inFlight,
-    transfer,
-    streamed,
-    GBps: Number(((megabytes * pieceSize) / ns).toFixed(2)),
-    seconds: ns / 1e9,
-    cpuSeconds: {
-      client: cpu[0],
-      source: cpu[1],
-      target: cpu[2],
-    },
-    residentMBBefore: before,
-    residentMB: servers.map(residentMB),
-  };
-  process.stdout.write(`${JSON.stringify(result)}\n`);
-} finally {
-  for (const { process: child, device, migration } of servers) {
-    device.close();
-    migration.close();
-    const gone = once(child, 'exit');
-    child.kill('SIGTERM');
-    await gone;
+async function measure(populate: boolean): Promise<void> {
+  const servers: Server[] = [];
+  try {
+    const source = await serve('source', populate);
+    servers.push(source);
+    const target = await serve('target', populate);
+    servers.push(target);
+    const piece = Buffer.alloc(pieceSize, 0x5a);
+    for (let at = 0; at < megabytes; at++) source.device.regionWrite(memoryBar, at * pieceSize, piece);
+    const before = servers.map(residentMB);
+    source.migration.setState(migrationState.STOP_COPY);
+    target.migration.setState(migrationState.RESUMING);
+    const pids = [process.pid, source.process.pid, target.process.pid];
+    const cpuBefore = pids.map(cpuSeconds);
+    const start = process.hrtime.bigint();
+    const through = socketsOnly ? move : moveThroughWindow;
+    const streamed = through(source.migration, target.migration);
+    target.migration.setState(migrationState.STOP);
+    const ns = Number(process.hrtime.bigint() - start);
+    const cpu = pids.map((pid, i) => Number((cpuSeconds(pid) - (cpuBefore[i] ?? 0)).toFixed(2)));
+    const last = target.device.regionRead(memoryBar, (megabytes - 1) * pieceSize, pieceSize);
+    if (!last.equals(piece)) throw new Error('the memory did not arrive');
+    const result = {
+      megabytes,
+      populate,
+      through: socketsOnly ? 'sockets' : 'window',
+      inFlight,
+      transfer,
+      streamed,
+      GBps: Number(((megabytes * pieceSize) / ns).toFixed(2)),
+      seconds: ns / 1e9,
+      cpuSeconds: {
+        client: cpu[0],
+        source: cpu[1],
+        target: cpu[2],
+      },
+      residentMBBefore: before,
+      residentMB: servers.map(residentMB),
+    };
+    process.stdout.write(`${JSON.stringify(result)}\n`);
+  } finally {
+    for (const { process: child, device, migration } of servers) {
+      device.close();
+      migration.close();
+      const gone = once(child, 'exit');
+      child.kill('SIGTERM');
+      await gone;
+    }
   }
+}
+
+try {
+  for (const populate of populated) await measure(populate);
+} finally {
   rmSync(folder, { recursive: true, force: true });
 }
