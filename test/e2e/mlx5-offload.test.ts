@@ -22,6 +22,12 @@ function toeplitz(key: bigint, keyBits: number, input: readonly number[]): numbe
   return Number(hash);
 }
 
+/** The driver asks for the same hash in both directions, which it calls `RXH_XFRM_SYM_OR_XOR`. */
+function symmetric([source = [], destination = []]: readonly number[][]): number[] {
+  const pairs = source.map((byte, index) => [byte, destination[index] ?? 0] as const);
+  return [...pairs.map(([a, b]) => a | b), ...pairs.map(([a, b]) => a ^ b)];
+}
+
 /** Which ring takes datagrams from the peer's `port` to the guest's, by what `ethtool -x` says. */
 async function ringOf(bed: Testbed): Promise<(port: number) => number> {
   const text = await bed.agent.check('ethtool -x eth0');
@@ -30,12 +36,10 @@ async function ringOf(bed: Testbed): Promise<(port: number) => number> {
   );
   const key = /^((?:[0-9a-f]{2}:){39}[0-9a-f]{2})$/m.exec(text)?.[1]?.replaceAll(':', '') ?? '';
   expect([table.length > 0, key.length]).toEqual([true, 80]);
-  const addresses = [plainNet.peer, plainNet.guest].flatMap((address) => address.split('.').map(Number));
+  const addresses = [plainNet.peer, plainNet.guest].map((address) => address.split('.').map(Number));
   return (port) => {
-    const hash = toeplitz(BigInt(`0x${key}`), 320, [
-      ...addresses,
-      ...[port, port].flatMap((each) => [each >> 8, each & 255]),
-    ]);
+    const ports = [port, port].map((each) => [each >> 8, each & 255]);
+    const hash = toeplitz(BigInt(`0x${key}`), 320, [addresses, ports].flatMap(symmetric));
     return table[hash % table.length] ?? -1;
   };
 }
@@ -71,7 +75,9 @@ describe('what the card does for the driver, on both sides of a migration', () =
     };
     const start = await perRing();
     const flows = [];
-    for (const port of ports) flows.push(await Flow.udp(bed, network, plainNet, port, { rate: 200 }));
+    // Of different rates, so that no ring can be taken for another one.
+    for (const [index, port] of ports.entries())
+      flows.push(await Flow.udp(bed, network, plainNet, port, { rate: 100 * (index + 1) }));
     await bed.agent.check('sleep 1');
     const before = await perRing();
     expectWhole(await bed.migrate(proven));
@@ -83,8 +89,8 @@ describe('what the card does for the driver, on both sides of a migration', () =
       expect(guest, `ring ${index}`).toMatchObject({ missing: 0, reordered: 0, duplicates: 0 });
       expect(peer, `ring ${index}`).toMatchObject({ missing: 0, reordered: 0, duplicates: 0 });
       const [a = 0, b = 0, c = 0, d = 0] = [start, before, arrived, last].map((of) => of[index]);
-      expect(b - a, `ring ${index} before`).toBeGreaterThan(50);
-      expect(d - c, `ring ${index} after`).toBeGreaterThan(50);
+      expect(b - a, `ring ${index} before`).toBeGreaterThan(30);
+      expect(d - c, `ring ${index} after`).toBeGreaterThan(30);
       // This flow and no other one, but for what goes on in any network.
       expect(d - a, `ring ${index}`).toBeGreaterThanOrEqual(guest.received);
       expect(d - a, `ring ${index}`).toBeLessThan(peer.sent + 50);
