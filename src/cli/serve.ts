@@ -7,6 +7,7 @@ import { CompanionError } from '../errors.ts';
 import { createLogger, type LogLevel, logLevels } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
 import { DeviceRuntime } from '../runtime/device-runtime.ts';
+import { isModelPath } from '../runtime/model-module.ts';
 import { orchestratorPort } from '../runtime/orchestrator-port.ts';
 import { rehearseMigration } from '../runtime/rehearsal.ts';
 import { NativeServer, type NativeServerOptions } from '../transport/native/index.ts';
@@ -96,8 +97,10 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
     ...(options.busyWait !== undefined && { busyWaitNs: options.busyWait * 1000 }),
     onError: (error) => log.error({ err: error }, 'a callback of the device loop failed'),
   });
-  if (options.migrationSocket !== undefined) rehearseMigration(await findModel(modelName), { reactor, log });
   const held = options.held ?? false;
+  // A source finds out by itself what it needs: its device runs, and is asked for state, long before the guest stops. A
+  // model of the user's own may do more when it is created than be a device.
+  if (held && !isModelPath(modelName)) rehearseMigration(await findModel(modelName), log);
   const network = new ServedNetwork({
     reactor,
     log,
@@ -125,7 +128,7 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
           path: options.migrationSocket,
           role: 'migration',
           log,
-          companion: (request) => runtime.companion.handle(request),
+          companion: (request, sendReplies) => runtime.companion.handle(request, sendReplies),
           onClientGone: () => runtime.companion.release(),
         }),
       );

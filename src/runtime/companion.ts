@@ -48,7 +48,7 @@ export class CompanionService {
   readonly #now: () => number;
   readonly #window = new StateWindow();
   #wakeEngine: (() => void) | undefined;
-  readonly #operations: Readonly<Record<string, (request: Request) => unknown>>;
+  readonly #operations: Readonly<Record<string, (request: Request, sendReplies: () => void) => unknown>>;
 
   constructor(target: CompanionTarget, now: () => number) {
     this.#target = target;
@@ -69,7 +69,10 @@ export class CompanionService {
         this.#quiet(flag(on, 'on'));
         return {};
       },
-      markDirty: () => this.#markDirty(),
+      markDirty: (_request, sendReplies) => {
+        sendReplies();
+        return this.#markDirty();
+      },
       rehearseMarking: ({ pages }) =>
         this.#marked((client) => rehearseMarking(target.memory, client, size(pages, rehearsalLimit))),
       dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
@@ -93,14 +96,14 @@ export class CompanionService {
   }
 
   /** Carries out one request; throws `CompanionError` with the errno of the answer. */
-  handle(request: unknown): unknown {
+  handle(request: unknown, sendReplies: () => void = () => undefined): unknown {
     if (typeof request !== 'object' || request === null || Array.isArray(request)) {
       throw new RequestError(errno.EINVAL, 'a companion request is a map with an "op"');
     }
     const given = request as Request;
     const { op } = given;
     if (typeof op !== 'string') throw new RequestError(errno.EINVAL, 'a companion request needs an "op"');
-    if (Object.hasOwn(this.#operations, op)) return this.#operations[op]?.(given);
+    if (Object.hasOwn(this.#operations, op)) return this.#operations[op]?.(given, sendReplies);
     return this.#target.modelOperation(op, given);
   }
 

@@ -16,6 +16,8 @@ export const frame = {
 
 /** Room beyond the largest message, so that several small ones fit behind a large one. */
 const spareRoom = 64 * 1024;
+/** What is kept back of small messages at most, while corked. */
+const gatherRoom = 16 * 1024;
 const noDescriptors: readonly number[] = Object.freeze([]);
 
 interface DescriptorGroup {
@@ -70,6 +72,9 @@ export class FramedSocket {
   #skip = 0;
   #queued = 0;
   #released = false;
+  #corked = false;
+  #gathered: Buffer | undefined;
+  #gatheredBytes = 0;
   #arrived: number[] = [];
 
   constructor(fd: number, options: FramedSocketOptions) {
@@ -193,6 +198,46 @@ export class FramedSocket {
   send(bytes: Buffer, length: number, payload?: Uint8Array, fds?: readonly number[]): void {
     if (this.closed) return;
     const total = length + (payload?.length ?? 0);
+    if (this.#corked && fds === undefined && total <= gatherRoom - this.#gatheredBytes) {
+      this.#gather(bytes, length, payload);
+      return;
+    }
+    this.sendKept();
+    this.#sendNow(bytes, length, payload, fds, total);
+  }
+
+  /** Small messages are kept together from now on, and sent by `uncork()` at the latest. */
+  cork(): void {
+    this.#corked = true;
+  }
+
+  uncork(): void {
+    this.#corked = false;
+    this.sendKept();
+  }
+
+  #gather(bytes: Buffer, length: number, payload: Uint8Array | undefined): void {
+    this.#gathered ??= Buffer.allocUnsafeSlow(gatherRoom);
+    bytes.copy(this.#gathered, this.#gatheredBytes, 0, length);
+    if (payload !== undefined) this.#gathered.set(payload, this.#gatheredBytes + length);
+    this.#gatheredBytes += length + (payload?.length ?? 0);
+  }
+
+  /** Sends what is kept, and goes on keeping. */
+  sendKept(): void {
+    const length = this.#gatheredBytes;
+    if (length === 0 || this.#gathered === undefined) return;
+    this.#gatheredBytes = 0;
+    if (!this.closed) this.#sendNow(this.#gathered, length, undefined, undefined, length);
+  }
+
+  #sendNow(
+    bytes: Buffer,
+    length: number,
+    payload: Uint8Array | undefined,
+    fds: readonly number[] | undefined,
+    total: number,
+  ): void {
     let sent = 0;
     if (this.#queue.length === 0) {
       try {
@@ -233,6 +278,9 @@ export class FramedSocket {
   /** Ends it; the descriptor itself is given back by `release()`, when nobody can be waiting on it any more. */
   close(reason: string): void {
     if (this.reason !== undefined) return;
+    // What a peer was answered before stays answered.
+    this.sendKept();
+    if (this.closed) return;
     this.reason = reason;
     for (const entry of this.#queue.splice(0)) this.#releaseQueued(entry);
     this.#closeGroups(Number.POSITIVE_INFINITY);

@@ -98,7 +98,6 @@ function deviceRun(
     frozen: undefined,
     msixTable: undefined,
     mark: undefined,
-    fullState: undefined,
     replayed: 0,
     replayPath: 'none',
     configDifferences: [],

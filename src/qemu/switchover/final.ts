@@ -2,7 +2,7 @@
 import { migrationState } from '../../migration/state.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { pump, pumpRate } from './pump.ts';
-import { startTold } from './replay.ts';
+import { isTold, startTold } from './replay.ts';
 import { type DeviceRun, type Run, refusal, within } from './run.ts';
 
 /** Replay and resume, ms: what comes after the data. */
@@ -10,8 +10,11 @@ const tailMs = 4;
 
 export async function finish(run: Run): Promise<void> {
   checkDowntime(run);
-  const states = loaded(run);
-  states.catch((error) => run.fail(error));
+  const states = run.moved.then(() => {
+    // With its pages marked and its state taken, a source's server is needed for nothing but a comparison.
+    if (run.options.verify?.state !== true) for (const device of run.devices) device.sourceDone = true;
+  });
+  states.catch(() => undefined);
   const before = run.destination.lastEvent;
   const arrived = run.destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
     timeoutMs: run.timeouts.final,
@@ -30,14 +33,6 @@ export async function finish(run: Run): Promise<void> {
   await within(run.timeouts.final, 'the rest of the device state', run.until(states));
 }
 
-/** The state of every device is at its destination, and devices to which nothing is left to tell run, held. */
-async function loaded(run: Run): Promise<void> {
-  await run.moved;
-  // With its pages marked and its state taken, a source's server is needed for nothing but a comparison.
-  if (run.options.verify?.state !== true) for (const device of run.devices) device.sourceDone = true;
-  await startTold(run);
-}
-
 /** With everything at rest the rest of the blackout is known well: is it still within the limit? */
 function checkDowntime(run: Run): void {
   const spentMs = (Timeline.now() - (run.timeline.zeroUs ?? Timeline.now())) / 1000;
@@ -52,15 +47,20 @@ function checkDowntime(run: Run): void {
   );
 }
 
-/** Moves the final state of a device once it has `stopped`, and has it loaded. The request to read goes out at once. */
+/**
+ * Moves the final state of a device that is being stopped, and has it loaded. The request for it goes out at once.
+ * @param stopped ends when the device has stopped and what it looked like then is known
+ */
 export async function moveState(run: Run, device: DeviceRun, stopped: Promise<unknown>): Promise<void> {
   const begun = stopped.then(() => Timeline.now());
   begun.catch(() => undefined);
+  const { destination } = device;
   device.finalBytes = await pump(device);
+  const start = await begun;
+  await run.settled;
   // RESUMING → STOP loads and checks the state; the device stays held.
-  await device.destination.setState(migrationState.STOP);
-  run.timeline.add('state', await begun, Timeline.now(), {
-    device: device.id,
-    note: `${device.finalBytes} bytes`,
-  });
+  const ended = [destination.setState(migrationState.STOP)];
+  if (isTold(device)) ended.push(startTold(device));
+  await Promise.all(ended);
+  run.timeline.add('state', start, Timeline.now(), { device: device.id, note: `${device.finalBytes} bytes` });
 }

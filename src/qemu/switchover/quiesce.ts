@@ -74,12 +74,13 @@ async function rest(run: Run, device: DeviceRun): Promise<void> {
  */
 function halt(run: Run, device: DeviceRun, rested: Promise<unknown>) {
   // Without P2P a device passes through STOP by itself.
-  const stopped = Promise.all([device.source.setState(migrationState.STOP_COPY), measureRest(device)]);
+  const halted = [device.source.setState(migrationState.STOP_COPY), measureRest(device)];
+  const stopped = Promise.all([rested, ...halted]);
   // A piece that was under way when the CPUs stopped has its place in the channel still.
   const moved = device.feeding
     ? device.fed.then(() => moveState(run, device, stopped))
     : moveState(run, device, stopped);
-  const marked = mark(run, device, Promise.all([rested, stopped]));
+  const marked = mark(run, device, stopped);
   return { stopped, moved, marked };
 }
 

@@ -11,13 +11,12 @@ import { frozen, neededBits } from './quiesce.ts';
 import type { DeviceRun, Run } from './run.ts';
 
 /**
- * Lets devices run, held as they are, whose QEMU has been told all in advance: while it loads, for nothing that it loads
- * touches them.
+ * Lets a device run, held as it is, whose QEMU has been told all in advance: while it loads, for nothing that it loads
+ * touches the device.
  */
-export async function startTold(run: Run): Promise<void> {
-  const told = run.devices.filter((device) => isTold(device));
-  await run.all(told.map((device) => device.destination.setState(migrationState.RUNNING)));
-  for (const device of told) device.replayPath = 'early';
+export async function startTold(device: DeviceRun): Promise<void> {
+  await device.destination.setState(migrationState.RUNNING);
+  device.replayPath = 'early';
 }
 
 export async function replay(run: Run): Promise<void> {

@@ -45,8 +45,6 @@ export interface DeviceRun {
   frozen: PeerInfo | undefined;
   msixTable: Buffer | undefined;
   mark: MarkResult | undefined;
-  /** Full state of the source, kept for comparison. */
-  fullState: Buffer | undefined;
   replayed: number;
   replayPath: 'ecam' | 'ports' | 'early' | 'none';
   configDifferences: string[];

@@ -37,6 +37,7 @@ export class RequestObserver {
       offer: defaultOffer,
       peer,
       companion: undefined,
+      sendReplies: () => undefined,
       scratch: (size) => Buffer.alloc(size),
     };
   }

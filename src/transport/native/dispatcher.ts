@@ -15,7 +15,7 @@ import type { DmaChannelOptions, DmaPort } from '../dma/port.ts';
 import type { LimitedLog } from '../limited-log.ts';
 import type { ServedDevice } from '../served-device.ts';
 import { deviceHandlers } from './device-handlers.ts';
-import type { Handler, HandlerContext, Role } from './handler.ts';
+import type { Handler, HandlerContext, Role, ServeCompanion } from './handler.ts';
 import { migrationHandlers } from './migration-handlers.ts';
 import { type Announcement, readAnnouncement } from './negotiation.ts';
 import { RegionAccess } from './region-access.ts';
@@ -29,7 +29,7 @@ export interface DispatcherOptions {
   readonly device: ServedDevice;
   readonly role: Role;
   readonly offer: OfferedCapabilities;
-  readonly companion: ((request: unknown) => unknown) | undefined;
+  readonly companion: ServeCompanion | undefined;
   readonly socket: FramedSocket;
   readonly log: LimitedLog;
   readonly logger: Logger;
@@ -46,7 +46,8 @@ export class Dispatcher implements HandlerContext {
   readonly device: ServedDevice;
   readonly role: Role;
   readonly offer: OfferedCapabilities;
-  readonly companion: ((request: unknown) => unknown) | undefined;
+  readonly companion: ServeCompanion | undefined;
+  readonly sendReplies: () => void;
   /** The last message served was a read, after which nothing is left to do. */
   answeredRead = false;
   readonly #options: DispatcherOptions;
@@ -65,6 +66,7 @@ export class Dispatcher implements HandlerContext {
     this.role = role;
     this.offer = offer;
     this.companion = companion;
+    this.sendReplies = () => socket.sendKept();
     this.#socket = socket;
     this.#replies = new Replies(socket, log, logger);
     // One array for replies to accesses and the DMA channel's output, see `AddressCache` in src/posix/libc.ts.

@@ -7,13 +7,21 @@ import type { ServedDevice } from '../served-device.ts';
 /** Which socket a request came in on; see docs of the two sockets in src/transport/native/server.ts. */
 export type Role = 'device' | 'migration';
 
+/**
+ * Serves one COMPANION request; throws to refuse it. One that takes long calls `sendReplies` first: earlier replies may
+ * be waiting to go out together with its own.
+ */
+export type ServeCompanion = (request: unknown, sendReplies: () => void) => unknown;
+
 /** What a request handler may use. */
 export interface HandlerContext {
   readonly device: ServedDevice;
   readonly role: Role;
   readonly offer: OfferedCapabilities;
   readonly peer: Capabilities;
-  readonly companion: ((request: unknown) => unknown) | undefined;
+  readonly companion: ServeCompanion | undefined;
+  /** Sends replies that are kept back for company. */
+  readonly sendReplies: () => void;
   /** A buffer of at least `size` bytes for a reply's data, good until the reply has been sent. */
   scratch(size: number): Buffer;
 }

@@ -75,7 +75,7 @@ const migPrecopyInfo = handler(messages.MIG_PRECOPY_INFO, onBoth, (context, { va
 const companion = handler(
   messages.COMPANION,
   { roles: ['migration'] },
-  ({ companion: serve, peer }, { data }) => {
+  ({ companion: serve, peer, sendReplies }, { data }) => {
     if (serve === undefined || !peer.companion) {
       throw new RequestError(errno.EINVAL, 'COMPANION: the capability vfio_companion was not negotiated');
     }
@@ -88,7 +88,7 @@ const companion = handler(
         cause,
       });
     }
-    return { value: {}, data: packPlain(serve(request)) };
+    return { value: {}, data: packPlain(serve(request, sendReplies)) };
   },
 );
 

@@ -1,7 +1,7 @@
 import { defaultOffer, type OfferedCapabilities } from '../../vfio-user/capabilities.ts';
 import { ClientSeat } from '../client-seat.ts';
 import { connectionOptions, type ServerOptions } from '../server-options.ts';
-import type { Role } from './handler.ts';
+import type { Role, ServeCompanion } from './handler.ts';
 import { Session } from './session.ts';
 
 export interface NativeServerOptions extends ServerOptions {
@@ -11,7 +11,7 @@ export interface NativeServerOptions extends ServerOptions {
    */
   readonly role: Role;
   /** Serves COMPANION on the migration socket; makes the server offer `vfio_companion`. Throws to refuse. */
-  readonly companion?: (request: unknown) => unknown;
+  readonly companion?: ServeCompanion;
   readonly capabilities?: Partial<OfferedCapabilities>;
   /** How long a client may leave its replies unread; default 10,000 ms. */
   readonly outputTimeoutMs?: number;

@@ -9,7 +9,7 @@ import { LimitedLog } from '../limited-log.ts';
 import { Linger } from '../linger.ts';
 import type { ConnectionOptions } from '../server-options.ts';
 import { Dispatcher } from './dispatcher.ts';
-import type { Role } from './handler.ts';
+import type { Role, ServeCompanion } from './handler.ts';
 import { QueuedRequests } from './queued-requests.ts';
 
 /** What a session is made of; see `NativeServerOptions` for the meaning of the limits. */
@@ -18,7 +18,7 @@ export interface SessionOptions extends ConnectionOptions {
   readonly role: Role;
   readonly log: Logger;
   readonly offer: OfferedCapabilities;
-  readonly companion: ((request: unknown) => unknown) | undefined;
+  readonly companion: ServeCompanion | undefined;
   readonly outputTimeoutMs: number;
   /** The session is over and nothing of it is on the stack. */
   readonly onEnd: (session: Session) => void;
@@ -192,6 +192,8 @@ export class Session implements DmaPort {
     this.#serving = true;
     let left = messagesPerTurn;
     let found = false;
+    // An orchestrator sends several requests at a time and is woken once for all replies; a client waits for each.
+    if (this.#options.role === 'migration') this.#socket.cork();
     try {
       this.#queue.drain();
       do {
@@ -207,6 +209,7 @@ export class Session implements DmaPort {
       this.#socket.close('the server failed');
     } finally {
       this.#serving = false;
+      this.#socket.uncork();
     }
     if (left === 0 && this.open && this.#socket.pending) this.#options.reactor.defer(() => this.#resume());
     return found;

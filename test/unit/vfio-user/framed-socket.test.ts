@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { closeFd, fstatSize, memfdCreate, sendMessage, socketPair } from '../../../src/posix/index.ts';
+import { closeFd, dupFd, fstatSize, memfdCreate, sendMessage, socketPair } from '../../../src/posix/index.ts';
 import { FramedSocket, frame } from '../../../src/vfio-user/framed-socket.ts';
 
 /** A message with `payload` bytes behind its header and `id` as its id. */
@@ -272,5 +272,57 @@ describe('output', () => {
     for (let i = 0; i < 100; i++) socket.send(bytes, bytes.length);
     expect(socket.closed).toBe(true);
     expect(socket.reason).toMatch(/does not read/);
+  });
+});
+
+describe('a corked socket', () => {
+  let receiver: FramedSocket;
+  const ids = (): number[] => {
+    const found: number[] = [];
+    while (receiver.receive())
+      while (receiver.next() === frame.message) found.push(receiver.buffer.readUInt16LE(receiver.at));
+    return found;
+  };
+  beforeEach(() => {
+    receiver = new FramedSocket(dupFd(peer), { maxMessage: 64 * 1024, maxQueued: 1 << 20 });
+  });
+  afterEach(() => receiver.release());
+
+  const sendOut = (id: number, payload: number): void => {
+    const bytes = message(id, payload);
+    socket.send(bytes, 16, bytes.subarray(16));
+  };
+
+  it('keeps small messages until it is uncorked, and their order', () => {
+    socket.cork();
+    sendOut(1, 0);
+    sendOut(2, 100);
+    expect(ids()).toEqual([]);
+    socket.uncork();
+    expect(ids()).toEqual([1, 2]);
+    sendOut(3, 0);
+    expect(ids()).toEqual([3]);
+  });
+
+  it('lets nothing overtake what it keeps: not a large message, not one with a descriptor', () => {
+    socket.cork();
+    sendOut(1, 8);
+    sendOut(2, 40_000);
+    expect(ids()).toEqual([1, 2]);
+    sendOut(3, 8);
+    socket.send(message(4, 0), 16, undefined, [file(5)]);
+    expect(ids()).toEqual([3, 4]);
+    for (let id = 10; id < 10 + 300; id++) sendOut(id, 100);
+    expect(ids().length).toBeGreaterThan(0);
+    socket.uncork();
+    expect(ids().at(-1)).toBe(309);
+  });
+
+  it('sends what it keeps before it is closed, but not to a peer that is gone', () => {
+    socket.cork();
+    sendOut(7, 0);
+    socket.close('enough');
+    expect(ids()).toEqual([7]);
+    expect(socket.reason).toBe('enough');
   });
 });
