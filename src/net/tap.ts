@@ -83,7 +83,7 @@ export class TapPort extends BasePort {
     if (parts.length > MAX_PIECES) vectors.add(Buffer.concat(parts, length));
     else for (const part of parts) vectors.add(part);
     const sent = vectors.write(this.#tun.fd) === virtioNetHeader.size + length;
-    if (sent && !this.#looking && this.#waiting === 0 && this.#answers.worthwhile()) {
+    if (sent && !this.#looking && this.#waiting === 0 && this.#answers.worthwhile(this.reactor.now())) {
       // Deferred: the device is in the middle of sending.
       this.#looking = true;
       this.reactor.defer(this.#lookForAnswer);

@@ -1,11 +1,21 @@
 import { describe, expect, test } from 'vitest';
 import { AnswerLook } from '../../../src/net/answer-look.ts';
 
-/** Sends so many frames, of which `answered` get an answer at once; returns how often it was looked for one. */
-function looks(look: AnswerLook, frames: number, answered: (frame: number) => boolean): number {
+const rareNs = 1_000_000;
+
+/**
+ * Sends so many frames, each `apartNs` after the one before, of which `answered` get an answer at once; returns how often
+ * it was looked for one.
+ */
+function looks(
+  look: AnswerLook,
+  frames: number,
+  answered: (frame: number) => boolean,
+  apartNs = rareNs,
+): number {
   let count = 0;
   for (let frame = 0; frame < frames; frame++) {
-    if (!look.worthwhile()) continue;
+    if (!look.worthwhile(frame * apartNs)) continue;
     count++;
     look.looked(answered(frame));
   }
@@ -16,6 +26,10 @@ describe('looking for an answer to a frame', () => {
   test('goes on as long as there are answers, single misses included', () => {
     expect(looks(new AnswerLook(), 1000, () => true)).toBe(1000);
     expect(looks(new AnswerLook(), 1000, (frame) => frame % 2 === 0)).toBe(1000);
+  });
+
+  test('is left to the loop while frames follow each other closely', () => {
+    expect(looks(new AnswerLook(), 1000, () => true, rareNs / 10)).toBe(1);
   });
 
   test('is given up where nobody answers, but for a try now and then', () => {
