@@ -18,7 +18,7 @@ const heldBelowBytes = 256 * 1024 * 1024;
 /** Assumed until it has been measured: what marking a page costs, and all that does not depend on amounts of data. */
 const assumedCost = { markMicrosecondsPerPage: 3, fixedMs: 4 };
 /** Pages of one rehearsal of marking. */
-const rehearsedPages = 256;
+const rehearsedPages = 1024;
 /** Round trips one after the other in a blackout, each as long as a rehearsal: stop, marking, continue, replay, resume. */
 const roundTrips = 5;
 /** Dirty device state that is not worth a transfer of its own before the end. */
@@ -82,7 +82,7 @@ async function heartbeat(run: Run): Promise<void> {
 }
 
 /** How often the calls of the switchover are made in advance. */
-const rehearsals = 12;
+const rehearsals = 16;
 /** The first ones run cold code and tell nothing of the costs. */
 const coldRehearsals = 4;
 
