@@ -26,6 +26,13 @@ export interface PeerBar {
 export interface PeerInfo {
   readonly model: string;
   readonly stateVersion: number;
+  /** What else decides whether a state loads; absent: a server that does not tell. */
+  readonly stateFormat?: {
+    /** Older state versions that load as well. */
+    readonly loadsVersions: readonly number[];
+    readonly geometry: Readonly<Record<string, number | string | boolean>>;
+    readonly frameworkVersion: number;
+  };
   /** Configuration space as the server tracks it: 256 or 4096 bytes. */
   readonly config: Buffer;
   readonly bars: readonly PeerBar[];

@@ -42,6 +42,22 @@ function parseBar(value: unknown): PeerBar {
   };
 }
 
+function parseFormat(info: Fields): Pick<PeerInfo, 'stateFormat'> {
+  const { loadsVersions, geometry, frameworkVersion } = info;
+  if (!Array.isArray(loadsVersions) || geometry === undefined) return {};
+  const entries = Object.entries(fields(geometry)).filter(
+    (entry): entry is [string, number | string | boolean] =>
+      ['number', 'string', 'boolean'].includes(typeof entry[1]),
+  );
+  return {
+    stateFormat: {
+      loadsVersions: loadsVersions.map(whole),
+      geometry: Object.fromEntries(entries),
+      frameworkVersion: whole(frameworkVersion),
+    },
+  };
+}
+
 function parseInfo(name: string, value: unknown): PeerInfo {
   const info = fields(value);
   const { config } = info;
@@ -53,6 +69,7 @@ function parseInfo(name: string, value: unknown): PeerInfo {
   return {
     model: String(info.model),
     stateVersion: whole(info.stateVersion),
+    ...parseFormat(info),
     config: Buffer.from(config),
     bars: Array.isArray(info.bars) ? info.bars.map(parseBar) : [],
     msix:

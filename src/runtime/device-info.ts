@@ -1,4 +1,4 @@
-import { stateName } from '../migration/index.ts';
+import { frameworkVersion, stateName } from '../migration/index.ts';
 import { pciIrq, pciRegion } from '../vfio-user/constants.ts';
 import type { DeviceRuntime } from './device-runtime.ts';
 
@@ -19,6 +19,9 @@ export function describeDevice(runtime: DeviceRuntime): Record<string, unknown> 
   return {
     model: runtime.model.name,
     stateVersion: runtime.model.stateVersion,
+    loadsVersions: runtime.model.loadsVersions ?? [],
+    geometry: runtime.geometry,
+    frameworkVersion,
     config: config.snapshot(),
     bars: bars.filter(({ index }) => index <= pciRegion.bar5),
     ...(msix && {

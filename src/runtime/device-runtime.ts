@@ -1,3 +1,4 @@
+import type { DeviceMigration } from '../device/migration.ts';
 import type { Device, DeviceModel, OptionTable, ResetKind } from '../device/model.ts';
 import type { BarIndex } from '../device/pci-description.ts';
 import { createDirtyLog, type DirtyScopeName, type DirtyTracker, GuestMemoryMap } from '../dma/index.ts';
@@ -202,6 +203,11 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   get broken(): boolean {
     return this.#health.broken;
+  }
+
+  /** What must be equal at the destination of a migration. */
+  get geometry(): DeviceMigration['geometry'] {
+    return this.#device.migration?.geometry ?? {};
   }
 
   /** Names of the companion operations that the model adds. */

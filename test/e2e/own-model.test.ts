@@ -32,12 +32,13 @@ async function refused(bed: Testbed, options: TestbedMigration): Promise<Migrati
   return error;
 }
 
-it('an older state that the newer version does not load is refused', async () => {
+it('an older state that the newer version does not load is refused before anything is touched', async () => {
   const bed = await bootNothing({ devices: [{ id: 'dev0', model: counterModule(1) }] });
   const destination = await bed.prepare({ dev0: { model: variant('forgetful', 'loadsVersions: []') } });
   const error = await refused(bed, { destination });
   expect(error).toMatchObject({ code: 'VC_STATE_REFUSED' });
   expect(error.message).toContain('it has version 1, this device loads 2');
+  expect(error.report.phases.map(({ phase }) => phase)).toEqual(['connect', 'check', 'rollback']);
   // Negative control: the version that does load it.
   const upgraded = await bed.prepare({ dev0: { model: counterModule(2) } });
   expect((await bed.migrate({ destination: upgraded, ...patient })).outcome).toBe('migrated');

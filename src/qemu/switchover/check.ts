@@ -1,6 +1,8 @@
 /** Step 1: refuse, while nothing has been touched, what could not be brought to its end. */
 
+import { StateRefused } from '../../errors.ts';
 import { migrationState, stateName } from '../../migration/state.ts';
+import { checkLoadable } from '../../migration/stream/header.ts';
 import { command } from '../../pci/index.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import type { PciAddress } from '../pci-address.ts';
@@ -131,6 +133,7 @@ async function checkDevice(run: Run, device: DeviceRun): Promise<void> {
       `device ${id} has state version ${from.stateVersion}; its destination knows ${to.stateVersion}`,
       'use a destination server that is not older than the source',
     );
+  checkFormat(id, from, to);
   if (state !== migrationState.RUNNING)
     throw refusal(
       'VC_DEVICE_STATE',
@@ -145,6 +148,25 @@ async function checkDevice(run: Run, device: DeviceRun): Promise<void> {
       `device ${id} sits in slot ${at.device}.${at.function} at the source and ${there.device}.${there.function} at the destination`,
       'give both the same addr=',
     );
+}
+
+/**
+ * What the destination would find in the header of the state, found now: a device without PRE_COPY sends its
+ * header when the guest has stopped.
+ */
+function checkFormat(id: string, from: PeerInfo, to: PeerInfo): void {
+  if (from.stateFormat === undefined || to.stateFormat === undefined) return;
+  const { model, stateVersion } = from;
+  const { geometry, frameworkVersion } = from.stateFormat;
+  try {
+    checkLoadable(
+      { model, stateVersion, geometry, frameworkVersion, requires: [], pageSize: 0 },
+      { model: to.model, stateVersion: to.stateVersion, ...to.stateFormat },
+    );
+  } catch (error) {
+    if (!(error instanceof StateRefused)) throw error;
+    throw refusal('VC_STATE_REFUSED', `device ${id}: ${error.message}`, error.hint);
+  }
 }
 
 function checkConnected(id: string, peer: DevicePeer, info: PeerInfo, side: string): void {

@@ -3,9 +3,8 @@
  * rarely once its driver is up, so that mostly nothing is left for the blackout; `replay` sees to what has
  * changed since. QEMU does not migrate these registers, so what was told is still there when it has loaded.
  */
-import { command, type ReplayEntry } from '../../pci/index.ts';
+import { command, planReplay, type ReplayEntry } from '../../pci/index.ts';
 import type { DmaOperation, PeerInfo } from '../device-peer.ts';
-import { planReplay } from '../replay-plan.ts';
 import { commandOf, commandOffset, msixTableAddress } from './check.ts';
 import type { DeviceRun, Run } from './run.ts';
 

@@ -1,10 +1,10 @@
 /** Step 6: what QEMU holds of the devices is told to the destination QEMU, as far as it has not been told yet. */
 import { CompanionError, errnoName } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
-import { command, type ReplayEntry } from '../../pci/index.ts';
+import { command, planReplay, type ReplayEntry } from '../../pci/index.ts';
 import type { DmaOperation } from '../device-peer.ts';
+import { ecamWrites } from '../ecam-writes.ts';
 import { ecamOffset, formatAddress } from '../pci-address.ts';
-import { ecamWrites, planReplay } from '../replay-plan.ts';
 import { commandOf, commandOffset, msixTableAddress } from './check.ts';
 import { forgetTable, tableWrites } from './preset.ts';
 import { frozen, neededBits } from './quiesce.ts';

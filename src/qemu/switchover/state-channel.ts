@@ -5,7 +5,7 @@ import { closeFd, memfdCreate, sealSize, write } from '../../posix/index.ts';
 import type { DevicePeer, SharedState } from '../device-peer.ts';
 
 /** Bytes of one chunk: large enough that round trips vanish, small enough that a server stays responsive. */
-const chunkBytes = 1024 * 1024;
+const chunkBytes = 2 * 1024 * 1024;
 /** One chunk is read while the one before is written. */
 export const slots = 2;
 const tokenBytes = 16;

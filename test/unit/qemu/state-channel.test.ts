@@ -53,13 +53,13 @@ async function move(from: DevicePeer, to: DevicePeer): Promise<number> {
 }
 
 describe('a channel for state', () => {
-  const state = Buffer.from(Uint8Array.from({ length: 2_500_000 }, (_, i) => i & 0xff));
+  const state = Buffer.from(Uint8Array.from({ length: 5_000_000 }, (_, i) => i & 0xff));
 
   it('is memory that both servers share, where they can', async () => {
     const from = peer(state, 'works');
     const to = peer(state, 'works');
     expect(await move(from.peer, to.peer)).toBe(state.length);
-    const chunk = 2 ** 20;
+    const chunk = 2 ** 21;
     expect(from.asked).toEqual(['open', ...[0, chunk, 0, chunk].map((offset) => `shared read ${offset}`)]);
     expect(to.asked).toEqual([
       'open',

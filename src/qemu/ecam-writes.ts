@@ -2,8 +2,6 @@
 import type { ReplayEntry } from '../pci/index.ts';
 import type { DmaOperation } from './device-peer.ts';
 
-export { planReplay } from '../pci/index.ts';
-
 /** `entries` as DMA into the function's configuration space at `base`; neighbouring BARs in one write. */
 export function ecamWrites(base: number, entries: readonly ReplayEntry[]): DmaOperation[] {
   const writes: { at: number; parts: Buffer[]; length: number }[] = [];

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { ecamWrites } from '../../../src/qemu/replay-plan.ts';
+import { ecamWrites } from '../../../src/qemu/ecam-writes.ts';
 
 const entry = { name: '', initial: 0 } as const;
 
