@@ -6,7 +6,7 @@
  *   node dist/bench/downtime.js [--count N] [--kinds none,e1000e,ram,ring,mlx5] [--json FILE]
  *
  * `ram` is the ram model writing 300 pages round and round, `ring` the same with 10,000 pages, `mlx5` a virtual function
- * with its driver loaded and no traffic.
+ * with its driver loaded and no traffic. Guests whose turn it is not are stopped.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -92,6 +92,11 @@ async function migrateWithDevices(bed: Testbed): Promise<Sample> {
   return { blackoutMs: (report.blackoutUs ?? Number.NaN) / 1000, parts, markedPages };
 }
 
+/** Stops all processes of a guest that is not measured, or has them go on: their devices would take CPU time from the others. */
+function signalAll({ current }: Testbed, signal: 'SIGSTOP' | 'SIGCONT'): void {
+  for (const { pid } of [current.vm, ...current.servers.values()]) process.kill(pid, signal);
+}
+
 function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length / 2;
@@ -145,17 +150,24 @@ const chosen = values.kinds.split(',').map((name) => {
 });
 const beds = new Map<string, Testbed>();
 try {
-  for (const { name, kind } of chosen) beds.set(name, await start(kind));
+  for (const { name, kind } of chosen) {
+    const bed = await start(kind);
+    beds.set(name, bed);
+    signalAll(bed, 'SIGSTOP');
+  }
   // The first of each is not counted: caches and files are cold.
   for (let round = 0; round <= Number(values.count); round++) {
     for (const { name, kind, samples } of chosen) {
       const bed = beds.get(name);
       if (bed === undefined) continue;
+      signalAll(bed, 'SIGCONT');
       const sample = await (kind.devices.length === 0 ? migratePlainly(bed) : migrateWithDevices(bed));
+      signalAll(bed, 'SIGSTOP');
       if (round > 0) samples.push(sample);
     }
   }
 } finally {
+  for (const bed of beds.values()) signalAll(bed, 'SIGCONT');
   await Promise.all([...beds.values()].map((bed) => bed.close()));
 }
 const results = Object.fromEntries(chosen.map(({ name, samples }) => [name, summary(samples)]));

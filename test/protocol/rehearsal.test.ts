@@ -4,7 +4,7 @@ import { hello } from '../../device-models/hello/index.ts';
 import { models } from '../../device-models/index.ts';
 import type { DeviceModel } from '../../src/device/model.ts';
 import { silentLogger } from '../../src/log.ts';
-import { rehearseMigration } from '../../src/runtime/rehearsal.ts';
+import { rehearseMigration } from '../../src/rehearsal/rehearse-migration.ts';
 
 describe('rehearseMigration', () => {
   it.each([...models.keys()])('moves the state of %s', (name) => {

@@ -1,6 +1,6 @@
 import type { DeviceModel, OptionTable } from '../../src/device/index.ts';
+import { Stage } from '../../src/rehearsal/stage.ts';
 import type { RuntimeSettings } from '../../src/runtime/device-runtime.ts';
-import { Stage } from '../../src/runtime/stage.ts';
 import { nativeServer, type ServerUnderTest } from './harness.ts';
 
 /** A real model behind a real server, with clients for both sockets, all on the test's own thread. */

@@ -3,11 +3,11 @@ import { dmaProt } from '../dma/types.ts';
 import { silentLogger } from '../log.ts';
 import { createReactor, type Reactor } from '../loop/index.ts';
 import { closeFd, MappedMemory, memfdCreate, mmapProt, socketPair } from '../posix/index.ts';
+import { DeviceRuntime, type RuntimeSettings } from '../runtime/device-runtime.ts';
+import { orchestratorPort } from '../runtime/orchestrator-port.ts';
 import { NativeServer } from '../transport/native/index.ts';
 import type { ServerOptions } from '../transport/server-options.ts';
 import { VfioUserClient } from '../vfio-user/client/index.ts';
-import { DeviceRuntime, type RuntimeSettings } from './device-runtime.ts';
-import { orchestratorPort } from './orchestrator-port.ts';
 
 /** Turns of the loop that are enough for a server to finish what it was asked. */
 const turnsToAnswer = 16;
