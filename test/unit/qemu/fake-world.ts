@@ -107,7 +107,7 @@ export class FakePeer implements DevicePeer {
     return {
       model: 'fake',
       stateVersion: 1,
-      config: this.config,
+      config: Buffer.from(this.config),
       bars: [{ index: 0, kind: 'memory32', size: 4096, address: this.config.readUInt32LE(0x10) || null }],
       msix: { vectors: 4, table: { bar: 0, offset: 0 }, enabled: true },
       clientConnected: true,
@@ -189,6 +189,8 @@ export class FakeWorld {
     this.#servers = { source, destination };
   }
 
+  #selected = 0;
+
   options(): MigrateOptions {
     return {
       source: { qmp: join(this.folder, 'source') },
@@ -223,6 +225,7 @@ export class FakeWorld {
       return { error: { class: 'GenericError', desc: `${side} refuses ${command}` } };
     switch (command) {
       case 'human-monitor-command':
+        if (side === 'source') this.#port(line);
         return { return: this.#hmp(line) };
       case 'query-status': {
         const status = side === 'source' ? this.sourceStatus : this.destinationStatus;
@@ -255,6 +258,13 @@ export class FakeWorld {
         this.#act(side, command);
         return { return: {} };
     }
+  }
+
+  /** A write through 0xCF8 reaches the command register of the source's device, as QEMU passes it on. */
+  #port(line: string): void {
+    const [, port, value] = /^o \/\w (0xcf[8-f]) (0x[0-9a-f]+)$/.exec(line) ?? [];
+    if (port === '0xcf8') this.#selected = Number(value) & 0xff;
+    else if (port === '0xcfc' && this.#selected === 4) this.source.config.writeUInt16LE(Number(value), 4);
   }
 
   #hmp(line: string): string {

@@ -102,6 +102,20 @@ describe('a migration without faults', () => {
   });
 });
 
+describe('a guest that has Bus Master off', () => {
+  it('gets it for a moment in the blackout, and its MSI-X table arrives', async () => {
+    world.source.config.writeUInt16LE(0x0002, 4);
+    const report = await migrate(world.options());
+    expect(report.devices[0]).toMatchObject({ replayPath: 'ecam', markedPages: 10 });
+    const marked = at('source.markDirty', true);
+    expectOrder(at('source QEMU: o /h 0xcfc 0x6'), marked, at('source QEMU: o /h 0xcfc 0x2', true));
+    // The table is written behind the identity that is read first.
+    expectOrder(marked, at('source QEMU: migrate-continue'), at('destination.dma', true));
+    expect(world.journal.at(at('destination.dma', true))).toMatch(/dma read,write/);
+    expect(world.source.config.readUInt16LE(4)).toBe(0x0002);
+  });
+});
+
 function changeInterruptLine(): void {
   world.source.config.writeUInt8(0x0b, 0x3c);
 }
