@@ -31,35 +31,31 @@ const remapping: Partial<VmDescription> = {
 };
 
 describe('a guest with a vIOMMU that passes devices through', () => {
-  it('migrates with a device that writes its memory, there and back', async () => {
+  it('migrates with a device that writes its memory', async () => {
     const bed = await boot({
       vm: { platformDevices: ['intel-iommu'], append: `mem=192M ${passthrough}` },
     });
     expect(await bed.agent.check(domainType)).toContain('Passthrough');
     await startChurn(bed, 100);
     await startWorkload(bed);
-    for (let hop = 0; hop < 2; hop += 1) {
-      const count = await churnCount(bed);
-      const report = await bed.migrate({ verify: everything, ...patient });
-      expect(report.ram).toMatchObject({ differing: 0, pages: 65_536 });
-      expect(report.devices[0]).toMatchObject({ stateEqual: true, msixTableEqual: true, markedPages: 100 });
-      await expectChurn(bed, count);
-    }
+    const count = await churnCount(bed);
+    const report = await bed.migrate({ verify: everything, ...patient });
+    expect(report.ram).toMatchObject({ differing: 0, pages: 65_536 });
+    expect(report.devices[0]).toMatchObject({ stateEqual: true, msixTableEqual: true, markedPages: 100 });
+    await expectChurn(bed, count);
     await expectWorkload(bed);
     expect(await bed.agent.check('ramtest --mode poll')).not.toContain('not ok');
   });
 
-  it('migrates with a network card in use, there and back, interrupts remapped', async () => {
+  it('migrates with a network card in use, interrupts remapped', async () => {
     const network = await mlx5.makeNetwork();
     const bed = await mlx5.boot({
       devices: [mlx5.card(network)],
       vm: { ...remapping, append: passthrough },
     });
     expect(await bed.agent.check(domainType)).toContain('Passthrough');
-    for (let hop = 0; hop < 2; hop += 1) {
-      await mlx5.expectPings(bed, plainNet.peer);
-      mlx5.expectWhole(await bed.migrate(mlx5.proven));
-    }
+    await mlx5.expectPings(bed, plainNet.peer);
+    mlx5.expectWhole(await bed.migrate(mlx5.proven));
     await mlx5.expectPings(bed, plainNet.peer);
     expect(await mlx5.warnings(bed)).toEqual([]);
   });
