@@ -107,11 +107,9 @@ describe('machines, buses and transports', () => {
   ])('migrates with %s', async (_name, options, migration) => {
     const bed = await boot(options);
     await startChurn(bed, 100);
-    for (let hop = 0; hop < 2; hop += 1) {
-      const report = await bed.migrate({ verify: everything, ...patient, ...migration });
-      expect(report.ram?.differing).toBe(0);
-      await expectChurn(bed, await churnCount(bed));
-    }
+    const report = await bed.migrate({ verify: everything, ...patient, ...migration });
+    expect(report.ram?.differing).toBe(0);
+    await expectChurn(bed, await churnCount(bed));
     expect(await bed.agent.check('ramtest --mode poll')).not.toContain('not ok');
   });
 
