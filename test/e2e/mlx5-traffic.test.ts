@@ -6,10 +6,12 @@ import { canUseTaps } from '../../src/net/testnet.ts';
 import type { Testbed } from '../../src/qemu/index.ts';
 import {
   ask,
+  background,
   boot,
   card,
   closeAll,
   counters,
+  expectAbout,
   expectPings,
   expectWhole,
   makeNetwork,
@@ -129,7 +131,7 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     if (bare.peer === 'linux') expect(peer.missing).toBe(0);
   });
 
-  it('counts on at the destination, exactly, and when the driver was unbound and bound there; without a warning', async () => {
+  it('counts on at the destination, and when the driver was unbound and bound there; without a warning', async () => {
     const count = 300;
     const size = 100;
     const frame = 14 + 20 + 8 + size;
@@ -146,15 +148,16 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     const grown = (name: string): number => (after.get(name) ?? 0) - (before.get(name) ?? 0);
     for (const direction of ['rx', 'tx']) {
       expect(before.get(`${direction}_vport_unicast_packets`), direction).toBeGreaterThan(1000);
-      expect(grown(`${direction}_vport_unicast_packets`), direction).toBe(count);
-      expect(grown(`${direction}_vport_unicast_bytes`), direction).toBe(count * frame);
+      const { frames, bytes } = background;
+      expectAbout(grown(`${direction}_vport_unicast_packets`), count, frames, direction);
+      expectAbout(grown(`${direction}_vport_unicast_bytes`), count * frame, bytes, direction);
       // What the driver counts in the guest's memory agrees with what the device counts.
       const casts = ['unicast', 'multicast', 'broadcast'];
       const sum = (of: string): number =>
         casts.reduce((total, cast) => total + grown(`${direction}_vport_${cast}_${of}`), 0);
-      expect(grown(`${direction}_packets`), direction).toBe(sum('packets'));
-      expect(grown(`${direction}_bytes`), direction).toBe(sum('bytes'));
-      expect(grown(`${direction}_packets_phy`), direction).toBeGreaterThanOrEqual(sum('packets'));
+      expectAbout(grown(`${direction}_packets`), sum('packets'), frames, direction);
+      expectAbout(grown(`${direction}_bytes`), sum('bytes'), bytes, direction);
+      expect(grown(`${direction}_packets_phy`), direction).toBeGreaterThanOrEqual(sum('packets') - frames);
     }
 
     const driver = '/sys/bus/pci/drivers/mlx5_core';
@@ -173,7 +176,7 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     await expectPings(bed, plainNet.peer, 20);
     const last = await counters(bed);
     for (const name of ['rx_vport_unicast_packets', 'tx_vport_unicast_packets'])
-      expect(last.get(name), name).toBe((bound.get(name) ?? 0) + 20);
+      expectAbout(last.get(name) ?? 0, (bound.get(name) ?? 0) + 20, background.frames, name);
     expect(await warnings(bed)).toEqual([]);
   });
 

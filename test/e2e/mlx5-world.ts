@@ -88,3 +88,16 @@ export async function ask(bed: Testbed, ...what: string[]): Promise<unknown> {
   const { stdout } = await execa(process.execPath, [main, 'ask', socket, ...what]);
   return JSON.parse(stdout);
 }
+
+/**
+ * Frames that a network has beside what a test sends: address resolution, router solicitations. One may pass between two
+ * counters that are read one after the other, or while traffic is counted.
+ */
+export const background = { frames: 8, bytes: 8 * 128 } as const;
+
+/** `actual` is `expected`, or more or less by background traffic. */
+export function expectAbout(actual: number, expected: number, tolerance: number, what = ''): void {
+  expect(Math.abs(actual - expected), `${what}: ${actual}, ${expected} expected`).toBeLessThanOrEqual(
+    tolerance,
+  );
+}
