@@ -124,12 +124,6 @@ export const destFormatStruct = ifc('dest_format_struct', 0x40, {
   destination_eswitch_owner_vhca_id: [0x30, 16],
 });
 
-export const fteMatchParam = ifc('fte_match_param', 0x1000, {
-  outer_headers: [0x0, 512],
-  misc_parameters: [0x200, 512],
-  inner_headers: [0x400, 512],
-});
-
 export const fteMatchSetLyr24 = ifc('fte_match_set_lyr_2_4', 0x200, {
   smac_47_16: [0x0, 32],
   smac_15_0: [0x20, 16],

@@ -5,11 +5,6 @@ import { ifc } from './layout.ts';
  * Names and offsets as in `mlx5_ifc.h`.
  */
 
-export const cmdOut = ifc('cmd_out', 0x60, {
-  status: [0x0, 8],
-  syndrome: [0x20, 32],
-});
-
 export const queryIssiOut = ifc('query_issi_out', 0x380, {
   current_issi: [0x50, 16],
   supported_issi_dw0: [0x360, 32],
@@ -17,11 +12,6 @@ export const queryIssiOut = ifc('query_issi_out', 0x380, {
 
 export const setIssiIn = ifc('set_issi_in', 0x80, {
   current_issi: [0x50, 16],
-});
-
-export const queryPagesIn = ifc('query_pages_in', 0x80, {
-  embedded_cpu_function: [0x40, 1],
-  function_id: [0x50, 16],
 });
 
 export const queryPagesOut = ifc('query_pages_out', 0x80, {
@@ -66,15 +56,6 @@ export const queryAdapterParamBlock = ifc('query_adapter_param_block', 0x800, {
 export const initHcaIn = ifc('init_hca_in', 0x100, {
   sw_vhca_id: [0x62, 14],
   sw_owner_id: [0x80, 128],
-});
-
-export const teardownHcaIn = ifc('teardown_hca_in', 0x80, {
-  profile: [0x50, 16],
-});
-
-export const enableHcaIn = ifc('enable_hca_in', 0x80, {
-  embedded_cpu_function: [0x40, 1],
-  function_id: [0x50, 16],
 });
 
 export const querySpecialContextsOut = ifc('query_special_contexts_out', 0x100, {

@@ -56,16 +56,6 @@ export const ptysReg = ifc('ptys_reg', 0x200, {
   eth_proto_lp_advertise: [0x180, 32],
 });
 
-export const pmlpReg = ifc('pmlp_reg', 0x200, {
-  rxtx: [0x0, 1],
-  local_port: [0x8, 8],
-  width: [0x18, 8],
-  lane0_module_mapping: [0x20, 32],
-  lane1_module_mapping: [0x40, 32],
-  lane2_module_mapping: [0x60, 32],
-  lane3_module_mapping: [0x80, 32],
-});
-
 export const pfccReg = ifc('pfcc_reg', 0x100, {
   local_port: [0x8, 8],
   ppan_mask_n: [0x1b, 1],
@@ -84,27 +74,6 @@ export const pfccReg = ifc('pfcc_reg', 0x100, {
   pfcrx: [0x68, 8],
   device_stall_minor_watermark: [0x80, 16],
   device_stall_critical_watermark: [0x90, 16],
-});
-
-export const pplrReg = ifc('pplr_reg', 0x40, {
-  local_port: [0x8, 8],
-  lb_cap: [0x28, 8],
-  lb_en: [0x38, 8],
-});
-
-export const mciaReg = ifc('mcia_reg', 0x480, {
-  l: [0x0, 1],
-  module: [0x8, 8],
-  status: [0x18, 8],
-  i2c_device_address: [0x20, 8],
-  page_number: [0x28, 8],
-  device_address: [0x30, 16],
-  size: [0x50, 16],
-});
-
-export const pcapReg = ifc('pcap_reg', 0xa0, {
-  local_port: [0x8, 8],
-  port_capability_mask: [0x20, 128],
 });
 
 export const ppcntReg = ifc('ppcnt_reg', 0x800, {
