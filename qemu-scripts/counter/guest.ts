@@ -33,6 +33,11 @@ export async function setPages(bed: Testbed, pages: number): Promise<void> {
   await bed.agent.check(write(register.pages, 4, pages));
 }
 
+/** Sets the time from count to count; 0 stops the counting. */
+export async function setPeriod(bed: Testbed, intervalUs: number): Promise<void> {
+  await bed.agent.check(write(register.interval, 4, intervalUs));
+}
+
 /**
  * Lets the device count round a ring of `pages`, each count after `intervalUs`. Its interrupt, at the end of a
  * round, is a memory write into the page in the middle of the ring: see `wordInTheMiddle`.

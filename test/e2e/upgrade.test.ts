@@ -4,6 +4,7 @@ import {
   counterModule,
   readCounter,
   setPages,
+  setPeriod,
   startCounter,
   wordInTheMiddle,
 } from '../../qemu-scripts/counter/guest.ts';
@@ -54,6 +55,8 @@ it('goes from the older version to the newer one, on, and not back', async () =>
 
   // The ring becomes so large that its size does not tell any more how often it was gone round: that is state now.
   await setPages(bed, 1 << 12);
+  // At rest, so that it does not go round once more meanwhile.
+  await setPeriod(bed, 0);
   const before = await readCounter(bed);
   const next = await bed.prepare({ dev0: { model: counterModule(2) } });
   const report = await bed.migrate({ destination: next, verify: everything, ...patient });
@@ -62,6 +65,7 @@ it('goes from the older version to the newer one, on, and not back', async () =>
   expect(before.rounds).toBeGreaterThan(0);
   expect((await readCounter(bed)).rounds).toBe(before.rounds);
   await setPages(bed, pages);
+  await setPeriod(bed, intervalUs);
   await expectCounting(bed, before.count);
 
   const source = bed.current;
