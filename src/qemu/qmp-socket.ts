@@ -23,6 +23,21 @@ export interface BoxedReply {
 /** Longest line that is accepted; QEMU's longest replies (`query-qmp-schema`) are about 200 KiB. */
 const maxLineBytes = 64 * 1024 * 1024;
 const newline = 0x0a;
+/** What ends a request. */
+const lastByte = '}';
+/** Ends a request in a way that QEMU refuses before it looks at the command (`qmp_dispatch_check_obj` in qapi/qmp-dispatch.c). */
+const unexpectedMember = ',"withdrawn":true}';
+
+type ReplyCallback = (error: Error | null, value: unknown) => void;
+
+function isCallback(value: object | null | undefined): value is ReplyCallback {
+  return typeof value === 'function';
+}
+
+/** As the package writes it. */
+function requestText(command: string, args: object | null | undefined): string {
+  return JSON.stringify(args ? { execute: command, arguments: args } : { execute: command });
+}
 
 export interface QmpSocketHandlers {
   greeting(greeting: unknown): void;
@@ -40,9 +55,40 @@ export class QmpSocket extends QMP {
   #partial: Buffer[] = [];
   #partialBytes = 0;
   #greeted = false;
+  /** The command that lacks nothing but its last byte. */
+  #anticipated: string | undefined;
 
   handle(handlers: QmpSocketHandlers): void {
     this.#handlers = handlers;
+  }
+
+  /** Sends all of a command but its last byte, which `execute` of the same command sends. */
+  anticipate(command: string, args: object | null): void {
+    const text = requestText(command, args);
+    if (text === this.#anticipated) return;
+    this.#withdraw();
+    this.write(text.slice(0, -1));
+    this.#anticipated = text;
+  }
+
+  override execute(command: string, second?: object | ReplyCallback | null, callback?: ReplyCallback): void {
+    const [args, reply] = isCallback(second) ? [null, second] : [second ?? null, callback];
+    if (this.#anticipated !== undefined && requestText(command, args) === this.#anticipated) {
+      this.#anticipated = undefined;
+      this._commands.push(reply);
+      this.write(lastByte);
+      return;
+    }
+    this.#withdraw();
+    super.execute(command, args, reply);
+  }
+
+  /** Ends what was anticipated so that QEMU refuses it, whichever command it is: other commands can't come before. */
+  #withdraw(): void {
+    if (this.#anticipated === undefined) return;
+    this.#anticipated = undefined;
+    this._commands.push(() => undefined);
+    this.write(unexpectedMember);
   }
 
   override push(chunk: unknown, encoding?: BufferEncoding): boolean {

@@ -8,6 +8,8 @@ export type Script = (command: string, args: Record<string, unknown>) => Answer;
 export class FakeQmpServer {
   readonly path: string;
   readonly commands: string[] = [];
+  /** What has come of a request that is not whole yet. */
+  unfinished = '';
   readonly #server: Server;
   readonly #clients = new Set<Socket>();
   readonly #script: Script;
@@ -75,14 +77,25 @@ export class FakeQmpServer {
         start = at + 1;
       }
       text = text.slice(start);
+      this.unfinished = text;
     });
   }
 
   #answer(client: Socket, request: string): void {
-    const { execute, arguments: args } = JSON.parse(request) as {
+    const {
+      execute,
+      arguments: args,
+      ...unexpected
+    } = JSON.parse(request) as {
       execute: string;
       arguments?: Record<string, unknown>;
     };
+    const [member] = Object.keys(unexpected);
+    if (member !== undefined) {
+      const error = { class: 'GenericError', desc: `QMP input member '${member}' is unexpected` };
+      this.#write(client, `${JSON.stringify({ error })}\r\n`);
+      return;
+    }
     this.commands.push(execute);
     const standard =
       execute === 'qmp_capabilities' || execute === 'query-version' ? { return: {} } : undefined;

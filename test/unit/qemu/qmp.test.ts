@@ -93,6 +93,37 @@ describe('Qmp', () => {
     },
   );
 
+  it('sends the last byte of an anticipated command when it is executed, and no other before it', async () => {
+    const fake = await start();
+    const qmp = await Qmp.connect(fake.path);
+    const before = fake.commands.length;
+    const args = { state: 'pre-switchover' };
+    qmp.anticipate('migrate-continue', args);
+    qmp.anticipate('migrate-continue', args);
+    await expect
+      .poll(() => fake.unfinished)
+      .toBe('{"execute":"migrate-continue","arguments":{"state":"pre-switchover"}');
+    expect(fake.commands.length).toBe(before);
+    expect(await qmp.execute('migrate-continue', args)).toEqual({ echo: 'migrate-continue' });
+    expect(fake.commands.slice(before)).toEqual(['migrate-continue']);
+    await qmp.close();
+  });
+
+  it('withdraws an anticipated command before any other, and stays in step', async () => {
+    const fake = await start();
+    const qmp = await Qmp.connect(fake.path);
+    const before = fake.commands.length;
+    qmp.anticipate('cont');
+    const [status, other] = await Promise.all([qmp.execute('query-status'), qmp.execute('cont', { x: 1 })]);
+    qmp.anticipate('cont');
+    qmp.anticipate('stop');
+    expect(await qmp.execute('stop')).toEqual({ echo: 'stop' });
+    expect([status, other]).toEqual([{ echo: 'query-status' }, { echo: 'cont' }]);
+    // QEMU looks at no command that has a member too many.
+    expect(fake.commands.slice(before)).toEqual(['query-status', 'cont', 'stop']);
+    await qmp.close();
+  });
+
   it('delivers events with data and time, also those named like events of a socket', async () => {
     const fake = await start({ chunk: 5 });
     const qmp = await Qmp.connect(fake.path);
