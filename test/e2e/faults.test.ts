@@ -25,6 +25,7 @@ import {
   closeAll,
   expectWorkload,
   patient,
+  startChurn,
   startWorkload,
 } from './migration-world.ts';
 
@@ -102,7 +103,8 @@ const table: Record<Victim, Partial<Record<Phase, readonly Outcome[]>>> = {
     precopy: ['lost'],
     'pre-switchover': ['lost'],
     final: ['lost', 'migrated'],
-    replay: ['migrated'],
+    // The destination has been told to start when it has everything: it may lack the rest of RAM.
+    replay: ['lost', 'migrated'],
     done: ['migrated'],
   },
   'destination QEMU': {
@@ -162,6 +164,33 @@ describe('a guest at work', () => {
     expect(report.ram?.differing).toBe(0);
     await expectWorkload(bed);
   });
+});
+
+it('a destination that was told to start is called back when its device server dies before it has', async () => {
+  const bed = await boot();
+  await startWorkload(bed);
+  // Only a device that its guest has set up is told early, and so leaves nothing for after the load.
+  await startChurn(bed, 50);
+  const source = bed.current;
+  const destination = await bed.prepare();
+  let told = false;
+  destination.vm.qmp.on('event', ({ name }) => {
+    if (name === 'RESUME') told = true;
+  });
+  const { outcome, error } = await attempt(bed, destination, {
+    onPhase: async (phase) => {
+      // The rest of RAM is kept from the destination until its server is gone.
+      if (phase === 'final') process.kill(source.vm.pid, 'SIGSTOP');
+      if (phase !== 'resume') return;
+      setTimeout(() => void strike('destination server', source, destination, 'SIGKILL'), 300);
+      setTimeout(() => process.kill(source.vm.pid, 'SIGCONT'), 600);
+    },
+  });
+  expect(error?.code).toBe('VC_PEER_LOST');
+  expect(outcome).toBe('source');
+  expect(told).toBe(false);
+  await expectOneSide(outcome, source, destination);
+  await expectWorkload(bed);
 });
 
 describe('a silent party', () => {

@@ -7,7 +7,7 @@ import { command } from '../../pci/index.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import type { PciAddress } from '../pci-address.ts';
 import { formatAddress } from '../pci-address.ts';
-import type { Qmp } from '../qmp.ts';
+import type { QmpSession } from '../qmp.ts';
 import { type DeviceRun, listAt, numberAt, type Run, refusal, textAt } from './run.ts';
 
 const vfioUserType = 'vfio-user-pci';
@@ -65,7 +65,7 @@ interface QomChild {
 }
 
 /** User-made devices of a VM, with or without an id. */
-async function peripherals(qmp: Qmp): Promise<QomChild[]> {
+async function peripherals(qmp: QmpSession): Promise<QomChild[]> {
   const children: QomChild[] = [];
   for (const parent of ['/machine/peripheral', '/machine/peripheral-anon']) {
     for (const child of listAt(await qmp.execute('qom-list', { path: parent }))) {
@@ -179,7 +179,7 @@ function checkConnected(id: string, peer: DevicePeer, info: PeerInfo, side: stri
 }
 
 /** Slot and function of a device: the property "addr" is its devfn, as a number. */
-async function slotOf(qmp: Qmp, id: string): Promise<{ device: number; function: number }> {
+async function slotOf(qmp: QmpSession, id: string): Promise<{ device: number; function: number }> {
   const addr = await qmp.execute('qom-get', { path: `/machine/peripheral/${id}`, property: 'addr' });
   const devfn = Number(addr);
   if (!Number.isInteger(devfn) || devfn < 0 || devfn > 0xff)
@@ -191,7 +191,7 @@ async function slotOf(qmp: Qmp, id: string): Promise<{ device: number; function:
  * Where device `id` sits now, bus number as the guest has assigned it. A device behind a bridge that has no
  * number yet is unreachable for the guest, too.
  */
-export async function addressOf(qmp: Qmp, id: string): Promise<PciAddress> {
+export async function addressOf(qmp: QmpSession, id: string): Promise<PciAddress> {
   const slot = await slotOf(qmp, id);
   const buses = listAt(await qmp.execute('query-pci'));
   const search = (devices: readonly unknown[]): number | undefined => {
@@ -210,7 +210,7 @@ export async function addressOf(qmp: Qmp, id: string): Promise<PciAddress> {
 }
 
 /** The ECAM window of a q35 as it stands in the memory tree now; firmware places it. */
-export async function findEcam(qmp: Qmp): Promise<number | undefined> {
+export async function findEcam(qmp: QmpSession): Promise<number | undefined> {
   const tree = await qmp.hmp('info mtree');
   const digits = /^\s*([0-9a-f]{16})-[0-9a-f]{16} \(prio [^)]*\): pcie-mmcfg-mmio\b/m.exec(tree)?.[1];
   return digits === undefined ? undefined : Number.parseInt(digits, 16);

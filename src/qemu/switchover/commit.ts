@@ -2,6 +2,7 @@
 import { CompanionError } from '../../errors.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { QmpError } from '../errors.ts';
+import type { QmpEvent } from '../qmp.ts';
 import type { DeviceRun, Run } from './run.ts';
 
 const resumeTimeoutMs = 5000;
@@ -9,22 +10,25 @@ const resumeTimeoutMs = 5000;
 export async function commit(run: Run): Promise<void> {
   if (run.signal.aborted) throw run.signal.reason;
   const { progressed, timeline } = run;
-  const start = Timeline.now();
+  let start = Timeline.now();
   const before = run.destination.lastEvent;
   if (run.wasRunning) {
     progressed.contSent = true;
     try {
       await run.destination.execute('cont');
     } catch (error) {
-      progressed.contRefused = error instanceof QmpError;
+      progressed.contVoid = error instanceof QmpError;
       throw error;
     }
+    if (!progressed.completed) start = (await untilStarted(run, before)).timeUs;
   }
   progressed.committed = true;
   // Only now may the devices act: until here nothing of this migration has been seen by the world.
   const released = await Promise.allSettled(run.devices.map((device) => release(run, device)));
   timeline.add('resume', start, Timeline.now());
   if (run.wasRunning) await noteResume(run, before);
+  // After RESUME comes QEMU's word that all is over.
+  await run.arrived.catch((error: unknown) => run.warn(String(error)));
   const failed = run.devices.filter((_device, index) => released[index]?.status === 'rejected');
   const reason = released.find((each) => each.status === 'rejected')?.reason;
   if (failed.length > 0)
@@ -32,6 +36,40 @@ export async function commit(run: Run): Promise<void> {
       'VC_RELEASE',
       `device ${failed.map(({ id }) => id).join(', ')} could not be released at the destination (${reason instanceof Error ? reason.message : String(reason)})`,
     );
+}
+
+/**
+ * The destination has been told to start when it has loaded the guest: waits until it has.
+ * @param before number of the last event before it was told
+ */
+async function untilStarted(run: Run, before: number): Promise<QmpEvent> {
+  const { destination, source, timeouts } = run;
+  const started = destination.waitFor('RESUME', () => true, { timeoutMs: timeouts.final, after: before });
+  try {
+    return await run.until(started);
+  } catch (error) {
+    // With the source gone the guest has nowhere to go back to: only the destination can still have it.
+    const resumed = source.open ? await takeBack(run, before) : await started.catch(() => undefined);
+    if (resumed === undefined) throw error;
+    return resumed;
+  }
+}
+
+/**
+ * Takes a `cont` back that the destination has not acted on: in state "inmigrate" `stop` means not to start when loaded.
+ * @returns the event when it was too late: the guest runs at the destination
+ * @throws when the destination does not answer
+ */
+async function takeBack(run: Run, before: number): Promise<QmpEvent | undefined> {
+  const { destination, progressed } = run;
+  const resumed = destination.seen('RESUME', before);
+  if (resumed !== undefined) return resumed;
+  await destination.execute('stop');
+  // Events and replies come in the order in which things happened.
+  const late = destination.seen('RESUME', before);
+  if (late === undefined) progressed.contVoid = true;
+  else await destination.execute('cont');
+  return late;
 }
 
 async function release(run: Run, device: DeviceRun): Promise<void> {

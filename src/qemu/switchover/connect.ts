@@ -64,7 +64,7 @@ export async function connectAll(options: MigrateOptions): Promise<Run> {
     deviceRun(id, peers[2 * index], peers[2 * index + 1]),
   );
   const run = new Run(options, source, destination, devices);
-  watch(run);
+  watch(run, source, destination);
   return run;
 }
 
@@ -107,15 +107,15 @@ function deviceRun(
 }
 
 /** From now on a party that goes away ends the migration, unless it is not needed any more. */
-function watch(run: Run): void {
+function watch(run: Run, source: Qmp, destination: Qmp): void {
   const { progressed } = run;
   const lost = (who: string, why: Error | undefined): void => {
     run.fail(new CompanionError('VC_PEER_LOST', `${who} is gone (${why?.message ?? 'connection closed'})`));
   };
-  run.source.on('close', (why) => {
+  source.on('close', (why) => {
     if (!progressed.completed && why !== undefined) lost('the source QEMU', why);
   });
-  run.destination.on('close', (why) => {
+  destination.on('close', (why) => {
     if (!progressed.committed && why !== undefined) lost('the destination QEMU', why);
   });
   for (const device of run.devices) {
@@ -127,7 +127,7 @@ function watch(run: Run): void {
         lost(`the destination's server of device ${device.id}`, why);
     });
   }
-  run.source.on('event', (event) => {
+  source.on('event', (event) => {
     if (event.name === 'STOP' && progressed.migrateSent && !progressed.stopped)
       run.timeline.zero(event.timeUs);
     if (event.name !== 'MIGRATION' || progressed.completed || !progressed.migrateSent) return;
@@ -137,7 +137,7 @@ function watch(run: Run): void {
         new CompanionError('VC_QEMU_MIGRATION', `QEMU's own migration ended at the source: ${status}`),
       );
   });
-  run.destination.on('event', (event) => {
+  destination.on('event', (event) => {
     if (event.name === 'MIGRATION' && textAt(event.data, 'status') === 'failed' && !progressed.completed)
       run.fail(new CompanionError('VC_QEMU_MIGRATION', "QEMU's own migration failed at the destination"));
   });

@@ -8,6 +8,14 @@ import { type DeviceRun, type Run, refusal, within } from './run.ts';
 /** Replay and resume, ms: what comes after the data. */
 const tailMs = 4;
 
+/** The command that ends "pre-switchover". */
+const continueCommand = ['migrate-continue', { state: 'pre-switchover' }] as const;
+
+/** The switchover is near: its command is sent but for the last byte. */
+export function anticipateContinue(run: Run): void {
+  run.source.anticipate(...continueCommand);
+}
+
 export async function finish(run: Run): Promise<void> {
   checkDowntime(run);
   const states = run.moved.then(() => {
@@ -15,22 +23,33 @@ export async function finish(run: Run): Promise<void> {
     if (run.options.verify?.state !== true) for (const device of run.devices) device.sourceDone = true;
   });
   states.catch(() => undefined);
-  const before = run.destination.lastEvent;
-  const arrived = run.destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
-    timeoutMs: run.timeouts.final,
-    signal: run.signal,
-    after: before,
-  });
-  arrived.catch(() => undefined);
-  const start = Timeline.now();
+  run.arrived = arrival(run);
+  run.arrived.catch(() => undefined);
+  run.continuedUs = Timeline.now();
   run.progressed.continued = true;
-  await run.until(run.source.execute('migrate-continue', { state: 'pre-switchover' }));
-  run.timeline.add('continue', start, Timeline.now());
+  await run.until(run.source.execute(...continueCommand));
+  run.timeline.add('continue', run.continuedUs, Timeline.now());
   await run.enter('final');
-  await run.until(arrived);
-  run.progressed.completed = true;
-  run.timeline.add('final-ram', start, Timeline.now());
   await within(run.timeouts.final, 'the rest of the device state', run.until(states));
+  if (!startsByItself(run)) await run.until(run.arrived);
+}
+
+/**
+ * Nothing is left to be done between the destination's load and its `cont`: it may be told to start before it has loaded, and
+ * is not waited for. (In state "inmigrate" `cont` means: start when loaded.)
+ */
+function startsByItself(run: Run): boolean {
+  const compared = Object.values(run.options.verify ?? {}).includes(true);
+  return run.wasRunning && !compared && run.devices.every(({ replayPath }) => replayPath === 'early');
+}
+
+async function arrival(run: Run): Promise<void> {
+  await run.destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
+    timeoutMs: run.timeouts.final,
+    after: run.destination.lastEvent,
+  });
+  run.progressed.completed = true;
+  run.timeline.add('final-ram', run.continuedUs, Timeline.now());
 }
 
 /** With everything at rest the rest of the blackout is known well: is it still within the limit? */

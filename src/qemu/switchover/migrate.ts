@@ -1,7 +1,7 @@
 /** The companion switchover from its first connection to its report. */
 import { CompanionError } from '../../errors.ts';
 import type { DeviceReport, MigrationReport, Outcome } from '../../report/types.ts';
-import type { Qmp } from '../qmp.ts';
+import type { QmpSession } from '../qmp.ts';
 import { check } from './check.ts';
 import { commit } from './commit.ts';
 import { connectAll, disconnectAll } from './connect.ts';
@@ -81,7 +81,7 @@ async function explained(run: Run, cause: CompanionError): Promise<CompanionErro
   return reason === '' ? cause : new CompanionError(cause.code, `${cause.message} (${reason})`, { cause });
 }
 
-function version(qmp: Qmp): string {
+function version(qmp: QmpSession): string {
   const { major, minor, micro } = qmp.version;
   return `${major}.${minor}.${micro}`;
 }

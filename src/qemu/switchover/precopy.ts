@@ -2,8 +2,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PrecopySample } from '../../report/types.ts';
 import { type ConvergenceOptions, type Decision, decide } from '../convergence.ts';
+import { anticipateContinue } from './final.ts';
 import { preset } from './preset.ts';
 import { pump, pumpRate } from './pump.ts';
+import { rehearse } from './rehearse.ts';
 import { type DeviceRun, numberAt, type Run, refusal } from './run.ts';
 import { canPreCopy, holdLimitMs } from './setup.ts';
 
@@ -91,6 +93,7 @@ const coldRehearsals = 4;
  * the first time in it, and measures. Refusals (Bus Master off) do not matter here.
  */
 async function warmUp(run: Run, costs: SwitchoverCosts): Promise<void> {
+  await rehearse(run).catch((error: unknown) => run.log.debug(`the rehearsal failed: ${String(error)}`));
   const probe = [{ read: 0, length: 4 }];
   const trips: number[] = [];
   const pages: number[] = [];
@@ -206,8 +209,13 @@ class Governor {
     }
     // What is being compiled in the background is finished by the next look.
     const ready = !decision.hold && sample.ramRemaining < quietBelowBytes;
-    if (ready === this.#quiet) await this.#apply(decision, sample.ramRemaining);
-    else await this.#setQuiet(ready);
+    if (ready !== this.#quiet) {
+      await this.#setQuiet(ready);
+      return;
+    }
+    const settings = this.#apply(decision, sample.ramRemaining);
+    if (ready) anticipateContinue(run);
+    await settings;
   }
 
   async #setQuiet(on: boolean): Promise<void> {

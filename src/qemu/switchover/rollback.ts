@@ -19,7 +19,7 @@ export async function rollback(run: Run): Promise<Outcome> {
   await run.enter('rollback').catch((error) => run.warn(`rollback hook: ${String(error)}`));
   if (progressed.committed) return 'migrated';
   if (!progressed.touched) return run.source.open ? 'source' : goneSource(run);
-  if (progressed.contSent && !progressed.contRefused && !(await destinationIsDead(run))) return 'unknown';
+  if (progressed.contSent && !progressed.contVoid && !(await destinationIsDead(run))) return 'unknown';
 
   await run.giveBack?.().catch((error) => run.warn(`borrowed registers: ${String(error)}`));
   // First the devices: QEMU resumes the vCPUs by itself as soon as its migration has failed.

@@ -7,7 +7,7 @@ import { ConfigPorts } from '../config-ports.ts';
 import type { DevicePeer, MarkResult, PeerInfo } from '../device-peer.ts';
 import { DeadlineError } from '../errors.ts';
 import type { PciAddress } from '../pci-address.ts';
-import type { Qmp } from '../qmp.ts';
+import type { QmpSession } from '../qmp.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
 import type { Told } from './preset.ts';
 import type { StateChannel } from './state-channel.ts';
@@ -63,7 +63,8 @@ export interface Progressed {
   /** The destination QEMU has everything. */
   completed: boolean;
   contSent: boolean;
-  contRefused: boolean;
+  /** `cont` was refused, or taken back before the destination had loaded the guest: it will not run it. */
+  contVoid: boolean;
   committed: boolean;
 }
 
@@ -74,8 +75,8 @@ export class Run {
   readonly downtimeLimitMs: number;
   readonly log: Logger;
   readonly timeline = new Timeline();
-  readonly source: Qmp;
-  readonly destination: Qmp;
+  readonly source: QmpSession;
+  readonly destination: QmpSession;
   readonly sourcePorts: ConfigPorts;
   readonly destinationPorts: ConfigPorts;
   readonly devices: DeviceRun[];
@@ -89,7 +90,7 @@ export class Run {
     continued: false,
     completed: false,
     contSent: false,
-    contRefused: false,
+    contVoid: false,
     committed: false,
   };
   readonly started = performance.now();
@@ -105,6 +106,10 @@ export class Run {
   /** QEMU's settings before we changed them: what to send to restore them. */
   restoreSettings: { readonly command: string; readonly args: object }[] = [];
   resumeUs: number | undefined;
+  /** When the last pass of RAM began; see `Timeline.now`. */
+  continuedUs = 0;
+  /** Ends when the destination QEMU has loaded the guest. */
+  arrived: Promise<unknown> = Promise.resolve();
   /** Ends when all devices' final state has been loaded. */
   moved: Promise<unknown> = Promise.resolve();
   /** Ends when the destination is not told anything more in advance. */
@@ -116,7 +121,7 @@ export class Run {
   readonly #stop = new AbortController();
   readonly #never: Promise<never>;
 
-  constructor(options: MigrateOptions, source: Qmp, destination: Qmp, devices: DeviceRun[]) {
+  constructor(options: MigrateOptions, source: QmpSession, destination: QmpSession, devices: DeviceRun[]) {
     this.options = options;
     this.timeouts = { ...defaultTimeouts, ...options.timeouts };
     this.downtimeLimitMs = options.downtimeLimitMs ?? 300;

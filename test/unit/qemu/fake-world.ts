@@ -13,7 +13,7 @@ import type {
   PeerInfo,
 } from '../../../src/qemu/device-peer.ts';
 import type { MigrateOptions } from '../../../src/qemu/switchover/options.ts';
-import { FakeQmpServer } from './fake-qmp-server.ts';
+import { type Answer, FakeQmpServer } from './fake-qmp-server.ts';
 
 export type PeerMethod = Exclude<keyof DevicePeer, 'name' | 'maxTransfer' | 'ended' | 'close'>;
 
@@ -168,6 +168,14 @@ export class FakeWorld {
   readonly refused = new Set<string>();
   sourceStatus = 'running';
   destinationStatus = 'inmigrate';
+  /** From `migrate-continue` until the destination has loaded, ms. */
+  loadMs = 2;
+  /** What the destination has to tell of its start comes with the answer to the next command only. */
+  silentEvents = false;
+  /** Commands that a QEMU does not answer, as "source migrate". */
+  readonly silent = new Set<string>();
+  #news: (() => void) | undefined;
+  #autostart = true;
   #migration = 'none';
   #servers: { source: FakeQmpServer; destination: FakeQmpServer } | undefined;
 
@@ -218,9 +226,14 @@ export class FakeWorld {
     this.#servers?.[side].event(name, data, Math.floor(now / 1000), (now % 1000) * 1000);
   }
 
-  #answer(side: 'source' | 'destination', command: string, args: Record<string, unknown>): object {
+  #answer(side: 'source' | 'destination', command: string, args: Record<string, unknown>): Answer {
     const line = command === 'human-monitor-command' ? String(args['command-line']) : command;
     this.journal.push(`${side} QEMU: ${line}`);
+    if (side === 'destination') {
+      this.#news?.();
+      this.#news = undefined;
+    }
+    if (this.silent.has(`${side} ${command}`)) return undefined;
     if (this.refused.has(`${side} ${command}`))
       return { error: { class: 'GenericError', desc: `${side} refuses ${command}` } };
     switch (command) {
@@ -289,10 +302,16 @@ export class FakeWorld {
         if (this.#migration !== 'pre-switchover') return;
         this.#migration = 'completed';
         this.sourceStatus = 'postmigrate';
-        this.destinationStatus = 'paused';
-        this.#event('destination', 'MIGRATION', { status: 'completed' });
         this.#event('source', 'MIGRATION', { status: 'completed' });
-      }, 2);
+        this.journal.push('destination loaded');
+        this.destinationStatus = this.#autostart ? 'running' : 'paused';
+        const news = (): void => {
+          if (this.#autostart) this.#event('destination', 'RESUME');
+          this.#event('destination', 'MIGRATION', { status: 'completed' });
+        };
+        if (this.silentEvents) this.#news = news;
+        else news();
+      }, this.loadMs);
     } else if (side === 'source' && command === 'migrate_cancel') {
       this.#migration = 'cancelled';
       setTimeout(() => {
@@ -300,6 +319,12 @@ export class FakeWorld {
         if (this.sourceStatus === 'finish-migrate') this.#event('source', 'RESUME');
         this.sourceStatus = 'running';
       }, 1);
+    } else if (
+      side === 'destination' &&
+      this.destinationStatus === 'inmigrate' &&
+      /^(cont|stop)$/.test(command)
+    ) {
+      this.#autostart = command === 'cont';
     } else if (command === 'cont') {
       if (side === 'source') this.sourceStatus = 'running';
       else this.destinationStatus = 'running';

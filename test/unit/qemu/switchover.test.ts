@@ -102,6 +102,97 @@ describe('a migration without faults', () => {
   });
 });
 
+describe('a destination that has been told all', () => {
+  const loading = 300;
+
+  it('is told to start while it loads, and its devices are let go when it runs', async () => {
+    world.loadMs = loading;
+    const report = await migrate(world.options());
+    expect(report.outcome).toBe('migrated');
+    expectOrder(
+      at(`destination.setState ${migrationState.RUNNING}`),
+      at('destination QEMU: cont'),
+      at('destination loaded'),
+      at('destination.hold off'),
+    );
+    expect(report.timeline.map(({ part }) => part)).toEqual(expect.arrayContaining(['final-ram', 'resume']));
+    expect(report.blackoutUs).toBeGreaterThan(0);
+  });
+
+  it('is not told so early when something is compared, or is left to be told', async () => {
+    world.loadMs = 50;
+    await migrate({ ...world.options(), verify: { config: true } });
+    expectOrder(at('destination loaded'), at('destination QEMU: cont'));
+    await world.stop();
+    world = new FakeWorld();
+    await world.start();
+    world.loadMs = 50;
+    await migrate({ ...world.options(), onPhase: changeLate });
+    expectOrder(at('destination loaded'), at('destination QEMU: cont'));
+  });
+
+  it('whose server dies while it loads does not start: the source goes on', async () => {
+    world.loadMs = loading;
+    const failed = migrate(world.options());
+    await expect.poll(() => world.journal).toContain('destination QEMU: cont');
+    world.destination.die(new Error('killed'));
+    await expect(failed).rejects.toMatchObject({ outcome: 'source', code: 'VC_PEER_LOST' });
+    expectOrder(at('destination QEMU: cont'), at('destination QEMU: stop', true), at('source.hold off'));
+    expect(world.journal).not.toContain('destination loaded');
+    expect(world.sourceStatus).toBe('running');
+    expect(world.journal).not.toContain('destination.hold off');
+  });
+
+  it('is not taken back when it runs already, whatever dies then', async () => {
+    world.loadMs = loading;
+    world.silentEvents = true;
+    const failed = migrate(world.options());
+    await expect.poll(() => world.journal).toContain('destination loaded');
+    // The news of its start come with the answer to what would take it back.
+    world.source.die(new Error('not needed any more'));
+    world.destination.die(new Error('killed'));
+    expect((await failed).outcome).toBe('migrated');
+    expectOrder(
+      at('destination QEMU: stop', true),
+      at('destination QEMU: cont', true),
+      at('destination.hold off'),
+    );
+    expect(world.destinationStatus).toBe('running');
+    expect(world.journal).not.toContain('source QEMU: cont');
+  });
+
+  it('gets the guest when the source QEMU dies with nothing left to send', async () => {
+    world.loadMs = loading;
+    const migrated = migrate(world.options());
+    await expect.poll(() => world.journal).toContain('destination QEMU: cont');
+    await world.kill('source');
+    expect((await migrated).outcome).toBe('migrated');
+    expect(world.journal.filter((line) => line === 'destination QEMU: stop')).toHaveLength(1);
+  });
+
+  it('that dies with the source takes the guest with it', async () => {
+    world.loadMs = loading;
+    const failed = migrate(world.options());
+    await expect.poll(() => world.journal).toContain('destination QEMU: cont');
+    await Promise.all([world.kill('source'), world.kill('destination')]);
+    await expect(failed).rejects.toMatchObject({ outcome: 'lost' });
+  });
+
+  it('that falls silent is not called off: nobody knows whether it will run', async () => {
+    world.loadMs = 60_000;
+    const failed = migrate({
+      ...world.options(),
+      onPhase: (phase) => {
+        // The `stop` of the set-up has been answered by then.
+        if (phase === 'final') world.silent.add('destination stop');
+        if (phase === 'precopy') world.silent.delete('destination stop');
+      },
+    });
+    await expect(failed).rejects.toMatchObject({ outcome: 'unknown' });
+    expect(world.sourceStatus).not.toBe('running');
+  });
+});
+
 describe('a guest that has Bus Master off', () => {
   it('gets it for a moment in the blackout, and its MSI-X table arrives', async () => {
     world.source.config.writeUInt16LE(0x0002, 4);
@@ -197,8 +288,9 @@ describe('a fault before the commit point', () => {
   it('destination QEMU refuses cont: the source goes on, the destination is ended', async () => {
     world.refused.add('destination cont');
     await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source' });
-    expectOrder(at('destination QEMU: cont'), at('source.hold off'), at('source QEMU: cont'));
-    expect(world.journal).toContain('destination QEMU: quit');
+    expectOrder(at('destination QEMU: cont'), at('source.hold off'), at('destination QEMU: quit'));
+    // By itself when its migration was cancelled in time, else by `cont`.
+    expect(world.sourceStatus).toBe('running');
   });
 
   it('cancel at any phase', async () => {
