@@ -210,12 +210,11 @@ describe('a migration that must not happen', () => {
 });
 
 describe('cancelling', () => {
-  it.each(['setup', 'precopy', 'pre-switchover', 'replay', 'resume'] as const)(
-    'in phase %s leaves the guest at the source, able to migrate later',
-    async (when) => {
-      const bed = await boot();
-      await startChurn(bed, 100);
-      await startWorkload(bed);
+  it('in any phase leaves the guest at the source, able to migrate later', async () => {
+    const bed = await boot();
+    await startChurn(bed, 100);
+    await startWorkload(bed);
+    for (const when of ['setup', 'precopy', 'pre-switchover', 'replay', 'resume'] as const) {
       const cancel = new AbortController();
       const destination = await bed.prepare();
       const error = await failing(bed, {
@@ -226,16 +225,16 @@ describe('cancelling', () => {
           if (phase === when) cancel.abort();
         },
       });
-      expect(error).toMatchObject({ code: 'VC_CANCELLED', outcome: 'source' });
-      expect(alive(destination.vm.pid)).toBe(false);
+      expect(error, when).toMatchObject({ code: 'VC_CANCELLED', outcome: 'source' });
+      expect(alive(destination.vm.pid), when).toBe(false);
       await expectChurn(bed, await churnCount(bed));
       await expectWorkload(bed);
-      const report = await bed.migrate({ verify: everything, ...patient });
-      expect(report.ram?.differing).toBe(0);
-      await expectChurn(bed, await churnCount(bed));
-      await expectWorkload(bed);
-    },
-  );
+    }
+    const report = await bed.migrate({ verify: everything, ...patient });
+    expect(report.ram?.differing).toBe(0);
+    await expectChurn(bed, await churnCount(bed));
+    await expectWorkload(bed);
+  });
 });
 
 describe('convergence', () => {
