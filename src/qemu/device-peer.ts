@@ -24,6 +24,8 @@ export interface PeerBar {
 
 /** What a device server tells of itself (`info`). */
 export interface PeerInfo {
+  /** Of the companion operations (docs/protocol-extensions.md). */
+  readonly protocol: number;
   readonly model: string;
   readonly stateVersion: number;
   /** What else decides whether a state loads; absent: a server that does not tell. */
@@ -56,6 +58,16 @@ export interface BarrierResult {
   readonly errno: number;
   /** The MSI-X table as QEMU holds it; absent where there is none, or the guest keeps the device from reaching it. */
   readonly msixTable?: Buffer;
+}
+
+/** A device at rest. */
+export interface RestResult extends BarrierResult {
+  /** What the barrier took. */
+  readonly microseconds: number;
+  /** As in `PeerInfo`. */
+  readonly config: Buffer;
+  /** Guest-physical address of each BAR, by number; null: none, or not assigned. */
+  readonly addresses: readonly (number | null)[];
 }
 
 export interface MarkResult {
@@ -108,6 +120,13 @@ export interface DevicePeer {
   hold(on: boolean): Promise<void>;
   /** After it everything that QEMU had sent before has been executed. */
   barrier(): Promise<BarrierResult>;
+  /**
+   * Parks the network ports (if told to), drains as `barrier`, holds the device and moves it to `state`, its P2P state,
+   * if one is given; and tells what its registers are then.
+   */
+  rest(how: { readonly park: boolean; readonly state?: number }): Promise<RestResult>;
+  /** To STOP_COPY; resolves to what `dataSize` tells there. */
+  halt(): Promise<number>;
   dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]>;
   /** Keeps the server from work in the background that can wait, until it is told otherwise. */
   quiet(on: boolean): Promise<void>;

@@ -10,6 +10,7 @@ import type {
   MarkResult,
   PeerBar,
   PeerInfo,
+  RestResult,
   SharedState,
 } from './device-peer.ts';
 
@@ -58,19 +59,30 @@ function parseFormat(info: Fields): Pick<PeerInfo, 'stateFormat'> {
   };
 }
 
+function parseConfig(name: string, { config }: Fields): Buffer {
+  if (config instanceof Uint8Array && config.length >= configLength) return Buffer.from(config);
+  throw malformed(name, 'there is no configuration space');
+}
+
+function parseBarrier({ errno: code, msixTable }: Fields): BarrierResult {
+  return {
+    errno: whole(code),
+    ...(msixTable instanceof Uint8Array && { msixTable: Buffer.from(msixTable) }),
+  };
+}
+
 function parseInfo(name: string, value: unknown): PeerInfo {
   const info = fields(value);
-  const { config } = info;
-  if (!(config instanceof Uint8Array) || config.length < configLength)
-    throw malformed(name, 'info has no configuration space');
   const msix = info.msix === undefined || info.msix === null ? undefined : fields(info.msix);
   const table = fields(msix?.table);
   const state = Object.entries(migrationState).find(([key]) => key === info.state)?.[1];
   return {
+    // The first one did not tell.
+    protocol: info.protocol === undefined ? 1 : whole(info.protocol),
     model: String(info.model),
     stateVersion: whole(info.stateVersion),
     ...parseFormat(info),
-    config: Buffer.from(config),
+    config: parseConfig(name, info),
     bars: Array.isArray(info.bars) ? info.bars.map(parseBar) : [],
     msix:
       msix === undefined
@@ -168,11 +180,23 @@ class VfioUserPeer implements DevicePeer {
   }
 
   async barrier(): Promise<BarrierResult> {
-    const { errno: code, msixTable } = fields(await this.#client.companion('barrier'));
+    return parseBarrier(fields(await this.#client.companion('barrier')));
+  }
+
+  async rest(how: { readonly park: boolean; readonly state?: number }): Promise<RestResult> {
+    const answer = fields(await this.#client.companion('rest', how));
+    const { addresses, microseconds } = answer;
+    if (!Array.isArray(addresses)) throw malformed(this.name, 'a device at rest has no BARs');
     return {
-      errno: whole(code),
-      ...(msixTable instanceof Uint8Array && { msixTable: Buffer.from(msixTable) }),
+      ...parseBarrier(answer),
+      microseconds: whole(microseconds),
+      config: parseConfig(this.name, answer),
+      addresses: addresses.map((each: unknown) => (each === null ? null : whole(each))),
     };
+  }
+
+  async halt(): Promise<number> {
+    return whole(fields(await this.#client.companion('halt')).dataSize);
   }
 
   async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {

@@ -94,14 +94,9 @@ function migrate<T extends OptionTable>(from: Stage<T>, to: Stage<T>): boolean {
   }
   source.companion('rehearseMarking', { pages: rehearsedPages });
   source.companion('dirtyEstimate');
-  source.companion('barrier');
-  source.companion('hold', { on: true });
-  if (has(migrationFlags.P2P)) {
-    source.setState(has(migrationFlags.PRE_COPY) ? migrationState.PRE_COPY_P2P : migrationState.RUNNING_P2P);
-  }
-  source.companion('info');
-  source.setState(migrationState.STOP_COPY);
-  source.dataSize();
+  const p2p = has(migrationFlags.PRE_COPY) ? migrationState.PRE_COPY_P2P : migrationState.RUNNING_P2P;
+  source.companion('rest', has(migrationFlags.P2P) ? { park: false, state: p2p } : { park: false });
+  source.companion('halt');
   source.companion('markDirty');
   if (!move()) return false;
   destination.setState(migrationState.STOP);

@@ -1,9 +1,20 @@
 import type { GuestMemory, MessageDma } from '../dma/types.ts';
 import { quietEngine } from '../engine.ts';
 import { errno, errnoOf, RequestError } from '../errors.ts';
+import { migrationState } from '../migration/state.ts';
 import type { ServedMigration } from '../transport/served-device.ts';
 import { type MarkOutcome, markPages, rehearseMarking } from './mark-pages.ts';
 import { StateWindow } from './state-window.ts';
+
+/** Counts the changes of the companion operations that an orchestrator has to know of; `info` tells it. */
+export const companionProtocol = 2;
+
+export interface DeviceRegisters {
+  /** Configuration space as the client sees it. */
+  readonly config: Uint8Array;
+  /** Guest-physical address of each BAR, by number; null: none, or not assigned. */
+  readonly addresses: readonly (number | null)[];
+}
 
 /** What the companion operations reach of a runtime; see docs/protocol-extensions.md. */
 export interface CompanionTarget {
@@ -13,6 +24,8 @@ export interface CompanionTarget {
   fireVectors(): number;
   /** Whether the guest lets the device do DMA. */
   readonly busMaster: boolean;
+  /** What the guest has made of its registers. */
+  registers(): DeviceRegisters;
   /** Where the guest has put the MSI-X table, if it can be accessed there. */
   msixTable(): { readonly address: number; readonly size: number } | undefined;
   /** The client on the device socket. */
@@ -39,6 +52,11 @@ const nsPerMicrosecond = 1000;
 
 type Request = Readonly<Record<string, unknown>>;
 
+interface BarrierOutcome {
+  readonly errno: number;
+  readonly msixTable?: Uint8Array;
+}
+
 /**
  * The operations that a switchover needs beyond the migration protocol, each one step that the orchestrator
  * can't do for itself: only the device's server can write guest memory so that QEMU notices.
@@ -64,6 +82,8 @@ export class CompanionService {
         return {};
       },
       barrier: () => this.#barrier(),
+      rest: (request) => this.#rest(request),
+      halt: () => this.#halt(),
       dma: (request) => this.#dma(request),
       quiet: ({ on }) => {
         this.#quiet(flag(on, 'on'));
@@ -139,7 +159,7 @@ export class CompanionService {
    * One DMA_READ: when it is answered, well or ill, everything the client had sent before has been executed. It is of the
    * MSI-X table, as the client holds it, where the guest lets the device reach that.
    */
-  #barrier(): { errno: number; msixTable?: Uint8Array } {
+  #barrier(): BarrierOutcome {
     const table = this.#reachableTable();
     const byte = this.#target.memory.regions()[0]?.iova ?? 0;
     const answer = this.#readOnce(table?.address ?? byte, table?.size ?? 1);
@@ -149,6 +169,29 @@ export class CompanionService {
     const { errno: value, bytes } =
       moved.address === table?.address ? answer : this.#readOnce(moved.address, moved.size);
     return { errno: value, ...(bytes && { msixTable: bytes }) };
+  }
+
+  /**
+   * Brings the device to rest, as far as others may still write into it: parks its network ports, drains what the client has
+   * sent, holds the device, and moves it to its P2P state, if it has one. One request, because each costs a blackout a tenth of a
+   * millisecond at either end.
+   */
+  #rest({ park, state }: Request): BarrierOutcome & DeviceRegisters & { microseconds: number } {
+    const target = this.#target;
+    if (flag(park, 'park')) target.modelOperation('park', { on: true });
+    const start = this.#now();
+    const drained = this.#barrier();
+    const microseconds = (this.#now() - start) / nsPerMicrosecond;
+    target.hold(true);
+    if (state !== undefined) this.#migration().setState(address(state));
+    return { ...drained, microseconds, ...target.registers() };
+  }
+
+  /** To STOP_COPY, and how much state is left then. */
+  #halt(): { dataSize: number } {
+    const migration = this.#migration();
+    migration.setState(migrationState.STOP_COPY);
+    return { dataSize: migration.dataSize() };
   }
 
   #reachableTable(): ReturnType<CompanionTarget['msixTable']> {

@@ -1,5 +1,7 @@
 import { frameworkVersion, stateName } from '../migration/index.ts';
+import type { ConfigSpace } from '../pci/index.ts';
 import { pciIrq, pciRegion } from '../vfio-user/constants.ts';
+import { companionProtocol, type DeviceRegisters } from './companion.ts';
 import type { DeviceRuntime } from './device-runtime.ts';
 
 /**
@@ -17,6 +19,7 @@ export function describeDevice(runtime: DeviceRuntime): Record<string, unknown> 
   const table = interrupts.windows[0];
   const pba = interrupts.windows[1];
   return {
+    protocol: companionProtocol,
     model: runtime.model.name,
     stateVersion: runtime.model.stateVersion,
     loadsVersions: runtime.model.loadsVersions ?? [],
@@ -47,4 +50,12 @@ export function describeDevice(runtime: DeviceRuntime): Record<string, unknown> 
     dirtyScope: runtime.dirtyLog.scope,
     dmaLogging: runtime.dirtyLog.active,
   };
+}
+
+/** What of that changes while a guest runs. */
+export function describeRegisters(config: ConfigSpace): DeviceRegisters {
+  const addresses: (number | null)[] = Array.from({ length: pciRegion.bar5 + 1 }, () => null);
+  for (const { index } of config.bars)
+    if (index <= pciRegion.bar5) addresses[index] = config.bar(index)?.address ?? null;
+  return { config: config.snapshot(), addresses };
 }

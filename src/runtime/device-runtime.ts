@@ -23,7 +23,7 @@ import {
 import { deviceFlags, pciIrq, pciRegion } from '../vfio-user/constants.ts';
 import { BarSet, isBarRegion } from './bars.ts';
 import { CompanionService } from './companion.ts';
-import { describeDevice } from './device-info.ts';
+import { describeDevice, describeRegisters } from './device-info.ts';
 import { Doorbells } from './doorbells.ts';
 import type { RuntimeExtension } from './extension.ts';
 import { DeviceHealth } from './health.ts';
@@ -176,6 +176,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
         get busMaster() {
           return config.busMaster;
         },
+        registers: () => describeRegisters(config),
         msixTable: () => this.#msixTable(),
         client: () => this.#client,
         memory: this.memory,

@@ -273,6 +273,29 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       expect(barrier().msixTable).toBeUndefined();
     });
 
+    it('brings the device to rest and then to STOP_COPY in two requests', () => {
+      bench = start('ram');
+      const table = 0x2_0000;
+      bench.guestMemory(0, 0x10000);
+      bench.guestMemory(table, 0x2000).fill(0xab, 0x1000, 0x1040);
+      bench.client.writeRegister(pciRegion.config, 0x10, table, 4);
+      const { orchestrator } = bench;
+      orchestrator.setState(migrationState.PRE_COPY);
+      const rest = (request: Record<string, unknown>) => () => orchestrator.companion('rest', request);
+      expect(rest({})).toThrow(/"park"/);
+      // There are no network ports that could be parked.
+      expect(rest({ park: true })).toThrow(expect.objectContaining({ errno: errno.EOPNOTSUPP }));
+      expect(rest({ park: false, state: 99 })).toThrow(expect.objectContaining({ errno: errno.EINVAL }));
+      const rested = rest({ park: false, state: migrationState.PRE_COPY_P2P })() as Record<string, unknown>;
+      expect(rested).toMatchObject({ errno: 0, msixTable: Buffer.alloc(64, 0xab) });
+      expect(rested.addresses).toEqual([table, null, null, null, null, null]);
+      const info = orchestrator.companion('info') as Record<string, unknown>;
+      expect(rested.config).toEqual(info.config);
+      expect(info).toMatchObject({ held: true, stateName: 'PRE_COPY_P2P', protocol: 2 });
+      expect(orchestrator.companion('halt')).toEqual({ dataSize: expect.any(Number) });
+      expect(orchestrator.getState()).toBe(migrationState.STOP_COPY);
+    });
+
     it('rehearses marking without touching a byte', () => {
       bench = start('ram');
       bench.guestMemory(0, 0x10000).fill(0x55);

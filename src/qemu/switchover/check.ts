@@ -15,6 +15,9 @@ const iommuTypes = ['intel-iommu', 'amd-iommu', 'virtio-iommu'];
 /** Offset of the command register (PCI Local Bus 3.0, 6.2.2). */
 export const commandOffset = 0x04;
 
+/** Companion operations that a source must know: the first version lacks `rest` and `halt`. */
+const neededProtocol = 2;
+
 export async function check(run: Run): Promise<void> {
   const [sourceStatus, destinationStatus] = await run.all([
     run.source.execute('query-status'),
@@ -122,6 +125,12 @@ async function checkDevice(run: Run, device: DeviceRun): Promise<void> {
   device.flags = sourceFlags & destinationFlags;
   checkConnected(id, source, from, 'source');
   checkConnected(id, destination, to, 'destination');
+  if (from.protocol < neededProtocol)
+    throw refusal(
+      'VC_PROTOCOL',
+      `the source server of device ${id} speaks version ${from.protocol} of the companion operations; ${neededProtocol} is needed`,
+      'migrate with the vfio-companion that serves it, or an older one',
+    );
   if (from.model !== to.model)
     throw refusal(
       'VC_STATE_REFUSED',

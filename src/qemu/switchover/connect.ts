@@ -6,6 +6,7 @@ import { defaultTimeouts, type MigrateOptions } from './options.ts';
 import { type DeviceRun, Run, refusal, textAt } from './run.ts';
 
 const noInfo: PeerInfo = {
+  protocol: 0,
   model: '',
   stateVersion: 0,
   config: Buffer.alloc(256),

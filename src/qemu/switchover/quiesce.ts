@@ -49,23 +49,16 @@ export async function quiesce(run: Run): Promise<void> {
  * out without waiting.
  */
 async function rest(run: Run, device: DeviceRun): Promise<void> {
-  const { source } = device;
+  const { source, sourceInfo } = device;
   const p2p = canPreCopy(device) ? migrationState.PRE_COPY_P2P : migrationState.RUNNING_P2P;
+  const park = sourceInfo.hasNet;
   const start = Timeline.now();
-  const parked = device.sourceInfo.hasNet ? source.park(true) : undefined;
-  const drained = source.barrier().then((barrier) => {
-    run.timeline.add('msix-read', start, Timeline.now(), { device: device.id });
-    return barrier;
-  });
-  const [, barrier, , , info] = await Promise.all([
-    parked,
-    drained,
-    source.hold(true),
-    canP2p(device) ? source.setState(p2p) : undefined,
-    source.info(),
-  ]);
-  device.frozen = info;
-  takeTable(device, barrier);
+  const rested = await source.rest(canP2p(device) ? { park, state: p2p } : { park });
+  const { config, addresses, microseconds } = rested;
+  run.timeline.add('msix-read', start, start + microseconds, { device: device.id });
+  const bars = sourceInfo.bars.map((bar) => ({ ...bar, address: addresses[bar.index] ?? null }));
+  device.frozen = { ...sourceInfo, config, bars };
+  takeTable(device, rested);
 }
 
 /**
@@ -74,8 +67,10 @@ async function rest(run: Run, device: DeviceRun): Promise<void> {
  */
 function halt(run: Run, device: DeviceRun, rested: Promise<unknown>) {
   // Without P2P a device passes through STOP by itself.
-  const halted = [device.source.setState(migrationState.STOP_COPY), measureRest(device)];
-  const stopped = Promise.all([rested, ...halted]);
+  const halted = device.source.halt().then((left) => {
+    device.dataSize = left;
+  });
+  const stopped = Promise.all([rested, halted]);
   // A piece that was under way when the CPUs stopped has its place in the channel still.
   const moved = device.feeding
     ? device.fed.then(() => moveState(run, device, stopped))
@@ -137,11 +132,6 @@ async function showBorrowing(run: Run, devices: readonly DeviceRun[]): Promise<v
     }),
   );
   await run.giveBack();
-}
-
-/** How much state is left; asked when the device is at rest. */
-async function measureRest(device: DeviceRun): Promise<void> {
-  device.dataSize = await device.source.dataSize();
 }
 
 /**

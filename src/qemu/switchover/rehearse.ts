@@ -70,6 +70,8 @@ function playedDevice(device: DeviceRun): DeviceRun {
 
 function playedPeer(info: PeerInfo): DevicePeer {
   const nothing = async (): Promise<void> => undefined;
+  const addresses: (number | null)[] = [];
+  for (const { index, address } of info.bars) addresses[index] = address;
   return {
     name: 'rehearsal',
     maxTransfer: stateBytes,
@@ -85,6 +87,8 @@ function playedPeer(info: PeerInfo): DevicePeer {
     stopLogging: nothing,
     info: async () => info,
     barrier: async () => ({ errno: 0, msixTable: noTable }),
+    rest: async () => ({ errno: 0, msixTable: noTable, microseconds: 1, config: info.config, addresses }),
+    halt: async () => stateBytes,
     hold: nothing,
     dma: async () => [],
     quiet: nothing,

@@ -11,6 +11,7 @@ import type {
   DmaResult,
   MarkResult,
   PeerInfo,
+  RestResult,
 } from '../../../src/qemu/device-peer.ts';
 import type { MigrateOptions } from '../../../src/qemu/switchover/options.ts';
 import { type Answer, FakeQmpServer } from './fake-qmp-server.ts';
@@ -43,6 +44,7 @@ export class FakePeer implements DevicePeer {
   /** False: nothing answers in the ECAM window, as before firmware has run. */
   ecamThere = true;
   current: number = migrationState.RUNNING;
+  protocol = 2;
   readonly #journal: string[];
   readonly #counts = new Map<string, number>();
   /** What its guest has written. */
@@ -59,6 +61,10 @@ export class FakePeer implements DevicePeer {
   }
 
   async #call(method: PeerMethod, detail = ''): Promise<void> {
+    this.#note(method, detail);
+  }
+
+  #note(method: PeerMethod, detail = ''): void {
     const count = this.#counts.get(method) ?? 0;
     this.#counts.set(method, count + 1);
     this.#journal.push(`${this.name}.${method}${detail === '' ? '' : ` ${detail}`}`);
@@ -75,7 +81,10 @@ export class FakePeer implements DevicePeer {
     return this.current;
   }
   async setState(state: number): Promise<void> {
-    await this.#call('setState', String(state));
+    this.#enter(state);
+  }
+  #enter(state: number): void {
+    this.#note('setState', String(state));
     this.current = state;
   }
   async precopyInfo(): Promise<{ initialBytes: number; dirtyBytes: number }> {
@@ -105,6 +114,7 @@ export class FakePeer implements DevicePeer {
   async info(): Promise<PeerInfo> {
     await this.#call('info');
     return {
+      protocol: this.protocol,
       model: 'fake',
       stateVersion: 1,
       config: Buffer.from(this.config),
@@ -120,9 +130,28 @@ export class FakePeer implements DevicePeer {
     await this.#call('hold', on ? 'on' : 'off');
   }
   async barrier(): Promise<BarrierResult> {
-    await this.#call('barrier');
+    return this.#barrier();
+  }
+  #barrier(): BarrierResult {
+    this.#note('barrier');
     const reachable = this.#busMaster && this.config.readUInt32LE(0x10) !== 0;
     return { errno: 0, ...(reachable && { msixTable: Buffer.alloc(64) }) };
+  }
+  /** One request, although several steps: nothing comes in between. */
+  async rest({ park, state }: { park: boolean; state?: number }): Promise<RestResult> {
+    this.#note('rest');
+    if (park) this.#note('park', 'on');
+    const barrier = this.#barrier();
+    this.#note('hold', 'on');
+    if (state !== undefined) this.#enter(state);
+    const { config } = this;
+    const addresses = [config.readUInt32LE(0x10) || null];
+    return { ...barrier, microseconds: 1, config: Buffer.from(config), addresses };
+  }
+  async halt(): Promise<number> {
+    this.#note('halt');
+    this.#enter(migrationState.STOP_COPY);
+    return 100;
   }
   async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {
     await this.#call('dma', operations.map((each) => ('read' in each ? 'read' : 'write')).join(','));

@@ -236,6 +236,8 @@ describe('a fault before the commit point', () => {
     ['source', 'setState', 0],
     ['source', 'read', 0],
     ['source', 'dirtyEstimate', 0],
+    ['source', 'rest', 0],
+    ['source', 'halt', 0],
     ['source', 'barrier', 0],
     ['source', 'hold', 0],
     ['source', 'park', 0],
@@ -353,6 +355,12 @@ describe('parties that die', () => {
 });
 
 describe('what is refused at once', () => {
+  it('a source server that lacks operations', async () => {
+    world.source.protocol = 1;
+    await expect(migrate(world.options())).rejects.toMatchObject({ code: 'VC_PROTOCOL', outcome: 'source' });
+    expect(world.journal.filter((line) => /setState|hold|QEMU: migrate$/.test(line))).toEqual([]);
+  });
+
   it('a second vfio-user device that nobody named, another model, a VM that does not wait', async () => {
     world.destinationStatus = 'running';
     await expect(migrate(world.options())).rejects.toMatchObject({
