@@ -63,7 +63,8 @@ export class NetWorld {
     return this.testbed.agent;
   }
 
-  static async start(only: readonly string[]): Promise<NetWorld> {
+  /** @param busyWait how long our device's server busy-waits, µs; undefined: as it likes */
+  static async start(only: readonly string[], busyWait?: string): Promise<NetWorld> {
     const taking = contestants.filter(({ name }) => only.length === 0 || only.includes(name));
     const folder = mkdtempSync(join(tmpdir(), 'vc-bench-'));
     const closers: (() => Promise<void> | void)[] = [() => rmSync(folder, { recursive: true, force: true })];
@@ -96,7 +97,11 @@ export class NetWorld {
                   id: `nic${index}`,
                   model: 'mlx5',
                   set: { mac: macOf(index) },
-                  args: ['--net', net.tapSpec(index)],
+                  args: [
+                    '--net',
+                    net.tapSpec(index),
+                    ...(busyWait === undefined ? [] : ['--busy-wait', busyWait]),
+                  ],
                 },
               ]
             : [],

@@ -5,6 +5,7 @@
  * measures nothing.
  *
  *   node dist/bench/net.js [--rounds 5] [--seconds 1] [--offered 60000] [--only mlx5,igb] [--measure tcpIn,ping]
+ *                          [--busy-wait US]
  */
 import { loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
@@ -20,6 +21,8 @@ const { values } = parseArgs({
     offered: { type: 'string', default: '60000' },
     only: { type: 'string', default: '' },
     measure: { type: 'string', default: '' },
+    /** As `serve --busy-wait`. */
+    'busy-wait': { type: 'string' },
   },
 });
 
@@ -36,7 +39,7 @@ async function run(): Promise<void> {
   const all = (Object.keys(measures) as Measure[]).filter(
     (name) => chosen.length === 0 || chosen.includes(name),
   );
-  const world = await NetWorld.start(words(values.only));
+  const world = await NetWorld.start(words(values.only), values['busy-wait']);
   const samples: Samples = new Map(all.map((name) => [name, new Map()]));
   const options = { seconds: Number(values.seconds), offered: Number(values.offered) };
   try {

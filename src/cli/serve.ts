@@ -74,7 +74,11 @@ export function registerServe(program: Command): void {
     .option('--held', 'start nothing until told: for the destination of a migration')
     .option('--no-p2p', 'do not offer the P2P states')
     .option('--no-precopy', 'do not offer PRE_COPY')
-    .option('--busy-wait <us>', 'most microseconds of busy-waiting before a sleep', microseconds)
+    .option(
+      '--busy-wait <us>',
+      'look for more for so many microseconds after the last work before sleeping, on a processor that is left to it (0: never; default: 50, where that pays)',
+      microseconds,
+    )
     .addOption(new Option('--log <level>', 'how much to log').choices(logLevels).default('info'))
     .option('--log-json', 'log one JSON object a line')
     .action(serve);
@@ -94,7 +98,7 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
     json: options.logJson ?? false,
   });
   const reactor = createReactor({
-    ...(options.busyWait !== undefined && { busyWaitNs: options.busyWait * 1000 }),
+    ...(options.busyWait !== undefined && { busyWaitNs: options.busyWait * 1000, busyWaitAlways: true }),
     onError: (error) => log.error({ err: error }, 'a callback of the device loop failed'),
   });
   const held = options.held ?? false;

@@ -39,6 +39,7 @@ function involuntarySwitches(): number {
  */
 export class BusyWait {
   readonly #limit: number;
+  readonly #always: boolean;
   #budget = 0;
   #spinning = true;
   #phase: 'spin' | 'sleep' | 'hold' = 'spin';
@@ -51,21 +52,24 @@ export class BusyWait {
   /**
    * @param limitNs 0: never busy-wait
    * @param interruptions how often this process had to give way to another so far
+   * @param always for `limitNs` each time, without asking any of that: there is a processor for it
    */
-  constructor(limitNs: number, interruptions: () => number = involuntarySwitches) {
+  constructor(limitNs: number, interruptions: () => number = involuntarySwitches, always = false) {
     this.#limit = limitNs;
+    this.#always = always;
     this.#interruptions = interruptions;
     if (limitNs === 0) this.#spinning = false;
   }
 
   /** Nanoseconds to busy-wait now. */
   get budget(): number {
+    if (this.#always) return this.#limit;
     return this.#spinning ? this.#budget : 0;
   }
 
   /** Whether `round` wants to know how long rounds take. */
   get measuring(): boolean {
-    return this.#limit > 0;
+    return this.#limit > 0 && !this.#always;
   }
 
   /** A descriptor became ready `waitedNs` after waiting began, in spite of the busy-wait. */
@@ -81,6 +85,7 @@ export class BusyWait {
 
   /** A busy-wait is over, whether it found something or not. */
   spun(): void {
+    if (this.#always) return;
     if (this.#spins === 0) this.#interruptedBefore = this.#interruptions();
     this.#spins += 1;
     if (this.#spins <= CHECK_SPINS) return;

@@ -12,6 +12,11 @@ export interface ReactorOptions {
    */
   readonly busyWaitNs?: number;
   /**
+   * Busy-waits for all of `busyWaitNs` after the last work, whether that pays or not: for a loop that has a
+   * processor to itself. What sleeps is slow for a while when it wakes up (bench/README.md, "net").
+   */
+  readonly busyWaitAlways?: boolean;
+  /**
    * Takes exceptions of callbacks that have no handler of their own. Without it they become uncaught
    * exceptions of the process, outside the loop.
    */
@@ -58,7 +63,8 @@ class EpollReactor implements Reactor {
 
   constructor(options: ReactorOptions) {
     this.#onError = options.onError;
-    this.#busyWait = new BusyWait(options.busyWaitNs ?? DEFAULT_BUSY_WAIT_NS);
+    const { busyWaitNs = DEFAULT_BUSY_WAIT_NS, busyWaitAlways } = options;
+    this.#busyWait = new BusyWait(busyWaitNs, undefined, busyWaitAlways);
   }
 
   now(): number {

@@ -32,6 +32,21 @@ describe('BusyWait', () => {
     expect(play(wait, 2 * cycle, { spinning: 5_000, sleeping: 25_000 })).toBeGreaterThan(0.95);
   });
 
+  it('waits always and in full where it has been given a processor', () => {
+    let interruptions = 0;
+    const counted = () => (interruptions += 100);
+    const wait = new BusyWait(LIMIT, counted, true);
+    expect(wait.budget).toBe(LIMIT);
+    for (let count = 0; count < 2 * CHECK_SPINS; count += 1) wait.spun();
+    wait.slept(100 * LIMIT);
+    wait.idle();
+    expect(wait.budget).toBe(LIMIT);
+    expect(play(wait, cycle, { spinning: 45_000, sleeping: 25_000 })).toBe(1);
+    // Nobody asks: that costs system calls of its own.
+    expect(interruptions).toBe(0);
+    expect(wait.measuring).toBe(false);
+  });
+
   it('gives up where it makes rounds longer, and comes back when that has changed', () => {
     const wait = new BusyWait(LIMIT);
     wait.slept(10_000);

@@ -289,6 +289,25 @@ describe('busy-waiting', () => {
     }
   });
 
+  it('polls at once, without evidence, when it is told to in any case', () => {
+    for (const busyWaitAlways of [false, true]) {
+      const loop = createReactor({ busyWaitNs: 1e9, busyWaitAlways });
+      const fd = event();
+      let polls = 0;
+      loop.watch(fd, ready.read, () => eventfdDrain(fd));
+      loop.poller(() => {
+        polls += 1;
+        if (polls === 5) eventfdSignal(fd);
+        return false;
+      });
+      // Without busy-waiting the loop would sleep: it has its event.
+      if (!busyWaitAlways) eventfdSignal(fd);
+      loop.turn(-1);
+      expect(polls > 0).toBe(busyWaitAlways);
+      loop.close();
+    }
+  });
+
   it('serves descriptors although a poller always finds work, and stops polling what is closed', () => {
     const loop = createReactor({ busyWaitNs: 1e9, onError: (error) => errors.push(error) });
     const fd = event();
