@@ -9,8 +9,10 @@ const resumeTimeoutMs = 5000;
 
 export async function commit(run: Run): Promise<void> {
   if (run.signal.aborted) throw run.signal.reason;
-  const { progressed, timeline } = run;
-  let start = Timeline.now();
+  const { progressed } = run;
+  const start = Timeline.now();
+  // The destination may still be loading, see `startsByItself`.
+  const early = !progressed.completed;
   const before = run.destination.lastEvent;
   if (run.wasRunning) {
     progressed.contSent = true;
@@ -20,13 +22,14 @@ export async function commit(run: Run): Promise<void> {
       progressed.contVoid = error instanceof QmpError;
       throw error;
     }
-    if (!progressed.completed) start = (await untilStarted(run, before)).timeUs;
+    if (early) await untilStarted(run, before);
   }
   progressed.committed = true;
   // Only now may the devices act: until here nothing of this migration has been seen by the world.
   const released = await Promise.allSettled(run.devices.map((device) => release(run, device)));
-  timeline.add('resume', start, Timeline.now());
+  const end = Timeline.now();
   if (run.wasRunning) await noteResume(run, before);
+  run.timeline.add('resume', early ? (run.resumeUs ?? start) : start, end);
   // After RESUME comes QEMU's word that all is over.
   await run.arrived.catch((error: unknown) => run.warn(String(error)));
   const failed = run.devices.filter((_device, index) => released[index]?.status === 'rejected');
@@ -42,16 +45,15 @@ export async function commit(run: Run): Promise<void> {
  * The destination has been told to start when it has loaded the guest: waits until it has.
  * @param before number of the last event before it was told
  */
-async function untilStarted(run: Run, before: number): Promise<QmpEvent> {
+async function untilStarted(run: Run, before: number): Promise<void> {
   const { destination, source, timeouts } = run;
   const started = destination.waitFor('RESUME', () => true, { timeoutMs: timeouts.final, after: before });
   try {
-    return await run.until(started);
+    await run.until(started);
   } catch (error) {
     // With the source gone the guest has nowhere to go back to: only the destination can still have it.
     const resumed = source.open ? await takeBack(run, before) : await started.catch(() => undefined);
     if (resumed === undefined) throw error;
-    return resumed;
   }
 }
 
