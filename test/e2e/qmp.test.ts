@@ -52,6 +52,35 @@ describe('Qmp against a real QEMU', () => {
     }
   });
 
+  it('executes an anticipated command when told, and never one that was withdrawn', async () => {
+    const qmp = await Qmp.connect(vm.migrationQmpPath);
+    try {
+      qmp.anticipate('quit');
+      // Withdraws it: QEMU refuses the request for its unknown member, and goes on.
+      expect(await qmp.execute('query-status')).toMatchObject({ status: 'running' });
+      const before = qmp.lastEvent;
+      qmp.anticipate('stop');
+      expect(qmp.seen('STOP', before)).toBeUndefined();
+      await qmp.execute('stop');
+      expect(qmp.seen('STOP', before)).toBeDefined();
+      qmp.anticipate('stop');
+      await qmp.execute('cont');
+      expect(await qmp.execute('query-status')).toMatchObject({ status: 'running' });
+      expect(alive(vm.pid)).toBe(true);
+    } finally {
+      await qmp.close();
+    }
+  });
+
+  it('ends a session with an anticipated command, which is never executed', async () => {
+    const qmp = await Qmp.connect(vm.migrationQmpPath);
+    qmp.anticipate('quit');
+    await qmp.close();
+    const next = await Qmp.connect(vm.migrationQmpPath);
+    expect(await next.execute('query-status')).toMatchObject({ status: 'running' });
+    await next.close();
+  });
+
   it('delivers events with their time', async () => {
     const before = vm.qmp.lastEvent;
     await vm.qmp.execute('stop');

@@ -45,8 +45,8 @@ export async function quiesce(run: Run): Promise<void> {
 }
 
 /**
- * Parks the port, drains what QEMU has queued (which brings the MSI-X table), and holds the device; requests go
- * out without waiting.
+ * Brings a device to rest: its port parked, what QEMU has queued drained (which brings the MSI-X table), the device held
+ * and in its P2P state. One request for all of it.
  */
 async function rest(run: Run, device: DeviceRun): Promise<void> {
   const { source, sourceInfo } = device;
