@@ -72,10 +72,17 @@ export interface MessageDma {
    * Writes pieces of one or two bytes, `count` of them: `lengths[i]` bytes of `bytes` from `2 * i` on to `addresses[i]`,
    * with as few replies as possible. Faster than `writeByteBatch`, and knows less.
    *
+   * @param answered which pieces ask for a reply in any case (not 0), a client's word that it has not kept silent about a refusal
    * @returns false when any piece was refused, or when this client can't be trusted to tell; those that were not
    *   refused are written
    */
-  postBatch?(addresses: ArrayLike<number>, lengths: Uint8Array, bytes: Uint8Array, count: number): boolean;
+  postBatch?(
+    addresses: ArrayLike<number>,
+    lengths: Uint8Array,
+    bytes: Uint8Array,
+    count: number,
+    answered: Uint8Array,
+  ): boolean;
 }
 
 /** Outcome of `MessageDma.writeByteBatch`. */

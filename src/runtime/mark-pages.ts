@@ -1,3 +1,4 @@
+import { DirtyLog } from '../dma/dirty-log.ts';
 import { type DmaRegion, dmaProt, type GuestMemory, type MessageDma } from '../dma/types.ts';
 import { CompanionError } from '../errors.ts';
 
@@ -36,12 +37,14 @@ export function markPages(memory: GuestMemory, client: MessageDma, pages: Float6
 export function rehearseMarking(memory: GuestMemory, client: MessageDma, count: number): MarkOutcome {
   const region = memory.regions().find(({ size, mapped }) => mapped && size >= count * pageSize * 2);
   if (region === undefined) return { pages: 0, failed: 0, firstErrno: 0 };
+  const log = new DirtyLog({ scope: 'precise' });
+  log.start(pageSize, []);
   // Two beside each other, then one by itself: whatever compiles this must have seen both.
-  const pages = Float64Array.from({ length: count }, (_, index) => {
+  for (let index = 0; index < count; index++) {
     const place = Math.floor(index / 3) * 5 + (index % 3 === 2 ? 3 : index % 3);
-    return region.iova + place * pageSize;
-  });
-  const done = markInPairs(memory, client, pages, false);
+    log.mark(region.iova + place * pageSize, 1);
+  }
+  const done = markInPairs(memory, client, log.takeDirtyPages(), false);
   return { pages: done ? count : 0, failed: 0, firstErrno: 0 };
 }
 
@@ -61,14 +64,14 @@ function markInPairs(
   const lengths = new Uint8Array(count);
   const bytes = new Uint8Array(count * pieceSlots);
   const cursor = new RegionCursor(memory.regions());
-  /** The first page of each mapping: a mapping accepts either all of its pages or none. */
-  const samples: number[] = [];
+  /** The first page of each mapping: a mapping accepts either all of its pages or none. A client that kept silent would show. */
+  const answered = new Uint8Array(count);
   const lengthMask = inEarnest ? ~0 : 0;
   let pieces = 0;
   for (let at = 0; at < count; ) {
     const page = pages[at] ?? 0;
     if (!cursor.seek(page)) return false;
-    if (cursor.entered) samples.push(page);
+    if (cursor.entered) answered[pieces] = 1;
     const next = page + pageSize;
     const paired = pages[at + 1] === next && next < cursor.end;
     if (paired) {
@@ -83,10 +86,7 @@ function markInPairs(
     lengths[pieces++] = (paired ? 2 : 1) & lengthMask;
     at += paired ? 2 : 1;
   }
-  if (!inEarnest) return client.postBatch(addresses, lengths, bytes, pieces);
-  // A client that kept silent about refusals is found out here: these ask for replies.
-  const sampled = markSingly(memory, client, Float64Array.from(samples));
-  return sampled.failed === 0 && client.postBatch(addresses, lengths, bytes, pieces);
+  return client.postBatch(addresses, lengths, bytes, pieces, answered);
 }
 
 /** One message and one reply for each page. */

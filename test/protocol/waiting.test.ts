@@ -246,10 +246,17 @@ describe.each(serversUnderTest)('$name server, while the device waits for DMA', 
     const lengths = Uint8Array.from({ length: count }, (_, i) => 1 + (i % 2));
     const bytes = Uint8Array.from({ length: 2 * count }, (_, i) => i % 251);
     const seen: number[] = [];
-    client.onDma = ({ count: length }) => seen.push(length);
-    const post = () => device.link?.dma.postBatch?.(addresses, lengths, bytes, count);
+    const replies: number[] = [];
+    client.onDma = ({ count: length, iova: at, answered: reply }) => {
+      seen.push(length);
+      if (reply && at >= iova) replies.push((at - iova) / 32);
+    };
+    const answered = Uint8Array.from({ length: count }, (_, i) => (i % 300 === 7 ? 1 : 0));
+    const post = () => device.link?.dma.postBatch?.(addresses, lengths, bytes, count, answered);
     expect(post()).toBe(true);
     expect(seen.filter((length) => length < 2 ** 32)).toEqual([...lengths]);
+    // One in 512 and the last, and those that were wanted.
+    expect(replies).toEqual([7, 307, 511, 607, 907, 1023, 1207, 1507, 1535, 1807, 1999]);
     expect([...memory.subarray(32 * 1999, 32 * 1999 + 3)]).toEqual([3998 % 251, 3999 % 251, 0xab]);
     expect([...memory.subarray(32 * 1998, 32 * 1998 + 2)]).toEqual([3996 % 251, 0xab]);
     // One that is posted, and the last, which is not.

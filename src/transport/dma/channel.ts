@@ -20,6 +20,8 @@ const gathered = 128;
  */
 const postedGroup = 512;
 const openGroups = 2;
+/** Replies that the caller wanted beyond those: so many more may be open. */
+const openExtra = 128;
 /** Slots for messages in flight; a power of two, so that an id's low bits name its slot. */
 const slots = 1024;
 const idMask = 0x7fff;
@@ -106,8 +108,15 @@ export class DmaChannel implements MessageDma {
    * same (hw/vfio-user/pci.c, vfio_user_dma_write), and answers in order, so that after the last write, which is
    * not posted, all refusals are known.
    */
-  postBatch(addresses: ArrayLike<number>, lengths: Uint8Array, bytes: Uint8Array, count: number): boolean {
-    if (count > addresses.length || count > lengths.length || count * postedPiece > bytes.length) {
+  postBatch(
+    addresses: ArrayLike<number>,
+    lengths: Uint8Array,
+    bytes: Uint8Array,
+    count: number,
+    answered: Uint8Array,
+  ): boolean {
+    const shortest = Math.min(addresses.length, lengths.length, answered.length);
+    if (count > shortest || count * postedPiece > bytes.length) {
       throw new RequestError(errno.EINVAL, `a batch of ${count} pieces in shorter arrays`);
     }
     if (!this.#options.probe) return false;
@@ -115,7 +124,7 @@ export class DmaChannel implements MessageDma {
     const transfer = newTransfer(command.DMA_WRITE, 0, bytes, addresses);
     this.#postedId = postedId | ((this.#postedId + 1) & idMask);
     this.#postedRefused = 0;
-    this.#runPosted(transfer, lengths, count);
+    this.#runPosted(transfer, lengths, answered, count);
     return transfer.failed === 0 && this.#postedRefused === 0;
   }
 
@@ -304,29 +313,33 @@ export class DmaChannel implements MessageDma {
     this.#checkBroken(transfer);
   }
 
-  #runPosted(transfer: Transfer, lengths: Uint8Array, count: number): void {
+  #runPosted(transfer: Transfer, lengths: Uint8Array, answered: Uint8Array, count: number): void {
     const { addresses = [], bytes } = transfer;
     const out = this.#out;
     let at = 0;
     let pieces = 0;
+    let extra = 0;
     this.#port.beginWait();
     try {
       this.#wait.progress = this.#port.now();
       for (let index = 0; index < count; index++) {
         const length = lengths[index] ?? 0;
-        const answered = index % postedGroup === postedGroup - 1 || index === count - 1;
-        if (answered) this.#writeRequest(at, transfer, index, length, addresses[index] ?? 0, length);
+        const last = index % postedGroup === postedGroup - 1 || index === count - 1;
+        if (last || answered[index] !== 0)
+          this.#writeRequest(at, transfer, index, length, addresses[index] ?? 0, length);
         else this.#writePosted(at, length, addresses[index] ?? 0);
         at += requestSize;
         // Both slots whatever the length: a rehearsal, with writes of no bytes, is to run the same instructions.
         out[at] = bytes[index * postedPiece] ?? 0;
         out[at + 1] = bytes[index * postedPiece + 1] ?? 0;
         at += length;
-        if (++pieces < gathered && !answered) continue;
+        if (!last && answered[index] !== 0) extra += 1;
+        if (++pieces < gathered && !last) continue;
         this.#port.send(out, at);
         at = 0;
         pieces = 0;
-        while (this.#port.blocked || transfer.inFlight >= openGroups) this.#wait.asleep(transfer);
+        const most = openGroups + Math.min(extra, openExtra);
+        while (this.#port.blocked || transfer.inFlight >= most) this.#wait.asleep(transfer);
       }
       while (transfer.inFlight > 0) this.#wait.asleep(transfer);
     } finally {

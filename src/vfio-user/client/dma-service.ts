@@ -11,6 +11,8 @@ export interface DmaAccess {
   readonly write: boolean;
   readonly iova: number;
   readonly count: number;
+  /** The server waits for a reply. */
+  readonly answered: boolean;
 }
 
 /** Who is asked. */
@@ -52,7 +54,7 @@ function access(head: HeaderFields, payload: Buffer, service: DmaService): Buffe
   const addr = readU64(payload, dmaAccess.offsets.addr);
   const count = readU64(payload, dmaAccess.offsets.count);
   if (count > offer.maxDataXferSize) throw new RequestError(errno.E2BIG, `a DMA message of ${count} bytes`);
-  service.onDma?.({ write, iova: addr, count });
+  service.onDma?.({ write, iova: addr, count, answered: (head.flags & headerFlags.noReply) === 0 });
   if (write) {
     if (payload.length !== dmaAccess.size + count)
       throw new RequestError(errno.EINVAL, 'wrong length of data');
