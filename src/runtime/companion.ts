@@ -89,10 +89,7 @@ export class CompanionService {
         this.#quiet(flag(on, 'on'));
         return {};
       },
-      markDirty: (_request, sendReplies) => {
-        sendReplies();
-        return this.#markDirty();
-      },
+      markDirty: () => this.#markDirty(),
       rehearseMarking: ({ pages }) =>
         this.#marked((client) => rehearseMarking(target.memory, client, size(pages, rehearsalLimit))),
       dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
@@ -105,9 +102,11 @@ export class CompanionService {
         this.#window.close();
         return {};
       },
-      readState: ({ offset, length }) => ({
-        length: this.#window.read(this.#migration(), address(offset), address(length)),
-      }),
+      readState: ({ offset, length }, sendReplies) => {
+        // What was asked before it may be what a blackout waits for; this is not.
+        sendReplies();
+        return { length: this.#window.read(this.#migration(), address(offset), address(length)) };
+      },
       writeState: ({ offset, length }) => {
         this.#window.write(this.#migration(), address(offset), address(length));
         return {};

@@ -1,7 +1,7 @@
 /** Step 5: the rest of RAM by QEMU, and the end of what was begun with the devices' state. */
 import { migrationState } from '../../migration/state.ts';
 import { Timeline } from '../../report/timeline.ts';
-import { pump, pumpRate } from './pump.ts';
+import { pumpRate, pumpRest } from './pump.ts';
 import { isTold, startTold } from './replay.ts';
 import { type DeviceRun, type Run, refusal, within } from './run.ts';
 
@@ -74,11 +74,12 @@ export async function moveState(run: Run, device: DeviceRun, stopped: Promise<un
   const begun = stopped.then(() => Timeline.now());
   begun.catch(() => undefined);
   const { destination } = device;
-  device.finalBytes = await pump(device);
+  const last = await pumpRest(device);
+  device.finalBytes = last.bytes;
   const start = await begun;
   await run.settled;
   // RESUMING → STOP loads and checks the state; the device stays held.
-  const ended = [destination.setState(migrationState.STOP)];
+  const ended = [last.written, destination.setState(migrationState.STOP)];
   if (isTold(device)) ended.push(startTold(device));
   await Promise.all(ended);
   run.timeline.add('state', start, Timeline.now(), { device: device.id, note: `${device.finalBytes} bytes` });

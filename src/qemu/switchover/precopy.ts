@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { PrecopySample } from '../../report/types.ts';
 import { type ConvergenceOptions, type Decision, decide } from '../convergence.ts';
 import { anticipateContinue } from './final.ts';
+import { Pauses } from './pauses.ts';
 import { preset } from './preset.ts';
 import { pump, pumpRate } from './pump.ts';
 import { rehearse } from './rehearse.ts';
@@ -34,7 +35,7 @@ export async function preCopy(run: Run): Promise<void> {
     firstRamLimitMs: run.options.firstRamLimitMs ?? 10,
     ...assumedCost,
   };
-  const over = new AbortController();
+  const pauses = new Pauses();
   const stopped = run.source
     .waitFor('MIGRATION', ({ data }) => data.status === 'pre-switchover', {
       timeoutMs: (limits.maxSeconds + 60) * 1000,
@@ -44,7 +45,7 @@ export async function preCopy(run: Run): Promise<void> {
     .finally(() => {
       run.progressed.stopped = true;
       // Ends sleeps, which can wait until the blackout's first requests are out.
-      setImmediate(() => over.abort());
+      setImmediate(() => pauses.end());
     });
   stopped.catch(() => undefined);
   const costs: SwitchoverCosts = { ...assumedCost };
@@ -54,18 +55,19 @@ export async function preCopy(run: Run): Promise<void> {
     while (!run.progressed.stopped) {
       await heartbeat(run);
       for (const device of run.devices) if (!run.progressed.stopped) await preset(run, device);
-      await delay(heartbeatMs, undefined, { signal: over.signal }).catch(() => undefined);
+      await pauses.sleep(heartbeatMs);
     }
   };
   const poll = async (): Promise<void> => {
     while (!run.progressed.stopped) {
       await governor.look(performance.now() - started);
-      await delay(pollMs, undefined, { signal: over.signal }).catch(() => undefined);
+      await pauses.sleep(pollMs);
     }
   };
+  const near = (): boolean => governor.near;
   const beats = beat();
   const feeds = run.devices.map((device) => {
-    device.fed = feed(run, device, over.signal);
+    device.fed = feed(run, device, pauses, near);
     return device.fed;
   });
   const work = Promise.all([beats, poll(), warmUp(run, costs), ...feeds]);
@@ -138,21 +140,36 @@ const quietBelowBytes = 1024 ** 3;
 /** State moved between two looks at how much is left. */
 const portionBytes = 16 * 1024 * 1024;
 
-/** Keeps one device's precopy stream flowing until the vCPUs stop. */
-async function feed(run: Run, device: DeviceRun, over: AbortSignal): Promise<void> {
-  if (!canPreCopy(device)) return;
+/** Between two looks at a device when the switchover is near. */
+const nearMs = 3;
+/** A guest that dirties its memory faster than it is sent is not looked at so often for ever. */
+const longestNearMs = 5000;
+
+/**
+ * Keeps one device's precopy stream flowing until the vCPUs stop. When the switchover is `near`, every change is moved at once:
+ * little is left then, and nobody falls asleep, after which the same work takes several times as long.
+ */
+async function feed(run: Run, device: DeviceRun, pauses: Pauses, near: () => boolean): Promise<void> {
   const stopped = (): boolean => run.progressed.stopped;
+  const { source, destination } = device;
   while (!stopped()) {
-    const info = await device.source.precopyInfo();
-    if (stopped()) return;
-    device.initialBytes = info.initialBytes;
-    device.dirtyBytes = info.dirtyBytes;
-    const worth = info.initialBytes > 0 || info.dirtyBytes > smallDirtyBytes;
-    device.feeding = worth;
-    const moved = worth ? await pump(device, portionBytes, stopped) : 0;
-    device.feeding = false;
-    if (moved === 0) await delay(pollMs, undefined, { signal: over }).catch(() => undefined);
+    if (near()) await Promise.all([source.info(), destination.info()]);
+    const moved = canPreCopy(device) && !stopped() ? await feedOnce(device, near, stopped) : 0;
+    if (moved === 0) await pauses.sleep(near() ? nearMs : pollMs);
   }
+}
+
+async function feedOnce(device: DeviceRun, near: () => boolean, stopped: () => boolean): Promise<number> {
+  const info = await device.source.precopyInfo();
+  if (stopped()) return 0;
+  device.initialBytes = info.initialBytes;
+  device.dirtyBytes = info.dirtyBytes;
+  const worth = info.initialBytes > 0 || info.dirtyBytes > (near() ? 0 : smallDirtyBytes);
+  device.feeding = worth;
+  const moved = worth ? await pump(device, portionBytes, stopped) : 0;
+  device.feeding = false;
+  // What changes all the time would be moved all the time.
+  return near() ? 0 : moved;
 }
 
 /** What is known of a switchover's costs so far. */
@@ -165,11 +182,17 @@ class Governor {
   readonly #costs: SwitchoverCosts;
   #sent: { limitMs: number; bandwidth: number | undefined } = { limitMs: holdLimitMs, bandwidth: undefined };
   #quiet = false;
+  #nearUntil = 0;
 
   constructor(run: Run, limits: ConvergenceOptions, costs: SwitchoverCosts) {
     this.#run = run;
     this.#costs = costs;
     this.#limits = limits;
+  }
+
+  /** QEMU may switch over, and should before long. */
+  get near(): boolean {
+    return this.#quiet && performance.now() < this.#nearUntil;
   }
 
   async look(elapsedMs: number): Promise<void> {
@@ -221,6 +244,7 @@ class Governor {
 
   async #setQuiet(on: boolean): Promise<void> {
     this.#quiet = on;
+    this.#nearUntil = performance.now() + longestNearMs;
     await this.#run.quiet(on);
   }
 

@@ -12,29 +12,43 @@ export async function pump(
   limit = Number.POSITIVE_INFINITY,
   until: () => boolean = () => false,
 ): Promise<number> {
+  const { bytes, written } = await pumpRest(device, limit, until);
+  await written;
+  return bytes;
+}
+
+/** As `pump`, up to the last chunk's being on its way: what is asked of the destination now comes after it. */
+export async function pumpRest(
+  device: DeviceRun,
+  limit = Number.POSITIVE_INFINITY,
+  until: () => boolean = () => false,
+): Promise<{ bytes: number; written: Promise<void> }> {
   device.channel ??= await openChannel(device.source, device.destination);
   const { channel } = device;
   const started = performance.now();
   let moved = 0;
   let slot = 0;
   let length = await channel.read(slot);
+  let written: Promise<void> = Promise.resolve();
   while (length > 0) {
     moved += length;
-    const written = channel.write(slot, length);
+    written = channel.write(slot, length);
+    // Who gets it waits for it.
+    written.catch(() => undefined);
     const last = length < channel.chunkBytes;
-    if (last || moved >= limit || until()) {
-      await written;
-      break;
-    }
+    if (last || moved >= limit || until()) break;
     slot = (slot + 1) % slots;
-    const next = channel.read(slot);
     // Both are waited for, so that a refusal of the destination is not left unhandled behind a read.
-    const [read] = await Promise.all([next, written]);
+    const [read] = await Promise.all([channel.read(slot), written]);
     length = read;
   }
-  device.sentBytes += moved;
-  device.pumpMs += performance.now() - started;
-  return moved;
+  const bytes = moved;
+  const noted = written.then(() => {
+    device.sentBytes += bytes;
+    device.pumpMs += performance.now() - started;
+  });
+  noted.catch(() => undefined);
+  return { bytes, written: noted };
 }
 
 /** Bytes a millisecond assumed before anything has been measured. */

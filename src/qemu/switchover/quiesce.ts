@@ -29,6 +29,7 @@ export async function quiesce(run: Run): Promise<void> {
   });
   // They are waited for one after the other: the first that fails ends the migration, the others have been heard.
   for (const { stopped, marked } of steps) for (const each of [stopped, marked]) each.catch(() => undefined);
+  rouse(run);
   run.moved = Promise.all(steps.map(({ moved }) => moved));
   // Whatever is waited for, a state that is refused must end that wait.
   run.moved.catch((error) => run.fail(error));
@@ -42,6 +43,14 @@ export async function quiesce(run: Run): Promise<void> {
   await run.until(run.settled);
   // 0xCF8 is guest state: it has to be known before we touch it, which only a replay does.
   if (!run.devices.every(isTold)) run.cf8 = await run.until(run.sourcePorts.save());
+}
+
+/**
+ * What has slept for some milliseconds runs several times slower at first. A destination's server is woken while it is still waited
+ * for nobody, so that it is awake when the state comes and its QEMU maps memory.
+ */
+function rouse(run: Run): void {
+  for (const { destination } of run.devices) destination.state().catch(() => undefined);
 }
 
 /**
@@ -62,8 +71,8 @@ async function rest(run: Run, device: DeviceRun): Promise<void> {
 }
 
 /**
- * Has the device stopped, its state moved and its pages marked: all requests at once, carried out in this order. Its state
- * comes first: the destination loads it while pages are marked, and is free for its QEMU when RAM arrives.
+ * Has the device stopped, its pages marked and its state moved: all requests at once, carried out in this order. The pages come
+ * first, for QEMU's last pass of RAM waits for them; the state moves beside that.
  */
 function halt(run: Run, device: DeviceRun, rested: Promise<unknown>) {
   // Without P2P a device passes through STOP by itself.
@@ -71,12 +80,12 @@ function halt(run: Run, device: DeviceRun, rested: Promise<unknown>) {
     device.dataSize = left;
   });
   const stopped = Promise.all([rested, halted]);
+  const marked = mark(run, device, stopped);
   // A piece that was under way when the CPUs stopped has its place in the channel still.
   const moved = device.feeding
     ? device.fed.then(() => moveState(run, device, stopped))
     : moveState(run, device, stopped);
-  const marked = mark(run, device, stopped);
-  return { stopped, moved, marked };
+  return { stopped, marked, moved };
 }
 
 /** Where the device sits, if that may have changed while the guest ran. */

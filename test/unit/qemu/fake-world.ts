@@ -44,6 +44,8 @@ export class FakePeer implements DevicePeer {
   /** False: nothing answers in the ECAM window, as before firmware has run. */
   ecamThere = true;
   current: number = migrationState.RUNNING;
+  /** What its device changes all the time, bytes. */
+  dirtyBytes = 0;
   protocol = 2;
   readonly #journal: string[];
   readonly #counts = new Map<string, number>();
@@ -89,7 +91,7 @@ export class FakePeer implements DevicePeer {
   }
   async precopyInfo(): Promise<{ initialBytes: number; dirtyBytes: number }> {
     await this.#call('precopyInfo');
-    return { initialBytes: this.#unread > 1 ? 100 : 0, dirtyBytes: 0 };
+    return { initialBytes: this.#unread > 1 ? 100 : 0, dirtyBytes: this.dirtyBytes };
   }
   async dataSize(): Promise<number> {
     await this.#call('dataSize');
@@ -197,6 +199,8 @@ export class FakeWorld {
   readonly refused = new Set<string>();
   sourceStatus = 'running';
   destinationStatus = 'inmigrate';
+  /** From `migrate` until the source stops for its last pass, ms. */
+  precopyMs = 15;
   /** From `migrate-continue` until the destination has loaded, ms. */
   loadMs = 2;
   /** What the destination has to tell of its start comes with the answer to the next command only. */
@@ -325,7 +329,7 @@ export class FakeWorld {
         this.sourceStatus = 'finish-migrate';
         this.#event('source', 'STOP');
         this.#event('source', 'MIGRATION', { status: 'pre-switchover' });
-      }, 15);
+      }, this.precopyMs);
     } else if (side === 'source' && command === 'migrate-continue') {
       setTimeout(() => {
         if (this.#migration !== 'pre-switchover') return;

@@ -52,6 +52,9 @@ describe('a migration without faults', () => {
       at('destination.hold off'),
       at('destination.fireVectors'),
     );
+    // QEMU's last pass waits for the pages, the state moves beside it, and who loads it has been woken before.
+    expectOrder(at('source.markDirty'), at('source.read', true), at('destination.write', true));
+    expectOrder(at('source.rest'), at('destination.state', true), at('destination.write', true));
     expectOrder(
       at('destination.write', true),
       at(`destination.setState ${migrationState.STOP}`),
@@ -61,6 +64,21 @@ describe('a migration without faults', () => {
     // Nothing wakes the source up again.
     expect(world.journal).not.toContain('source QEMU: cont');
     expect(world.journal).not.toContain('source.hold off');
+  });
+
+  it('moves every change of state when the switchover is near, and what there is much of before', async () => {
+    const between = (): string[] => world.journal.slice(at('source.quiet on'), at('source.rest'));
+    world.precopyMs = 200;
+    await migrate(world.options());
+    expect(between()).toContain('source.precopyInfo');
+    expect(between()).not.toContain('source.read');
+    await world.stop();
+    world = new FakeWorld();
+    await world.start();
+    world.precopyMs = 200;
+    world.source.dirtyBytes = 100;
+    await migrate(world.options());
+    expect(between()).toContain('source.read');
   });
 
   it('has told the destination all registers before the blackout', async () => {
