@@ -12,8 +12,8 @@ let holders = 0;
 
 /**
  * Clears the young generation, so that it is some time until that has to be done again, and queues no function of this process for
- * optimization until what is returned has been called (twice does no harm). What is optimized already, or under way, stays so.
- * Several may hold at a time.
+ * optimization until what is returned has been called (twice does no harm). What is optimized already, or under way, stays so. The
+ * device loop leaves Node's turns for later meanwhile. Several may hold at a time.
  */
 export function quietEngine(): () => void {
   holders += 1;
@@ -26,6 +26,11 @@ export function quietEngine(): () => void {
     holders -= 1;
     if (holders === 0) setFlagsFromString('--opt');
   };
+}
+
+/** Whether somebody holds this process to be quiet. */
+export function engineIsQuiet(): boolean {
+  return holders > 0;
 }
 
 /** Compiled code is kept however long it has not run: what runs once in an hour should not be slow then. For servers. */

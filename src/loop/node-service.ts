@@ -1,3 +1,4 @@
+import { engineIsQuiet } from '../engine.ts';
 import { type NodeLoop, NodeTurn, nodeLoop, TimerFd } from '../posix/index.ts';
 
 const NS_PER_MS = 1e6;
@@ -7,6 +8,12 @@ const NS_PER_MS = 1e6;
  * them, which may each add as much. What those leave for Node (ticks, promises, sockets that it has not begun to watch) shows nowhere from outside.
  */
 const TURN_EVERY_NS = 1 * NS_PER_MS;
+/** The same while the process is to be quiet: as long as all that it has to do in a blackout. */
+const QUIET_TURN_EVERY_NS = 10 * NS_PER_MS;
+
+function turnEveryNs(): number {
+  return engineIsQuiet() ? QUIET_TURN_EVERY_NS : TURN_EVERY_NS;
+}
 
 /**
  * So many rounds of a burst wait by a timeout of their own; then the burst's timer is set. Most bursts are no longer than
@@ -105,7 +112,7 @@ export class NodeService {
       if (this.#wanted || this.#burstOver || wait === 0) return;
       if (ran) {
         rounds += 1;
-        if (rounds === TIMED_ROUNDS) this.#burst.arm(TURN_EVERY_NS);
+        if (rounds === TIMED_ROUNDS) this.#burst.arm(turnEveryNs());
       } else if (rounds > 0 && rounds < TIMED_ROUNDS) return;
     }
   }
@@ -113,7 +120,7 @@ export class NodeService {
   /** Nanoseconds that the next round may wait, after so many that had something to do. */
   #longest(rounds: number): number {
     if (rounds === 0) return this.#nodeTimeoutNs();
-    return rounds < TIMED_ROUNDS ? TURN_EVERY_NS : -1;
+    return rounds < TIMED_ROUNDS ? turnEveryNs() : -1;
   }
 
   #nodeTimeoutNs(): number {

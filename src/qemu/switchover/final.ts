@@ -11,9 +11,10 @@ const tailMs = 4;
 /** The command that ends "pre-switchover". */
 const continueCommand = ['migrate-continue', { state: 'pre-switchover' }] as const;
 
-/** The switchover is near: its command is sent but for the last byte. */
-export function anticipateContinue(run: Run): void {
+/** The switchover is near: its commands are sent but for the last byte. */
+export function anticipate(run: Run): void {
   run.source.anticipate(...continueCommand);
+  if (run.wasRunning) run.destination.anticipate('cont');
 }
 
 export async function finish(run: Run): Promise<void> {

@@ -2,7 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PrecopySample } from '../../report/types.ts';
 import { type ConvergenceOptions, type Decision, decide } from '../convergence.ts';
-import { anticipateContinue } from './final.ts';
+import { anticipate } from './final.ts';
 import { Pauses } from './pauses.ts';
 import { preset } from './preset.ts';
 import { pump, pumpRate } from './pump.ts';
@@ -238,7 +238,7 @@ class Governor {
       return;
     }
     const settings = this.#apply(decision, sample.ramRemaining);
-    if (ready) anticipateContinue(run);
+    if (ready) anticipate(run);
     await settings;
   }
 

@@ -34,9 +34,11 @@ export async function quiesce(run: Run): Promise<void> {
   // Whatever is waited for, a state that is refused must end that wait.
   run.moved.catch((error) => run.fail(error));
   await run.all(steps.map(({ rested }) => rested));
-  timeline.add('quiesce', seen, Timeline.now());
+  const rested = Timeline.now();
   await run.each((device) => locate(run, device));
-  await run.all<unknown>(steps.flatMap(({ stopped, marked }) => [stopped, marked]));
+  await run.all(steps.map(({ stopped }) => stopped));
+  const marking = await run.all(steps.map(({ marked }) => marked));
+  timeline.add('quiesce', seen, Math.max(seen, Math.min(rested, ...marking)));
   const borrowed = run.devices.filter((device) => needsBusMaster(device));
   if (borrowed.length > 0) await run.until(showBorrowing(run, borrowed));
   for (const device of run.devices) checkShown(run, device);
@@ -145,17 +147,20 @@ async function showBorrowing(run: Run, devices: readonly DeviceRun[]): Promise<v
 
 /**
  * Has the pages marked that the device wrote.
- * @param before what the server was asked just before: the time of this begins with its end
+ * @param before what the server was asked just before
+ * @returns when that began; see `Timeline.now`
  */
-async function mark(run: Run, device: DeviceRun, before: Promise<unknown>): Promise<void> {
-  if (run.options.markDirtyPages === false) return;
+async function mark(run: Run, device: DeviceRun, before: Promise<unknown>): Promise<number> {
+  if (run.options.markDirtyPages === false) return Number.POSITIVE_INFINITY;
   const marked = device.source.markDirty();
   marked.catch(() => undefined);
   await before;
-  const startUs = Timeline.now();
   device.mark = await marked;
-  const note = `${device.mark.pages} pages`;
-  run.timeline.add('marking', startUs, Timeline.now(), { device: device.id, note });
+  // The replies to all requests come together: how long this one took only the server knows.
+  const end = Timeline.now();
+  const start = end - device.mark.microseconds;
+  run.timeline.add('marking', start, end, { device: device.id, note: `${device.mark.pages} pages` });
+  return start;
 }
 
 /** Takes the MSI-X table as QEMU holds it from what a barrier brought. */

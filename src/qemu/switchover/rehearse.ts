@@ -9,7 +9,7 @@ import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import type { QmpSession } from '../qmp.ts';
 import { commandOf, commandOffset } from './check.ts';
 import { commit } from './commit.ts';
-import { anticipateContinue, finish } from './final.ts';
+import { anticipate, finish } from './final.ts';
 import { quiesce } from './quiesce.ts';
 import { replay } from './replay.ts';
 import { type DeviceRun, Run } from './run.ts';
@@ -30,7 +30,7 @@ export async function rehearse(run: Run): Promise<number> {
   let round = 0;
   for (; round < rounds && !run.progressed.stopped && !run.signal.aborted; round++) {
     const played = playedRun(run);
-    anticipateContinue(played);
+    anticipate(played);
     await quiesce(played);
     await finish(played);
     await replay(played);
