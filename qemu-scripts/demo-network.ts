@@ -3,7 +3,7 @@ import { canUseTaps } from '../src/net/testnet.ts';
 import { Testbed } from '../src/qemu/index.ts';
 import { bytes } from '../src/report/format.ts';
 import { type DemoScene, migrateAndProve, say } from './demo-scene.ts';
-import { Flow, Pings, type TcpReport, type UdpReport } from './flows.ts';
+import { type Ends, Flow, type PingReport, Pings, type TcpReport, type UdpReport } from './flows.ts';
 import { configureGuest, guestWarnings, Network, plainNet } from './network.ts';
 
 const streamRate = 2_000_000;
@@ -41,21 +41,28 @@ export const networkScene: DemoScene = async (finish) => {
   const { report, proven } = await migrateAndProve(bed);
   await sleep(settleMs);
   const pinged = await pings.end();
-  if (pinged.lost > 0 || pinged.sent === 0)
-    throw new Error(`pings were lost: ${pinged.lost} of ${pinged.sent}`);
+  const datagrams = await udp.end();
+  const missed = missing(pinged, datagrams);
+  if (missed !== undefined)
+    throw new Error(`${missed}\nWhat was counted on the way:\n${await network.losses(bed)}`);
   proven.push(`pings: ${pinged.lost} of ${pinged.sent} lost`);
-  proven.push(datagramsArrived(await udp.end()));
+  proven.push(arrived(datagrams));
   if (tcp !== undefined) proven.push(streamsEqual(await tcp.end()));
   proven.push(await silentLog(bed));
   return { report, proven };
 };
 
-function datagramsArrived({ guest, peer }: { guest: UdpReport; peer: UdpReport }): string {
-  for (const [where, report] of Object.entries({ guest, peer })) {
+/** What was lost or exchanged, if anything was. */
+function missing(pinged: PingReport, ends: Ends<UdpReport>): string | undefined {
+  if (pinged.lost > 0 || pinged.sent === 0) return `pings were lost: ${pinged.lost} of ${pinged.sent}`;
+  for (const [where, report] of Object.entries(ends)) {
     const wrong = report.missing + report.reordered + report.duplicates;
-    if (wrong > 0)
-      throw new Error(`datagrams went wrong on their way to the ${where}: ${JSON.stringify(report)}`);
+    if (wrong > 0) return `datagrams went wrong on their way to the ${where}: ${JSON.stringify(report)}`;
   }
+  return undefined;
+}
+
+function arrived({ guest, peer }: Ends<UdpReport>): string {
   return (
     `UDP: ${guest.received} arrived in the guest and ${peer.received} at the peer, 0 missing, 0 reordered; ` +
     `longest silence ${guest.gapMs} and ${peer.gapMs} ms`

@@ -143,7 +143,7 @@ const portionBytes = 16 * 1024 * 1024;
 /** Between two looks at a device when the switchover is near. */
 const nearMs = 3;
 /** A guest that dirties its memory faster than it is sent is not looked at so often for ever. */
-const longestNearMs = 5000;
+const longestNearMs = 2000;
 
 /**
  * Keeps one device's precopy stream flowing until the vCPUs stop. When the switchover is `near`, every change is moved at once:
