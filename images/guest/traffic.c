@@ -329,6 +329,12 @@ static int udp(char **args)
 		if (setsockopt(fd, SOL_UDP, UDP_SEGMENT, &each, sizeof each) != 0)
 			fail(1, "UDP_SEGMENT");
 	}
+	/*
+	 * Counting begins here: while connect() gives the socket its addresses the kernel finds none for what comes (it counts
+	 * NoPorts), so that what came before bind() and connect() were done may have a gap.
+	 */
+	while (recv(fd, datagram, sizeof datagram, MSG_DONTWAIT) >= 0 || errno != EAGAIN)
+		;
 	start = microseconds();
 	for (;;) {
 		struct pollfd ready = { .fd = fd, .events = POLLIN };
