@@ -41,6 +41,8 @@ const migDataRead = handler(messages.MIG_DATA_READ, onBoth, (context, { value })
   const { argsz, size } = value;
   const migration = migrationOf(context, 'MIG_DATA_READ');
   checkTransfer(context, 'MIG_DATA_READ', argsz, size);
+  // A blackout may wait for the replies to what was asked before.
+  context.sendReplies();
   const target = context.scratch(size).subarray(0, size);
   const read = migration.read(target);
   const padded = context.role === 'device';
