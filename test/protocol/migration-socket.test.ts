@@ -140,6 +140,21 @@ describe('native server, the migration socket', () => {
     expect(client.run({ ...operations.readState(1024), parse: ({ data }) => data.length })).toBe(3);
   });
 
+  it('has answered what was asked before when it reads a state', () => {
+    start(under, { role: 'migration', companion });
+    const client = server.connect(withCompanion);
+    const first = client.submit(operations.migrationDataSize());
+    const second = client.submit(operations.readState(4));
+    let answered = false;
+    migration.read = () => {
+      client.poll();
+      answered = first.done;
+      return 0;
+    };
+    second.wait();
+    expect(answered).toBe(true);
+  });
+
   it('carries companion operations, and errors with their sentences', () => {
     start(under, { role: 'migration', companion });
     const client = server.connect(withCompanion);

@@ -33,12 +33,11 @@ export async function pumpRest(
   while (length > 0) {
     moved += length;
     written = channel.write(slot, length);
-    // Who gets it waits for it.
+    // Whoever gets it in the end waits for it; a refusal meanwhile is not unhandled.
     written.catch(() => undefined);
     const last = length < channel.chunkBytes;
     if (last || moved >= limit || until()) break;
     slot = (slot + 1) % slots;
-    // Both are waited for, so that a refusal of the destination is not left unhandled behind a read.
     const [read] = await Promise.all([channel.read(slot), written]);
     length = read;
   }

@@ -8,8 +8,8 @@ import type { ServedDevice } from '../served-device.ts';
 export type Role = 'device' | 'migration';
 
 /**
- * Serves one COMPANION request; throws to refuse it. One that takes long calls `sendReplies` first: earlier replies may
- * be waiting to go out together with its own.
+ * Serves one COMPANION request; throws to refuse it. One that takes long and can wait itself calls `sendReplies` first: earlier
+ * replies may be waiting to go out together with its own.
  */
 export type ServeCompanion = (request: unknown, sendReplies: () => void) => unknown;
 
