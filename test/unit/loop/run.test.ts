@@ -90,12 +90,13 @@ describe('while the device loop runs, Node', () => {
       const watch = reactor.watch(fd, ready.read, () => {
         calls += 1;
       });
-      await sleep(3);
-      await new Promise(setImmediate);
-      expect(calls).toBeGreaterThan(10);
-      const before = calls;
-      for (let turns = 0; turns < 20; turns += 1) await new Promise(setImmediate);
-      expect(calls).toBeGreaterThan(before);
+      // However few calls fit into one turn on a machine with much to do: each turn leaves room for more.
+      for (let turns = 0; turns < 20; turns += 1) {
+        const before = calls;
+        await new Promise(setImmediate);
+        await sleep(1);
+        expect(calls).toBeGreaterThan(before);
+      }
       watch.close();
       closeFd(fd);
     }));
