@@ -88,6 +88,13 @@ export class Network {
     askSwitch(this.socket, { op: 'setLink', port: identity, up });
   }
 
+  /** Has the switch do nothing for so long, as when other work takes the processors. */
+  starveSwitch(ms: number): void {
+    const [switchProcess] = this.#processes;
+    switchProcess?.signal('SIGSTOP');
+    setTimeout(() => switchProcess?.signal('SIGCONT'), ms);
+  }
+
   /** Ports and counters of the switch. */
   stats(): SwitchStats {
     const answer = askSwitch(this.socket, { op: 'stats' });
@@ -97,8 +104,10 @@ export class Network {
 
   /** Everywhere that a frame can get lost, for the message of a failed check. */
   async losses(bed: Testbed, device = 'eth0'): Promise<string> {
-    const ports = this.stats().ports.map(({ name, state, dropped, parkDropped }) =>
-      [name, state, `dropped ${dropped}`, `park ${parkDropped}`].join(' '),
+    const { ports: present, departed } = this.stats();
+    const ports = [...present, { name: 'ports that left', state: '', ...departed }].map(
+      ({ name, state, dropped, parkDropped }) =>
+        [name, state, `dropped ${dropped}`, `park ${parkDropped}`].join(' '),
     );
     const guest = await bed.agent.run(
       `grep -h Udp: /proc/net/snmp; ethtool -S ${device} | grep -iE 'drop|out_of|err|discard' | grep -v ': 0$'`,

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { SwitchPort } from '../../src/net/switch/client.ts';
 import type { Switch, SwitchOptions } from '../../src/net/switch/switch.ts';
 import { closeFd, connectUnix, sendMessage } from '../../src/posix/index.ts';
-import { broadcast, type Inbox, inbox, mac, NetWorld, numbered } from './net-world.ts';
+import { broadcast, type Inbox, inbox, mac, NetWorld, numbered, sequenceOf } from './net-world.ts';
 
 let world: NetWorld;
 beforeEach(() => {
@@ -172,6 +172,44 @@ function rawPort() {
 }
 
 describe('stand-by', () => {
+  /** The switch looks at nothing before all of it has happened, as on a machine that gives it no processor for a while. */
+  test.each([
+    ['the new place speaks first', true],
+    ['the old place has gone first', false],
+  ])('nothing is lost when the whole move passes a switch by: %s', async (_name, early) => {
+    const { network, peer, source, sourceBox } = await stage('nic0');
+    const peerBox = inbox(peer);
+    const [destination, box] = await world.joined(network, { identity: 'nic0' });
+    // On its way to the old place, which has no room for it...
+    sourceBox.room = false;
+    for (const n of [0, 1, 2]) peer.send([numbered(VM, PEER, n)], 64);
+    await world.settle();
+    peerBox.frames.length = 0;
+    // ...and will not even look at these.
+    for (const n of [3, 4]) peer.send([numbered(VM, PEER, n)], 64);
+    const move = (): void => {
+      for (const n of [10, 11]) source.send([numbered(PEER, VM, n)], 64);
+      source.park();
+      source.send([numbered(PEER, VM, 12)], 64);
+    };
+    const arrive = (): void => {
+      destination.announce(VM);
+      destination.send([numbered(PEER, VM, 13)], 64);
+    };
+    // Who became readable first is looked at first.
+    if (early) destination.standby();
+    move();
+    if (early) arrive();
+    source.close();
+    if (!early) arrive();
+    await world.until(() => peerBox.sequences.includes(13) && box.sequences.includes(4));
+    const data = peerBox.frames.filter((frame) => frame.readUInt16BE(12) === 0x88b5).map(sequenceOf);
+    expect(data).toEqual([10, 11, 12, 13]);
+    expect(box.sequences).toEqual([0, 1, 2, 3, 4]);
+    const { ports, departed } = network.stats;
+    expect([departed, ...ports].map(({ dropped, parkDropped }) => dropped + parkDropped)).toEqual([0, 0, 0]);
+  });
+
   test("a guest's last frames go before its first ones from where it is now, though the switch is late", async () => {
     const network = world.makeSwitch();
     const [peer, peerBox] = await world.joined(network);
@@ -245,5 +283,35 @@ describe('stand-by', () => {
     await world.settle();
     expect(network.stats.ports.length).toBe(3);
     expect(box.sequences).not.toContain(9);
+  });
+
+  test('what a successor sends goes on while it waits for its predecessor, and what comes for it is kept', async () => {
+    const network = world.makeSwitch({ returnSeconds: 60 });
+    const [peer, peerBox] = await world.joined(network);
+    peer.send([numbered(VM, PEER, 0)], 64);
+    const { say, frame: sends } = rawPort();
+    say({ op: 'hello', version: 1, identity: 'nic0' });
+    say({ op: 'announce', mac: '52:54:00:00:00:01' });
+    say({ op: 'park' });
+    await world.until(() => network.stats.ports[1]?.state === 'parked');
+    const [destination, box] = await world.joined(network, { identity: 'nic0' });
+    peerBox.frames.length = 0;
+    // Two of the old place that the switch has not looked at, then the new place, which can't take over yet.
+    for (const n of [1, 2]) sends(numbered(PEER, VM, n));
+    destination.announce(VM);
+    for (const n of [3, 4]) destination.send([numbered(PEER, VM, n)], 64);
+    await world.until(() => peerBox.frames.some((frame) => sequenceOf(frame) === 4));
+    expect(network.stats.ports.map(({ state }) => state)).toEqual(['active', 'parked', 'standby']);
+    peer.send([numbered(VM, PEER, 5)], 64);
+    await world.settle();
+    expect(box.frames).toEqual([]);
+    say({ op: 'returned' });
+    await world.until(() => box.sequences.includes(5));
+    destination.send([numbered(PEER, VM, 6)], 64);
+    await world.until(() => peerBox.sequences.includes(6));
+    const data = peerBox.frames.filter((frame) => frame.readUInt16BE(12) === 0x88b5).map(sequenceOf);
+    expect(data).toEqual([1, 2, 3, 4, 6]);
+    const { ports, departed } = network.stats;
+    expect([departed.dropped, ...ports.map(({ dropped }) => dropped)]).toEqual([0, 0, 0, 0]);
   });
 });

@@ -17,6 +17,8 @@ export type OtherRecord = (member: Member, kind: number, bytes: Buffer, start: n
  */
 export class Fabric {
   readonly table: ForwardingTable;
+  /** What ports that have left had lost. */
+  readonly departed = { dropped: 0, parkDropped: 0 };
   /** Ports that take part in flooding. Replaced, never changed: a port may vanish while frames are handed out. */
   #ports: readonly Member[] = [];
   readonly #byNumber: (Member | undefined)[] = [];
@@ -39,6 +41,8 @@ export class Fabric {
 
   remove(member: Member): void {
     if (this.#byNumber[member.number] !== member) return;
+    this.departed.dropped += member.stats.dropped;
+    this.departed.parkDropped += member.stats.parkDropped;
     this.#byNumber[member.number] = undefined;
     this.#ports = this.#ports.filter((other) => other !== member);
     this.table.forget(member.number);
@@ -77,7 +81,8 @@ export class Fabric {
 
   #route(member: Member, bytes: Buffer, at: number, end: number, now: number): number {
     const { stats } = member;
-    if (end - at < ethernet.headerLength || member.state === 'standby' || !member.link) {
+    const silent = member.state === 'standby' && !member.succeeding;
+    if (end - at < ethernet.headerLength || silent || !member.link) {
       stats.dropped++;
       return DROP;
     }
@@ -96,10 +101,16 @@ export class Fabric {
   #forward(from: Member, target: number, area: RawArea, start: number, end: number): void {
     if (target === DROP || start === end) return;
     if (target !== FLOOD) {
-      this.#byNumber[target]?.deliver(area, start, end);
+      const member = this.#byNumber[target];
+      if (member !== undefined && isElsewhere(member, from)) member.deliver(area, start, end);
       return;
     }
     for (const member of this.#ports)
-      if (member !== from && member.state !== 'standby') member.deliver(area, start, end);
+      if (isElsewhere(member, from) && member.state !== 'standby') member.deliver(area, start, end);
   }
+}
+
+/** Whether frames of `from` may go to `member`: what is kept for a predecessor is for `from` itself. */
+function isElsewhere(member: Member, from: Member): boolean {
+  return member !== from && member.successor !== from;
 }

@@ -30,6 +30,8 @@ export abstract class Member {
   returned: FrameQueue | undefined;
   /** Waits for `returned` to be complete, to take over. */
   successor: Member | undefined;
+  /** Such a successor: in stand-by for what comes for it, but not for what it sends. */
+  succeeding = false;
   queue: FrameQueue;
   readonly stats: MemberStats = {
     inFrames: 0,

@@ -1,3 +1,4 @@
+import { errno, errnoOf } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { type Reactor, ready, type Watch } from '../../loop/types.ts';
 import { closeFd, type RawArea, rawArea, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
@@ -34,6 +35,10 @@ export class SocketMember extends Member {
   #receiving = false;
   /** Sent what it must not; to be disconnected. */
   #broken = false;
+  /** The other end is gone and can be told nothing more. What it had sent before is taken all the same. */
+  #deaf = false;
+  /** The kernel has told that the other end left something unread. */
+  #reset = false;
 
   /** @param area where datagrams are received; shared, as they are handled one at a time */
   constructor(
@@ -55,7 +60,7 @@ export class SocketMember extends Member {
   }
 
   override notify(notice: Notice): void {
-    if (this.gone) return;
+    if (this.gone || this.#deaf) return;
     const body = encodeControl(notice);
     if (!this.#control.push([body], body.length, recordKinds.control)) {
       this.#log.warn({ port: this.name }, 'port does not read what the switch tells it: disconnected');
@@ -126,7 +131,7 @@ export class SocketMember extends Member {
     this.#receiving = true;
     try {
       for (let count = 0; count < most && !this.gone; count++) {
-        const length = recvBytes(this.#fd, area.bytes, 0, MAX_DATAGRAM, false);
+        const length = this.#next(area);
         if (length < 0) return false;
         if (length === 0) return true;
         this.#events.datagram(this, area, length);
@@ -134,6 +139,19 @@ export class SocketMember extends Member {
       return false;
     } finally {
       this.#receiving = false;
+    }
+  }
+
+  /** Length of the next datagram, 0 at the end, below 0 when there is none now. */
+  #next(area: RawArea): number {
+    try {
+      return recvBytes(this.#fd, area.bytes, 0, MAX_DATAGRAM, false);
+    } catch (error) {
+      // It went without having read everything. The kernel tells that once, before what it had sent.
+      if (this.#reset || errnoOf(error) !== errno.ECONNRESET) throw error;
+      this.#reset = true;
+      this.#deaf = true;
+      return recvBytes(this.#fd, area.bytes, 0, MAX_DATAGRAM, false);
     }
   }
 
@@ -150,19 +168,23 @@ export class SocketMember extends Member {
   }
 
   #send(area: RawArea, at: number, length: number): number {
-    if (this.gone) return 0;
+    if (this.gone || this.#deaf) return 0;
     try {
       return sendArea(this.#fd, area, at, length);
     } catch (error) {
       this.#log.debug({ port: this.name, err: error }, 'port gone');
-      this.disconnect();
+      const code = errnoOf(error);
+      const hungUp = code === errno.EPIPE || code === errno.ECONNRESET;
+      // The connection ends when it has been read to its end: its guest's last frames lie there.
+      if (hungUp) this.#deaf = true;
+      else this.disconnect();
       return 0;
     }
   }
 
   #update(): void {
     if (this.gone) return;
-    const more = this.#wantsRoom || this.#control.length > 0;
+    const more = !this.#deaf && (this.#wantsRoom || this.#control.length > 0);
     this.#watch.modify(more ? ready.read | ready.write : ready.read);
   }
 }

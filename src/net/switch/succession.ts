@@ -53,10 +53,13 @@ export class Succession {
     this.#stopTimer(member);
     member.stats.parkDropped += returned.append(member.queue);
     member.queue = returned;
-    if (successor !== undefined && !successor.gone) this.#takeOver(successor, member);
+    if (successor === undefined) return;
+    successor.succeeding = false;
+    if (!successor.gone) this.#takeOver(successor, member);
   }
 
   standby(member: Member): void {
+    this.#desist(member);
     if (member.state === 'standby') return;
     this.returnComplete(member);
     this.#set(member, 'standby');
@@ -93,8 +96,8 @@ export class Succession {
 
   /** The connection of `member` has ended. */
   gone(member: Member): void {
-    const { fabric, parkSeconds } = this.#options;
-    for (const other of fabric.ports) if (other.successor === member) other.successor = undefined;
+    const { parkSeconds } = this.#options;
+    this.#desist(member);
     if (member.state === 'parked') {
       const { successor } = member;
       this.returnComplete(member);
@@ -116,6 +119,13 @@ export class Succession {
     this.#timers.clear();
   }
 
+  /** `member` does not wait any more to take over. */
+  #desist(member: Member): void {
+    member.succeeding = false;
+    for (const other of this.#options.fabric.ports)
+      if (other.successor === member) other.successor = undefined;
+  }
+
   #leave(member: Member): void {
     const wasInCharge = member.state !== 'standby';
     this.#stopTimer(member);
@@ -131,18 +141,24 @@ export class Succession {
   }
 
   #succeed(member: Member, owner: Member): void {
+    // Its guest's last frames may still lie in its socket, and go before the first of its successor; so may its wish to
+    // be parked, and what it gives back.
+    owner.receivePending();
     if (owner.returned === undefined) {
       this.#takeOver(member, owner);
       return;
     }
     owner.successor = member;
-    this.#after(owner, this.#options.returnSeconds * NS_PER_SECOND, () => this.returnComplete(owner));
+    // The guest is there already: what it sends goes on.
+    member.succeeding = true;
+    this.#after(owner, this.#options.returnSeconds * NS_PER_SECOND, () => {
+      owner.receivePending();
+      this.returnComplete(owner);
+    });
   }
 
   #takeOver(member: Member, owner: Member): void {
     const { fabric, log } = this.#options;
-    // Its guest's last frames may still lie in its socket, and go before the first of its successor.
-    owner.receivePending();
     const kept = owner.queue;
     owner.queue = new FrameQueue(member.queue.limits);
     log.info({ port: member.name, from: owner.name, frames: kept.frames }, 'port takes over');

@@ -55,6 +55,8 @@ export interface SwitchPortStats extends MemberStats {
 export interface SwitchStats {
   readonly addresses: number;
   readonly ports: readonly SwitchPortStats[];
+  /** Frames dropped at ports that have left since. */
+  readonly departed: { readonly dropped: number; readonly parkDropped: number };
 }
 
 /** A learning switch: devices and peers join it over a UNIX socket; frames for a migrating one wait in it. */
@@ -101,7 +103,7 @@ export class Switch {
       queued: member.queue.frames + (member.returned?.frames ?? 0),
       ...member.stats,
     }));
-    return { addresses: this.#fabric.table.size, ports };
+    return { addresses: this.#fabric.table.size, ports, departed: { ...this.#fabric.departed } };
   }
 
   /** Joins another port (a tap, a stream) to the switch, which owns it from then on. */
