@@ -27,6 +27,7 @@ interface CliOptions {
   readonly capability: Readonly<Record<string, boolean>>;
   readonly parameter: Readonly<Record<string, unknown>>;
   readonly maxBandwidth?: number;
+  readonly carry: boolean;
   readonly verifyRam?: boolean;
   readonly verifyState?: boolean;
   readonly verifyConfig?: boolean;
@@ -106,6 +107,7 @@ export function registerMigrate(program: Command): void {
       parseParameter,
       {},
     )
+    .option('--no-carry', 'mark every page that a device wrote, also where its servers could carry them')
     .option('--verify-ram', 'compare every page of RAM before the guest resumes (both QEMUs on this machine)')
     .option('--verify-state', 'save the devices again on both sides and compare')
     .option('--verify-config', 'read PCI configuration and MSI-X tables back and compare')
@@ -158,6 +160,7 @@ function toMigrateOptions(
     capabilities: options.capability,
     parameters: options.parameter,
     ...(options.maxBandwidth === undefined ? {} : { maxBandwidth: options.maxBandwidth }),
+    carryPages: options.carry,
     verify: {
       ram: options.verifyRam === true,
       state: options.verifyState === true,

@@ -114,30 +114,41 @@ export class PageBitmap {
    * these stay in the set.
    */
   takeWords(first: number, end: number, visit: (page: number, bits: number) => number): void {
-    this.#eachLeaf(first, end, (leaf) => this.#takeLeaf(leaf, first, end, visit));
+    this.#eachWord(first, end, (leaf, word, bits) => {
+      const kept = visit(leaf.first + word * 32, bits);
+      const rest = (((leaf.words[word] ?? 0) & ~bits) | kept) >>> 0;
+      leaf.words[word] = rest;
+      if (rest === 0) {
+        const group = word >>> 5;
+        leaf.summary[group] = (leaf.summary[group] ?? 0) & ~(1 << (word & 31));
+      }
+      this.#count -= popcount(bits) - popcount(kept);
+      return kept === 0;
+    });
   }
 
-  #takeLeaf(leaf: Leaf, first: number, end: number, visit: (page: number, bits: number) => number): boolean {
-    const from = Math.max(0, first - leaf.first);
-    const to = Math.min(leafPages, end - leaf.first);
-    for (let group = from >>> 10; group < leafWords / 32; group++) {
-      for (let left = leaf.summary[group] ?? 0; left !== 0; left &= left - 1) {
-        const word = group * 32 + lowestBit(left);
-        const low = word * 32;
-        if (low + 32 <= from) continue;
-        if (low >= to) return true;
-        const all = leaf.words[word] ?? 0;
-        const bits = (all & wordMask(Math.max(0, from - low), to - low)) >>> 0;
-        if (bits === 0) continue;
-        const kept = visit(leaf.first + low, bits);
-        const rest = ((all & ~bits) | kept) >>> 0;
-        leaf.words[word] = rest;
-        if (rest === 0) leaf.summary[group] = (leaf.summary[group] ?? 0) & ~(1 << (word & 31));
-        this.#count -= popcount(bits) - popcount(kept);
-        if (kept !== 0) return false;
+  /** As `takeWords`, but everything stays in the set; goes on until `visit` returns false. */
+  visitWords(first: number, end: number, visit: (page: number, bits: number) => boolean): void {
+    this.#eachWord(first, end, (leaf, word, bits) => visit(leaf.first + word * 32, bits));
+  }
+
+  /** Calls `visit` for the words that have bits in the range, ascending, until it returns false. It may clear such bits. */
+  #eachWord(first: number, end: number, visit: (leaf: Leaf, word: number, bits: number) => boolean): void {
+    this.#eachLeaf(first, end, (leaf) => {
+      const from = Math.max(0, first - leaf.first);
+      const to = Math.min(leafPages, end - leaf.first);
+      for (let group = from >>> 10; group < leafWords / 32; group++) {
+        for (let left = leaf.summary[group] ?? 0; left !== 0; left &= left - 1) {
+          const word = group * 32 + lowestBit(left);
+          const low = word * 32;
+          if (low + 32 <= from) continue;
+          if (low >= to) return true;
+          const bits = ((leaf.words[word] ?? 0) & wordMask(Math.max(0, from - low), to - low)) >>> 0;
+          if (bits !== 0 && !visit(leaf, word, bits)) return false;
+        }
       }
-    }
-    return true;
+      return true;
+    });
   }
 
   /** Calls `visit` for each leaf that exists in the range, ascending, until it returns false. */

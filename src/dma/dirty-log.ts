@@ -166,6 +166,25 @@ export class DirtyLog implements DirtyTracker {
     return pages.subarray(0, count);
   }
 
+  peekDirtyPages(from: number, limit: number): Float64Array {
+    const pages = new Float64Array(this.active ? limit : 0);
+    if (!this.active) return pages;
+    this.#gather();
+    const tracked = this.#pageSize;
+    let count = 0;
+    this.#pages.visitWords(Math.floor(from / tracked), Number.POSITIVE_INFINITY, (page, bits) => {
+      for (let left = bits; left !== 0; left &= left - 1) {
+        const start = (page + 31 - Math.clz32(left & -left)) * tracked;
+        for (let at = Math.max(start, from); at < start + tracked; at += trackedPage.smallest) {
+          if (count === limit) return false;
+          pages[count++] = at;
+        }
+      }
+      return true;
+    });
+    return pages.subarray(0, count);
+  }
+
   /** For the scopes that do not see single writes: marks what may have been written since the last time. */
   #gather(): void {
     const { mayWrite } = this.#options;

@@ -37,6 +37,8 @@ export interface DirtyTracker extends DirtySink {
   drainPages(visit: (iova: number) => void, limit?: number): number;
   /** As `drainPages`, into an array. */
   takeDirtyPages(limit?: number): Float64Array;
+  /** Up to `limit` addresses of dirty 4 KiB pages, ascending, from the page address `from` on. They stay dirty. */
+  peekDirtyPages(from: number, limit: number): Float64Array;
   /**
    * The client mapped memory with a descriptor: call it for each such mapping, for the `all` scope must not
    * miss a short-lived one.

@@ -22,7 +22,10 @@ export interface DeviceSample {
   readonly initialBytes: number;
   /** Bytes that are still to be sent once the device has stopped. */
   readonly finalBytes: number;
+  /** Pages to be marked. */
   readonly dirtyPages: number;
+  /** What pages that are carried instead would take, ms. */
+  readonly carryMs: number;
 }
 
 export interface ConvergenceSample {
@@ -57,7 +60,7 @@ export function deviceDowntime(options: ConvergenceOptions, sample: ConvergenceS
   let ms = options.fixedMs;
   for (const device of sample.devices) {
     ms += (device.finalBytes + device.initialBytes) / Math.max(sample.deviceRate, 1);
-    ms += (device.dirtyPages * options.markMicrosecondsPerPage) / 1000;
+    ms += (device.dirtyPages * options.markMicrosecondsPerPage) / 1000 + device.carryMs;
   }
   return ms;
 }

@@ -77,19 +77,46 @@ export interface MarkResult {
   readonly microseconds: number;
   /** The guest has Bus Master off: nothing has been marked and the log is as it was. */
   readonly deferred: boolean;
+  /** Pages that have not been marked, as they will be carried. */
+  readonly kept: number;
+}
+
+/** Memory of this process that a server is to map. */
+export interface SharedPlace {
+  readonly pid: number;
+  readonly fd: number;
+  readonly size: number;
+  readonly token: Uint8Array;
 }
 
 /** State through memory that the server maps; see docs/protocol-extensions.md, "State windows". */
 export interface SharedState {
-  open(place: {
-    readonly pid: number;
-    readonly fd: number;
-    readonly size: number;
-    readonly token: Uint8Array;
-  }): Promise<void>;
+  open(place: SharedPlace): Promise<void>;
   /** As `DevicePeer.read`, into the memory at `offset`; the bytes that came. */
   read(offset: number, length: number): Promise<number>;
   write(offset: number, length: number): Promise<void>;
+}
+
+/** Pages of guest memory through memory that the server maps; see docs/protocol-extensions.md, "Page windows". */
+export interface SharedPages {
+  open(place: SharedPlace & { readonly slots: number }): Promise<void>;
+  /** Copies dirty pages, from an address on, into the window from `slot` on; they stay dirty. `next`: address to go on from. */
+  look(
+    from: number,
+    slot: number,
+    limit: number,
+  ): Promise<{ readonly pages: number; readonly next: number; readonly microseconds: number }>;
+  /** Has the pages that these slots name mapped in advance. */
+  touch(slot: number, pages: number): Promise<void>;
+  /** Copies what `markDirty` has kept into the window. */
+  carry(): Promise<PagesMoved>;
+  /** Writes the first `pages` of the window to guest memory. */
+  place(pages: number): Promise<PagesMoved>;
+}
+
+export interface PagesMoved {
+  readonly pages: number;
+  readonly microseconds: number;
 }
 
 /**
@@ -114,6 +141,8 @@ export interface DevicePeer {
   write(bytes: Buffer): Promise<void>;
   /** Absent: state goes by `read` and `write` only. */
   readonly shared?: SharedState;
+  /** Absent: dirty pages can only be marked. */
+  readonly pages?: SharedPages;
   startLogging(): Promise<void>;
   stopLogging(): Promise<void>;
   info(): Promise<PeerInfo>;
@@ -130,7 +159,8 @@ export interface DevicePeer {
   dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]>;
   /** Keeps the server from work in the background that can wait, until it is told otherwise. */
   quiet(on: boolean): Promise<void>;
-  markDirty(): Promise<MarkResult>;
+  /** @param keep so many pages are not marked but kept for `pages.carry` */
+  markDirty(keep?: number): Promise<MarkResult>;
   /** Rehearses marking so many pages, which changes nothing; 0 pages in the result: it could not. */
   rehearseMarking?(pages: number): Promise<MarkResult>;
   dirtyEstimate(): Promise<number>;

@@ -11,6 +11,7 @@ import type {
   PeerBar,
   PeerInfo,
   RestResult,
+  SharedPages,
   SharedState,
 } from './device-peer.ts';
 
@@ -100,13 +101,14 @@ function parseInfo(name: string, value: unknown): PeerInfo {
 }
 
 function parseMark(value: unknown): MarkResult {
-  const { pages, failed, firstErrno, microseconds, deferred } = fields(value);
+  const { pages, failed, firstErrno, microseconds, deferred, kept } = fields(value);
   return {
     pages: whole(pages),
     failed: whole(failed),
     firstErrno: whole(firstErrno),
     microseconds: whole(microseconds),
     deferred: deferred === true,
+    kept: whole(kept),
   };
 }
 
@@ -160,10 +162,28 @@ class VfioUserPeer implements DevicePeer {
   read = (maxBytes: number): Promise<Buffer> => this.#client.readState(maxBytes);
   write = (bytes: Buffer): Promise<void> => this.#client.writeState(bytes);
   readonly shared: SharedState = {
-    open: async (place) => void (await this.#client.companion('openStateWindow', place)),
+    open: async (place) => void (await this.#client.companion('openStateWindow', { ...place })),
     read: async (offset, length) =>
       whole(fields(await this.#client.companion('readState', { offset, length })).length),
     write: async (offset, length) => void (await this.#client.companion('writeState', { offset, length })),
+  };
+  readonly pages: SharedPages = {
+    open: async (place) => void (await this.#client.companion('openPageWindow', { ...place })),
+    look: async (from, slot, limit) => {
+      const { pages, next, microseconds } = fields(
+        await this.#client.companion('lookAtPages', { from, slot, limit }),
+      );
+      return { pages: whole(pages), next: whole(next), microseconds: whole(microseconds) };
+    },
+    touch: async (slot, pages) => void (await this.#client.companion('touchPages', { slot, pages })),
+    carry: async () => {
+      const { pages, microseconds } = fields(await this.#client.companion('carryPages'));
+      return { pages: whole(pages), microseconds: whole(microseconds) };
+    },
+    place: async (pages) => {
+      const { microseconds } = fields(await this.#client.companion('placePages', { pages }));
+      return { pages, microseconds: whole(microseconds) };
+    },
   };
   stopLogging = (): Promise<void> => this.#client.stopDmaLogging();
 
@@ -208,8 +228,8 @@ class VfioUserPeer implements DevicePeer {
     await this.#client.companion('quiet', { on });
   }
 
-  async markDirty(): Promise<MarkResult> {
-    return parseMark(await this.#client.companion('markDirty'));
+  async markDirty(keep = 0): Promise<MarkResult> {
+    return parseMark(await this.#client.companion('markDirty', { keep }));
   }
 
   async rehearseMarking(pages: number): Promise<MarkResult> {

@@ -42,6 +42,8 @@ const colours: Readonly<Record<TimelineSpan['part'], string>> = {
   continue: '#9aa5b1',
   'final-ram': '#6dc8ec',
   state: '#5ad8a6',
+  carry: '#c2a33a',
+  place: '#8d7220',
   replay: '#945fb9',
   verify: '#ff99c3',
   resume: '#1e9493',

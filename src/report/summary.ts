@@ -35,7 +35,7 @@ export function summary(report: MigrationReport): string {
       device.stateEqual === null ? '' : `state ${device.stateEqual ? 'equal' : 'DIFFERS'}`,
     ].filter((text) => text !== '');
     lines.push(
-      `${device.id} (${device.model}): ${bytes(device.stateBytes)} of state, ${bytes(device.finalBytes)} of it in the blackout, ${device.markedPages} pages marked${checks.length > 0 ? `; ${checks.join('; ')}` : ''}`,
+      `${device.id} (${device.model}): ${bytes(device.stateBytes)} of state, ${bytes(device.finalBytes)} of it in the blackout, ${device.markedPages} pages marked${device.carriedPages > 0 ? `, ${device.carriedPages} carried` : ''}${checks.length > 0 ? `; ${checks.join('; ')}` : ''}`,
     );
   }
   if (report.ram !== null)

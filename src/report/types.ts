@@ -9,6 +9,8 @@ export const blackoutParts = [
   'continue',
   'final-ram',
   'state',
+  'carry',
+  'place',
   'replay',
   'verify',
   'resume',
@@ -83,6 +85,8 @@ export interface DeviceReport {
   readonly finalBytes: number;
   readonly markedPages: number;
   readonly markingUs: number;
+  /** Pages that its servers carried to the destination instead. */
+  readonly carriedPages: number;
   readonly replayedRegisters: number;
   /** How configuration registers were reached at the destination. */
   readonly replayPath: 'ecam' | 'ports' | 'early' | 'none';

@@ -4,6 +4,8 @@ import { errno, errnoOf, RequestError } from '../errors.ts';
 import { migrationState } from '../migration/state.ts';
 import type { ServedMigration } from '../transport/served-device.ts';
 import { type MarkOutcome, markPages, rehearseMarking } from './mark-pages.ts';
+import { maxPageSlots, PageWindow, type PeekDirtyPages } from './page-window.ts';
+import type { WindowPlace } from './shared-window.ts';
 import { StateWindow } from './state-window.ts';
 
 /** Counts the changes of the companion operations that an orchestrator has to know of; `info` tells it. */
@@ -33,6 +35,8 @@ export interface CompanionTarget {
   readonly memory: GuestMemory;
   /** Pages written and not yet reported, by address; clears them. */
   takeDirtyPages(): Float64Array;
+  /** Some of those pages, from an address on; see `DirtyTracker`. */
+  readonly peekDirtyPages: PeekDirtyPages;
   dirtyPageEstimate(): number;
   /** The migration that the orchestrator drives. */
   migration(): ServedMigration | undefined;
@@ -48,6 +52,8 @@ const batchLimit = 512 * 1024;
 const operationLimit = 4096;
 /** Pages of one rehearsal: it holds the device up as marking does. */
 const rehearsalLimit = 4096;
+/** Pages of one look or touch: each may fault, and holds the device up while the guest runs. */
+const lookLimit = 512;
 const nsPerMicrosecond = 1000;
 
 type Request = Readonly<Record<string, unknown>>;
@@ -65,12 +71,14 @@ export class CompanionService {
   readonly #target: CompanionTarget;
   readonly #now: () => number;
   readonly #window = new StateWindow();
+  readonly #pages: PageWindow;
   #wakeEngine: (() => void) | undefined;
   readonly #operations: Readonly<Record<string, (request: Request, sendReplies: () => void) => unknown>>;
 
   constructor(target: CompanionTarget, now: () => number) {
     this.#target = target;
     this.#now = now;
+    this.#pages = new PageWindow(target.memory);
     this.#operations = {
       info: () => target.info(),
       hold: ({ on }) => {
@@ -89,13 +97,40 @@ export class CompanionService {
         this.#quiet(flag(on, 'on'));
         return {};
       },
-      markDirty: () => this.#markDirty(),
+      markDirty: ({ keep }) => this.#markDirty(keep === undefined ? 0 : size(keep, maxPageSlots)),
       rehearseMarking: ({ pages }) =>
         this.#marked((client) => rehearseMarking(target.memory, client, size(pages, rehearsalLimit))),
       dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
       fireVectors: () => ({ fired: target.fireVectors() }),
-      openStateWindow: ({ pid, fd, size: bytes, token }) => {
-        this.#window.open({ pid: address(pid), fd: address(fd), size: address(bytes), token: blob(token) });
+      openPageWindow: (request) => {
+        this.#pages.open(place(request), size(request.slots, maxPageSlots));
+        return {};
+      },
+      closePageWindow: () => {
+        this.#pages.close();
+        return {};
+      },
+      lookAtPages: ({ from, slot, limit }) =>
+        this.#timed(() =>
+          this.#pages.look(target.peekDirtyPages, address(from), address(slot), size(limit, lookLimit)),
+        ),
+      touchPages: ({ slot, pages }) =>
+        this.#timed(() => {
+          this.#pages.touch(address(slot), size(pages, lookLimit));
+          return {};
+        }),
+      carryPages: (_request, sendReplies) => {
+        // QEMU's last pass of RAM is waiting for one of them.
+        sendReplies();
+        return this.#timed(() => ({ pages: this.#pages.carry() }));
+      },
+      placePages: ({ pages }) =>
+        this.#timed(() => {
+          this.#pages.place(size(pages, maxPageSlots));
+          return {};
+        }),
+      openStateWindow: (request) => {
+        this.#window.open(place(request));
         return {};
       },
       closeStateWindow: () => {
@@ -129,6 +164,7 @@ export class CompanionService {
   /** Gives back what the orchestrator had opened; it is gone. */
   release(): void {
     this.#window.close();
+    this.#pages.close();
     this.#quiet(false);
   }
 
@@ -233,27 +269,48 @@ export class CompanionService {
     return { results };
   }
 
-  /** Without Bus Master every page would be refused: the log is left as it is then. */
-  #markDirty(): MarkOutcome & { microseconds: number; deferred: boolean } {
+  /**
+   * Without Bus Master every page would be refused: the log is left as it is then, unless all are to be carried.
+   * @param keep so many pages are left for `carryPages`
+   */
+  #markDirty(keep: number): MarkOutcome & { microseconds: number; deferred: boolean; kept: number } {
     const target = this.#target;
     if (!target.busMaster) {
-      const deferred = target.dirtyPageEstimate() > 0;
-      return { pages: 0, failed: 0, firstErrno: 0, microseconds: 0, deferred };
+      const dirty = target.dirtyPageEstimate();
+      if (dirty > keep) {
+        return { pages: 0, failed: 0, firstErrno: 0, microseconds: 0, deferred: true, kept: 0 };
+      }
     }
-    const outcome = this.#marked((client) => markPages(target.memory, client, target.takeDirtyPages()));
-    return { ...outcome, deferred: false };
+    const pages = target.takeDirtyPages();
+    const marked = this.#pages.keep(pages, keep);
+    const kept = pages.length - marked.length;
+    const outcome =
+      marked.length === 0
+        ? { pages: 0, failed: 0, firstErrno: 0, microseconds: 0 }
+        : this.#marked((client) => markPages(target.memory, client, marked));
+    return { ...outcome, deferred: false, kept };
   }
 
   #marked(mark: (client: MessageDma) => MarkOutcome): MarkOutcome & { microseconds: number } {
+    const client = this.#client();
+    return this.#timed(() => mark(client));
+  }
+
+  /** `work`, and what it took. */
+  #timed<T extends object>(work: () => T): T & { microseconds: number } {
     const start = this.#now();
-    const outcome = mark(this.#client());
-    return { ...outcome, microseconds: (this.#now() - start) / nsPerMicrosecond };
+    const done = work();
+    return { ...done, microseconds: (this.#now() - start) / nsPerMicrosecond };
   }
 }
 
 function flag(value: unknown, name: string): boolean {
   if (typeof value === 'boolean') return value;
   throw new RequestError(errno.EINVAL, `"${name}" is true or false`);
+}
+
+function place({ pid, fd, size: bytes, token }: Request): WindowPlace {
+  return { pid: address(pid), fd: address(fd), size: address(bytes), token: blob(token) };
 }
 
 function address(value: unknown): number {

@@ -181,6 +181,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
         client: () => this.#client,
         memory: this.memory,
         takeDirtyPages: () => this.dirtyLog.takeDirtyPages(),
+        peekDirtyPages: (from, limit) => this.dirtyLog.peekDirtyPages(from, limit),
         dirtyPageEstimate: () => this.dirtyLog.count,
         migration: () => this.orchestrated,
         modelOperation: (op, request) => this.#modelOperation(op, request),

@@ -1,6 +1,8 @@
 import { afterEach, describe, expect, it } from 'vitest';
+import type { DevicePeer } from '../../src/qemu/device-peer.ts';
 import type { Testbed, TestbedMigration } from '../../src/qemu/index.ts';
 import { MigrationFailed } from '../../src/qemu/index.ts';
+import { connectPeer } from '../../src/qemu/vfio-user-peer.ts';
 import {
   alive,
   boot,
@@ -84,6 +86,37 @@ describe('a guest whose device writes its memory', () => {
     // Port 0xCF8 was borrowed on both sides; the guest's own accesses still work, and so does the device.
     await bed.agent.check(`pcitool ${ramId} enable`);
     await expectChurn(bed, await churnCount(bed));
+  });
+});
+
+describe('a device that writes thousands of pages', () => {
+  const pages = 6000;
+
+  /** A device server whose pages are carried to the destination and not put into place there. */
+  async function forgetful(path: string): Promise<DevicePeer> {
+    const peer = await connectPeer(path);
+    const place = async (count: number) => ({ pages: count, microseconds: 0 });
+    return Object.assign(peer, { pages: { ...peer.pages, place } });
+  }
+
+  it('has them carried by its servers, without which the RAM proof fails', async () => {
+    const bed = await boot();
+    await startChurn(bed, pages, 5);
+    await startWorkload(bed);
+    await expect.poll(() => churnCount(bed), { timeout: 60_000 }).toBeGreaterThan(pages);
+    const options = { verify: { ram: true }, ...patient };
+    const error = await failing(bed, { ...options, connectDevice: forgetful });
+    expect(error).toMatchObject({ code: 'VC_RAM_DIFFERS', outcome: 'source' });
+    expect(error.report.devices[0]?.carriedPages).toBeGreaterThan(0);
+    await expectWorkload(bed);
+    const count = await churnCount(bed);
+    const report = await bed.migrate({ verify: everything, ...patient });
+    expect(report.ram).toMatchObject({ differing: 0, pages: 65_536 });
+    const [device] = report.devices;
+    expect(device?.carriedPages).toBeGreaterThan(pages / 2);
+    expect((device?.carriedPages ?? 0) + (device?.markedPages ?? 0)).toBe(pages);
+    await expectChurn(bed, count);
+    await expectWorkload(bed);
   });
 });
 

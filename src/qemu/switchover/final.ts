@@ -1,6 +1,7 @@
 /** Step 5: the rest of RAM by QEMU, and the end of what was begun with the devices' state. */
 import { migrationState } from '../../migration/state.ts';
 import { Timeline } from '../../report/timeline.ts';
+import { placePages } from './carry.ts';
 import { pumpRate, pumpRest } from './pump.ts';
 import { isTold, startTold } from './replay.ts';
 import { type DeviceRun, type Run, refusal, within } from './run.ts';
@@ -19,8 +20,9 @@ export function anticipate(run: Run): void {
 
 export async function finish(run: Run): Promise<void> {
   checkDowntime(run);
-  const states = run.moved.then(() => {
-    // With its pages marked and its state taken, a source's server is needed for nothing but a comparison.
+  const states = run.moved.then(async () => {
+    for (const { carried } of run.devices) await carried;
+    // With its pages marked or carried, and its state taken, a source's server is needed for nothing but a comparison.
     if (run.options.verify?.state !== true) for (const device of run.devices) device.sourceDone = true;
   });
   states.catch(() => undefined);
@@ -32,7 +34,9 @@ export async function finish(run: Run): Promise<void> {
   run.timeline.add('continue', run.continuedUs, Timeline.now());
   await run.enter('final');
   await within(run.timeouts.final, 'the rest of the device state', run.until(states));
-  if (!startsByItself(run)) await run.until(run.arrived);
+  if (startsByItself(run)) return;
+  await run.until(run.arrived);
+  await placePages(run);
 }
 
 /**
@@ -41,7 +45,8 @@ export async function finish(run: Run): Promise<void> {
  */
 function startsByItself(run: Run): boolean {
   const compared = Object.values(run.options.verify ?? {}).includes(true);
-  return run.wasRunning && !compared && run.devices.every(({ replayPath }) => replayPath === 'early');
+  const told = run.devices.every(({ replayPath, mark }) => replayPath === 'early' && !mark?.kept);
+  return run.wasRunning && !compared && told;
 }
 
 async function arrival(run: Run): Promise<void> {

@@ -94,6 +94,7 @@ function deviceReport(device: DeviceRun): DeviceReport {
     finalBytes: device.finalBytes,
     markedPages: device.mark?.pages ?? 0,
     markingUs: Math.round(device.mark?.microseconds ?? 0),
+    carriedPages: device.carriedPages,
     replayedRegisters: device.replayed,
     replayPath: device.replayPath,
     configDifferences: device.configDifferences,

@@ -50,6 +50,8 @@ export interface MigrateOptions {
   readonly verify?: { readonly ram?: boolean; readonly state?: boolean; readonly config?: boolean };
   /** Marking of the pages that devices wrote. Off only to show that the RAM proof notices. */
   readonly markDirtyPages?: boolean;
+  /** Whether many such pages may be carried by the servers instead, where memory can be shared; default true. */
+  readonly carryPages?: boolean;
   /** Cancels, up to the commit point. */
   readonly signal?: AbortSignal;
   readonly log?: Logger;

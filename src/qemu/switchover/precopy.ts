@@ -1,7 +1,8 @@
 /** Step 3: RAM by QEMU and device state by us, side by side, until a switchover is short enough. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PrecopySample } from '../../report/types.ts';
-import { type ConvergenceOptions, type Decision, decide } from '../convergence.ts';
+import { type ConvergenceOptions, type Decision, type DeviceSample, decide } from '../convergence.ts';
+import { pagesToCarry, prepareCarrying } from './carry.ts';
 import { anticipate } from './final.ts';
 import { Pauses } from './pauses.ts';
 import { preset } from './preset.ts';
@@ -20,6 +21,8 @@ const heldBandwidth = 64 * 1024;
 const heldBelowBytes = 256 * 1024 * 1024;
 /** Assumed until it has been measured: what marking a page costs, and all that does not depend on amounts of data. */
 const assumedCost = { markMicrosecondsPerPage: 3, fixedMs: 4 };
+/** Copying one page, until it has been measured. */
+const assumedCarryMicroseconds = 2;
 /** Pages of one rehearsal of marking. */
 const rehearsedPages = 1024;
 /** Round trips one after the other in a blackout, each as long as a rehearsal: stop, marking, continue, replay, resume. */
@@ -70,7 +73,8 @@ export async function preCopy(run: Run): Promise<void> {
     device.fed = feed(run, device, pauses, near);
     return device.fed;
   });
-  const work = Promise.all([beats, poll(), warmUp(run, costs), ...feeds]);
+  const carryings = run.devices.map((device) => prepareCarrying(run, device));
+  const work = Promise.all([beats, poll(), warmUp(run, costs), ...feeds, ...carryings]);
   // What is under way when the CPUs stop need not be waited for yet; until then, its failure is ours.
   await run.until(Promise.race([stopped, work.then(() => stopped)]));
   // Registers may just be on their way to the destination; mostly they are not.
@@ -172,6 +176,14 @@ async function feedOnce(device: DeviceRun, near: () => boolean, stopped: () => b
   return near() ? 0 : moved;
 }
 
+/** Pages that would be marked now, and what carrying the others would take. */
+function dirtyOf(device: DeviceRun): Pick<DeviceSample, 'dirtyPages' | 'carryMs'> {
+  const carried = Math.min(device.dirtyPages, pagesToCarry(device));
+  // Copied out and in again; all of it counts, though the first is done beside the last pass of RAM.
+  const perPage = 2 * (device.carrying?.microsecondsPerPage ?? assumedCarryMicroseconds);
+  return { dirtyPages: device.dirtyPages - carried, carryMs: (carried * perPage) / 1000 };
+}
+
 /** What is known of a switchover's costs so far. */
 type SwitchoverCosts = { -readonly [K in 'markMicrosecondsPerPage' | 'fixedMs']: ConvergenceOptions[K] };
 
@@ -218,7 +230,7 @@ class Governor {
         id: device.id,
         initialBytes: device.initialBytes,
         finalBytes: device.dataSize,
-        dirtyPages: device.dirtyPages,
+        ...dirtyOf(device),
       })),
     };
     const decision = decide({ ...this.#limits, ...this.#costs }, sample);

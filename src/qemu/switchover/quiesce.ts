@@ -8,6 +8,7 @@ import { command } from '../../pci/index.ts';
 import { Timeline } from '../../report/timeline.ts';
 import type { BarrierResult } from '../device-peer.ts';
 import { formatAddress } from '../pci-address.ts';
+import { carry, pagesToCarry } from './carry.ts';
 import { addressOf, commandOf, commandOffset, msixTableAddress } from './check.ts';
 import { moveState } from './final.ts';
 import { isTold } from './replay.ts';
@@ -152,10 +153,11 @@ async function showBorrowing(run: Run, devices: readonly DeviceRun[]): Promise<v
  */
 async function mark(run: Run, device: DeviceRun, before: Promise<unknown>): Promise<number> {
   if (run.options.markDirtyPages === false) return Number.POSITIVE_INFINITY;
-  const marked = device.source.markDirty();
+  const marked = device.source.markDirty(pagesToCarry(device));
   marked.catch(() => undefined);
   await before;
   device.mark = await marked;
+  carry(run, device);
   // The replies to all requests come together: how long this one took only the server knows.
   const end = Timeline.now();
   const start = end - device.mark.microseconds;

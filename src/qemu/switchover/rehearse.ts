@@ -20,7 +20,7 @@ const rounds = 40;
 const stateBytes = 1024;
 /** An MSI-X table of which nothing has changed. */
 const noTable = Buffer.alloc(0);
-const aPage = { pages: 1, failed: 0, firstErrno: 0, microseconds: 1, deferred: false };
+const aPage = { pages: 1, failed: 0, firstErrno: 0, microseconds: 1, deferred: false, kept: 0 };
 
 /**
  * Plays the blackout of `run` with parties that agree to everything at once. Nobody else notices.

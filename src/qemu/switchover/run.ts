@@ -8,6 +8,7 @@ import type { DevicePeer, MarkResult, PeerInfo } from '../device-peer.ts';
 import { DeadlineError } from '../errors.ts';
 import type { PciAddress } from '../pci-address.ts';
 import type { QmpSession } from '../qmp.ts';
+import type { Carrying } from './carry.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
 import type { Told } from './preset.ts';
 import type { StateChannel } from './state-channel.ts';
@@ -45,6 +46,12 @@ export interface DeviceRun {
   frozen: PeerInfo | undefined;
   msixTable: Buffer | undefined;
   mark: MarkResult | undefined;
+  /** Both servers are ready to have pages carried; undefined: they are marked. */
+  carrying: Carrying | undefined;
+  /** Ends when the source's server has given what it kept from being marked; how many pages. */
+  carried: Promise<number>;
+  /** Pages that have been put into place at the destination. */
+  carriedPages: number;
   replayed: number;
   replayPath: 'ecam' | 'ports' | 'early' | 'none';
   configDifferences: string[];

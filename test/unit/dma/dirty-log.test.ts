@@ -36,6 +36,11 @@ function errnoThrown(work: () => unknown): number | undefined {
   }
 }
 
+/** The 4 KiB pages of a tracked page. */
+function small(address: number, pageSize: number): number[] {
+  return Array.from({ length: pageSize / 4096 }, (_, index) => address + index * 4096);
+}
+
 describe('a precise log', () => {
   it('reports each written page once', () => {
     const log = precise();
@@ -105,6 +110,11 @@ describe('a precise log', () => {
           );
           for (const page of expected) model.delete(page);
           expect(log.count).toBe(model.size * (pageSize / 4096));
+          const left = [...model].sort((a, b) => a - b).flatMap((p) => small(p * pageSize, pageSize));
+          const middle = left[left.length >>> 1] ?? 0;
+          expect([...log.peekDirtyPages(0, left.length + 1)]).toEqual(left);
+          expect([...log.peekDirtyPages(middle, 7)]).toEqual(left.filter((at) => at >= middle).slice(0, 7));
+          expect(log.count).toBe(left.length);
           expect([...log.takeDirtyPages()].filter((at) => at % pageSize === 0)).toEqual(
             [...model].sort((a, b) => a - b).map((p) => p * pageSize),
           );

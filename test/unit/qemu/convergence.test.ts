@@ -17,7 +17,7 @@ function sample(more: Partial<ConvergenceSample> = {}): ConvergenceSample {
     ramRemaining: 1e6,
     ramExpectedMs: 20,
     deviceRate: 1e5,
-    devices: [{ id: 'nic0', initialBytes: 0, finalBytes: 1e6, dirtyPages: 1000 }],
+    devices: [{ id: 'nic0', initialBytes: 0, finalBytes: 1e6, dirtyPages: 1000, carryMs: 0 }],
     ...more,
   };
 }
@@ -28,12 +28,12 @@ describe('decide', () => {
   });
 
   it('holds QEMU while a first pass is under way', () => {
-    const devices = [{ id: 'nic0', initialBytes: 1, finalBytes: 0, dirtyPages: 0 }];
+    const devices = [{ id: 'nic0', initialBytes: 1, finalBytes: 0, dirtyPages: 0, carryMs: 0 }];
     expect(decide(options, sample({ devices })).hold).toBe(true);
   });
 
   it('holds QEMU while the devices alone are over the limit', () => {
-    const devices = [{ id: 'nic0', initialBytes: 0, finalBytes: 2e7, dirtyPages: 0 }];
+    const devices = [{ id: 'nic0', initialBytes: 0, finalBytes: 2e7, dirtyPages: 0, carryMs: 0 }];
     const decision = decide(options, sample({ devices }));
     expect(decision.hold).toBe(true);
     expect(decision.giveUp).toBeUndefined();
@@ -50,7 +50,7 @@ describe('decide', () => {
       reason: expect.stringMatching(/after 30 rounds: the guest dirties its RAM/),
       neededMs: 516,
     });
-    const devices = [{ id: 'nic0', initialBytes: 0, finalBytes: 2e7, dirtyPages: 0 }];
+    const devices = [{ id: 'nic0', initialBytes: 0, finalBytes: 2e7, dirtyPages: 0, carryMs: 0 }];
     const byTime = decide(options, sample({ elapsedMs: 61_000, devices }));
     expect(byTime.giveUp?.reason).toMatch(/after 60 s: the devices alone need about 204 ms/);
   });

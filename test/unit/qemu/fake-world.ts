@@ -12,11 +12,14 @@ import type {
   MarkResult,
   PeerInfo,
   RestResult,
+  SharedPages,
 } from '../../../src/qemu/device-peer.ts';
 import type { MigrateOptions } from '../../../src/qemu/switchover/options.ts';
 import { type Answer, FakeQmpServer } from './fake-qmp-server.ts';
 
-export type PeerMethod = Exclude<keyof DevicePeer, 'name' | 'maxTransfer' | 'ended' | 'close'>;
+export type PeerMethod =
+  | Exclude<keyof DevicePeer, 'name' | 'maxTransfer' | 'ended' | 'close'>
+  | `pages.${keyof SharedPages}`;
 
 const tableAddress = 0xfe00_0000;
 const ecam = 0xb000_0000;
@@ -47,6 +50,11 @@ export class FakePeer implements DevicePeer {
   /** What its device changes all the time, bytes. */
   dirtyBytes = 0;
   protocol = 2;
+  /** Pages that its device has written. */
+  dirtyPages = 10;
+  /** Answers with this number of carried pages, whatever it has kept. */
+  carries: number | undefined;
+  #kept = 0;
   readonly #journal: string[];
   readonly #counts = new Map<string, number>();
   /** What its guest has written. */
@@ -171,15 +179,36 @@ export class FakePeer implements DevicePeer {
   async quiet(on: boolean): Promise<void> {
     await this.#call('quiet', on ? 'on' : 'off');
   }
-  async markDirty(): Promise<MarkResult> {
-    await this.#call('markDirty');
-    const deferred = !this.#busMaster;
-    return { pages: deferred ? 0 : 10, failed: 0, firstErrno: 0, microseconds: 20, deferred };
+  async markDirty(keep = 0): Promise<MarkResult> {
+    await this.#call('markDirty', `keep ${keep}`);
+    const kept = Math.min(keep, this.dirtyPages);
+    this.#kept = kept;
+    const deferred = !this.#busMaster && kept < this.dirtyPages;
+    const pages = deferred ? 0 : this.dirtyPages - kept;
+    return { pages, failed: 0, firstErrno: 0, microseconds: 20, deferred, kept: deferred ? 0 : kept };
   }
   async dirtyEstimate(): Promise<number> {
     await this.#call('dirtyEstimate');
-    return 10;
+    return this.dirtyPages;
   }
+  /** As if all dirty pages lay beside each other, from address 0 on. */
+  readonly pages: SharedPages = {
+    open: ({ slots }) => this.#call('pages.open', `slots ${slots}`),
+    look: async (from, slot, limit) => {
+      await this.#call('pages.look', `slot ${slot}`);
+      const pages = Math.min(limit, this.dirtyPages - from / 4096);
+      return { pages, next: from + pages * 4096, microseconds: pages };
+    },
+    touch: (slot) => this.#call('pages.touch', `slot ${slot}`),
+    carry: async () => {
+      await this.#call('pages.carry');
+      return { pages: this.carries ?? this.#kept, microseconds: 1 };
+    },
+    place: async (pages) => {
+      await this.#call('pages.place', String(pages));
+      return { pages, microseconds: 1 };
+    },
+  };
   async fireVectors(): Promise<void> {
     await this.#call('fireVectors');
   }

@@ -233,6 +233,78 @@ function changeLate(phase: string): void {
   if (phase === 'pre-switchover') changeInterruptLine();
 }
 
+describe('many dirty pages', () => {
+  const many = 5000;
+  beforeEach(() => {
+    world.precopyMs = 500;
+    world.source.dirtyPages = many;
+  });
+
+  it('are carried beside the last pass of RAM, and put into place before the guest starts', async () => {
+    world.loadMs = 50;
+    const report = await migrate(world.options());
+    expect(report.devices[0]).toMatchObject({ markedPages: 0, carriedPages: many });
+    expectOrder(
+      at('source.pages.open'),
+      at('source.pages.look'),
+      at('destination.pages.touch'),
+      at(`source.markDirty keep ${many}`),
+      at('source QEMU: migrate-continue'),
+      at('destination loaded'),
+      at(`destination.pages.place ${many}`),
+      at('destination QEMU: cont'),
+    );
+    expectOrder(at('source.markDirty'), at('source.pages.carry'), at('destination loaded'));
+    expect(world.journal.filter((line) => line.includes('pages.carry'))).toHaveLength(1);
+    const parts = report.timeline.map(({ part }) => part);
+    expect(parts).toEqual(expect.arrayContaining(['carry', 'place']));
+  });
+
+  it('are marked when there are fewer, when it is asked for, and by servers that carry none', async () => {
+    const marked = async (set: () => object): Promise<void> => {
+      await world.stop();
+      world = new FakeWorld();
+      await world.start();
+      world.precopyMs = 300;
+      world.source.dirtyPages = many;
+      const report = await migrate({ ...world.options(), ...set() });
+      expect(report.devices[0]).toMatchObject({ markedPages: world.source.dirtyPages, carriedPages: 0 });
+      expect(world.journal).not.toContain('source.pages.carry');
+    };
+    await marked(() => {
+      world.source.dirtyPages = 100;
+      return {};
+    });
+    await marked(() => ({ carryPages: false }));
+    await marked(() => {
+      world.destination.failing = { method: 'pages.open', after: 0 };
+      return {};
+    });
+    await marked(() => {
+      world.precopyMs = 0;
+      return {};
+    });
+  });
+
+  it.each<['source' | 'destination', PeerMethod]>([
+    ['source', 'pages.carry'],
+    ['destination', 'pages.place'],
+    ['source', 'pages.look'],
+    ['destination', 'pages.touch'],
+  ])('%s server refuses %s: the guest stays at the source', async (side, method) => {
+    world[side].failing = { method, after: 0 };
+    await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source' });
+    expect(world.sourceStatus).toBe('running');
+    expect(world.journal).not.toContain('destination QEMU: cont');
+  });
+
+  it('of which some are not carried end the migration', async () => {
+    world.source.carries = many - 1;
+    await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source', code: 'VC_MARKING' });
+    expect(world.journal).not.toContain('destination QEMU: cont');
+  });
+});
+
 describe('a destination whose ECAM window is gone', () => {
   it('is told the registers through the ports, and 0xCF8 is put back', async () => {
     world.destination.ecamThere = false;

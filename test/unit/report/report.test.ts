@@ -47,6 +47,7 @@ const report: MigrationReport = {
       finalBytes: 500,
       markedPages: 512,
       markingUs: 2000,
+      carriedPages: 0,
       replayedRegisters: 5,
       replayPath: 'ecam',
       configDifferences: [],
