@@ -72,6 +72,12 @@ export function deviceArgument(device: VfioUserDevice): string {
   });
 }
 
+/**
+ * For a guest kernel on emulated processors, where it takes a quarter off the boot: no self-tests of cryptography, and no
+ * watchdog of the time stamp counter, which takes a busy host for a broken clock.
+ */
+const emulatedKernelWords = ['cryptomgr.notests', 'tsc=reliable'] as const;
+
 /** QEMU's arguments for `description`. */
 export function vmArguments(description: VmDescription, resolved: ResolvedVm): string[] {
   const memory = `${description.memoryMiB ?? 256}M`;
@@ -96,7 +102,8 @@ export function vmArguments(description: VmDescription, resolved: ResolvedVm): s
   ];
   if (resolved.kernel !== undefined) {
     args.push('-kernel', resolved.kernel);
-    args.push('-append', ['console=ttyS0', 'panic=-1', description.append ?? ''].join(' ').trim());
+    const own = ['console=ttyS0', 'panic=-1', ...(resolved.accel === 'kvm' ? [] : emulatedKernelWords)];
+    args.push('-append', [...own, description.append ?? ''].join(' ').trim());
   }
   if (resolved.initrd !== undefined) args.push('-initrd', resolved.initrd);
   for (const device of description.platformDevices ?? []) args.push('-device', device);

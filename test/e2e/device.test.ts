@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { launchVm } from '../../src/qemu/launch.ts';
 import { Testbed, type TestbedOptions } from '../../src/qemu/testbed.ts';
 
@@ -7,10 +7,10 @@ const bootMs = 120_000;
 const mebibyte = 1 << 20;
 let bed: Testbed | undefined;
 
-afterEach(async () => {
+async function closeBed(): Promise<void> {
   await bed?.close();
   bed = undefined;
-});
+}
 
 async function boot(options: TestbedOptions): Promise<Testbed> {
   bed = await Testbed.start(options);
@@ -49,9 +49,20 @@ async function reboot(testbed: Testbed): Promise<void> {
   await testbed.agent.waitReady({ timeoutMs: bootMs });
 }
 
-describe('a device under a stock QEMU', () => {
+describe('devices in one guest under a stock QEMU', () => {
+  let testbed: Testbed;
+  beforeAll(async () => {
+    testbed = await boot({
+      devices: [
+        { id: 'dev0', model: 'ram', addr: '5' },
+        { id: 'dev1', model: 'ram', set: { megabytes: 64 }, addr: '6' },
+        { id: 'dev2', model: 'timer', set: { dma: false }, addr: '7' },
+      ],
+    });
+  });
+  afterAll(closeBed);
+
   it('shows the guest what the model says it is', async () => {
-    const testbed = await boot({ devices: [{ id: 'dev0', model: 'ram', addr: '5' }] });
     const shown = await testbed.agent.check('pcitool 0000:00:05.0 show');
     expect(shown).toContain('1b36:11e1');
     const sysfs = await testbed.agent.check(
@@ -60,25 +71,60 @@ describe('a device under a stock QEMU', () => {
     expect(sysfs.split('\n')).toEqual(['0x1b36', '0x11e1', '0x058000', '8192', '16777216', 'flr']);
   });
 
-  it('does DMA both ways and interrupts by MSI-X, before and after a function reset and a reboot', async () => {
-    const testbed = await boot({ devices: [{ id: 'dev0', model: 'ram', addr: '5' }] });
-    await checkRam(testbed, '--mode msix');
-    await testbed.agent.check('echo 1 >/sys/bus/pci/devices/0000:00:05.0/reset');
-    await checkRam(testbed, '--mode poll');
-    await reboot(testbed);
-    await checkRam(testbed, '--mode msix');
-  });
-
   it('moves what is larger than the guest can give in one piece', async () => {
-    const testbed = await boot({ devices: [{ id: 'dev0', model: 'ram', set: { megabytes: 64 } }] });
-    await checkRam(testbed, `--mode msix --size ${4 * mebibyte} --rounds 2`);
-    await checkRam(testbed, `--mode poll --size ${32 * mebibyte} --rounds 1`);
-    const { status, stdout } = await testbed.agent.run(ramtest(`--size ${32 * mebibyte + 1}`));
+    const large = '--device 0000:00:06.0';
+    await checkRam(testbed, `${large} --mode msix --size ${4 * mebibyte} --rounds 2`);
+    await checkRam(testbed, `${large} --mode poll --size ${32 * mebibyte} --rounds 1`);
+    const { status, stdout } = await testbed.agent.run(ramtest(`${large} --size ${32 * mebibyte + 1}`));
     expect({ status, stdout }).toMatchObject({
       status: 1,
       stdout: expect.stringContaining('not ok dma-size: 33554433, the device has room for 33554432'),
     });
   });
+
+  it('answers through a timer model with INTx and storage that the guest maps', async () => {
+    const shown = await testbed.agent.check('pcitool 0000:00:07.0 show');
+    expect(shown).toContain('dead:beef');
+    await testbed.agent.check('pcitool 0000:00:07.0 enable');
+    // The first page is mapped into the guest, the second one is trapped.
+    for (const offset of ['0x10', '0x1010']) {
+      await testbed.agent.check(`pcitool 0000:00:07.0 write 1 ${offset} 4 0x12345678`);
+      expect(await testbed.agent.check(`pcitool 0000:00:07.0 read 1 ${offset} 4`)).toContain('12345678');
+    }
+  });
+
+  it('does DMA both ways and interrupts by MSI-X, before and after a function reset and a reboot', async () => {
+    await checkRam(testbed, '--device 0000:00:05.0 --mode msix');
+    await testbed.agent.check('echo 1 >/sys/bus/pci/devices/0000:00:05.0/reset');
+    await checkRam(testbed, '--device 0000:00:05.0 --mode poll');
+    await reboot(testbed);
+    await checkRam(testbed, '--device 0000:00:05.0 --mode msix');
+  });
+
+  it('serves the next QEMU after one was killed, and gives everything of the first back', async () => {
+    const server = testbed.current.servers.get('dev0');
+    if (!server) throw new Error('there is no server');
+    const guestMaps = (): number =>
+      readFileSync(`/proc/${server.pid}/maps`, 'utf8').match(/memory-backend-memfd/g)?.length ?? 0;
+    expect(guestMaps()).toBeGreaterThan(0);
+    await testbed.current.vm.kill('SIGKILL');
+    await expect.poll(guestMaps, { timeout: 10_000 }).toBe(0);
+    const vm = await launchVm(
+      { devices: [{ id: 'dev0', socket: server.socket, addr: '5' }] },
+      { name: 'next' },
+    );
+    try {
+      await vm.agent().waitReady({ timeoutMs: bootMs });
+      const { status, stdout } = await vm.agent().run(ramtest('--mode poll'), { timeoutMs: bootMs });
+      expect({ status, stdout }).toMatchObject({ status: 0 });
+    } finally {
+      await vm.close();
+    }
+  });
+});
+
+describe('a device under a stock QEMU', () => {
+  afterEach(closeBed);
 
   it('interrupts by INTx on an old machine without PCIe', async () => {
     const testbed = await boot({
@@ -96,20 +142,16 @@ describe('a device under a stock QEMU', () => {
     await checkRam(testbed, '--mode msix --above 0x100000000');
   });
 
-  it('works with translated addresses and MSI-X through the guest’s own vfio-pci', async () => {
+  it('works with translated addresses through the guest’s own vfio-pci, with MSI-X and with MSI', async () => {
     const testbed = await boot({
       vm: behindIommu,
-      devices: [{ id: 'dev0', model: 'ram', addr: '5' }],
+      devices: [
+        { id: 'dev0', model: 'ram', addr: '5' },
+        { id: 'dev1', model: 'ram', set: { interrupt: 'msi' }, addr: '6' },
+      ],
     });
-    await checkRam(testbed, '--mode vfio');
-  });
-
-  it('interrupts by MSI through the guest’s own vfio-pci', async () => {
-    const testbed = await boot({
-      vm: behindIommu,
-      devices: [{ id: 'dev0', model: 'ram', set: { interrupt: 'msi' }, addr: '5' }],
-    });
-    await checkRam(testbed, '--mode msi');
+    await checkRam(testbed, '--device 0000:00:05.0 --mode vfio');
+    await checkRam(testbed, '--device 0000:00:06.0 --mode msi');
   });
 
   it('does DMA by message where guest memory is not shared, two devices at once', async ({ skip }) => {
@@ -137,42 +179,5 @@ describe('a device under a stock QEMU', () => {
     expect(stdout).not.toMatch(/^not ok/m);
     expect(stdout.match(/^ok dma-7-vector-3/gm)).toHaveLength(2);
     expect(status).toBe(0);
-  });
-
-  it('serves the next QEMU after one was killed, and gives everything of the first back', async () => {
-    const testbed = await boot({ devices: [{ id: 'dev0', model: 'ram', addr: '5' }] });
-    await checkRam(testbed, '--mode poll');
-    const server = testbed.current.servers.get('dev0');
-    if (!server) throw new Error('there is no server');
-    const held = (): { fds: number; guestMaps: number } => ({
-      fds: Number(readFileSync(`/proc/${server.pid}/status`, 'utf8').match(/^FDSize:\s+(\d+)/m)?.[1]),
-      guestMaps: readFileSync(`/proc/${server.pid}/maps`, 'utf8').match(/memory-backend-memfd/g)?.length ?? 0,
-    });
-    expect(held().guestMaps).toBeGreaterThan(0);
-    await testbed.current.vm.kill('SIGKILL');
-    await expect.poll(() => held().guestMaps, { timeout: 10_000 }).toBe(0);
-    const vm = await launchVm(
-      { devices: [{ id: 'dev0', socket: server.socket, addr: '5' }] },
-      { name: 'next' },
-    );
-    try {
-      await vm.agent().waitReady({ timeoutMs: bootMs });
-      const { status, stdout } = await vm.agent().run(ramtest('--mode poll'), { timeoutMs: bootMs });
-      expect({ status, stdout }).toMatchObject({ status: 0 });
-    } finally {
-      await vm.close();
-    }
-  });
-
-  it('answers through a timer model with INTx and storage that the guest maps', async () => {
-    const testbed = await boot({ devices: [{ id: 'dev0', model: 'timer', set: { dma: false }, addr: '5' }] });
-    const shown = await testbed.agent.check('pcitool 0000:00:05.0 show');
-    expect(shown).toContain('dead:beef');
-    await testbed.agent.check('pcitool 0000:00:05.0 enable');
-    // The first page is mapped into the guest, the second one is trapped.
-    for (const offset of ['0x10', '0x1010']) {
-      await testbed.agent.check(`pcitool 0000:00:05.0 write 1 ${offset} 4 0x12345678`);
-      expect(await testbed.agent.check(`pcitool 0000:00:05.0 read 1 ${offset} 4`)).toContain('12345678');
-    }
   });
 });

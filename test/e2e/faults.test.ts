@@ -7,7 +7,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { execa } from 'execa';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import {
   MigrationFailed,
   migrate,
@@ -22,14 +22,17 @@ import {
   alive,
   boot,
   bootNothing,
-  closeAll,
+  closeGuest,
+  endOfTest,
   expectWorkload,
   patient,
+  sharedGuest,
   startChurn,
   startWorkload,
 } from './migration-world.ts';
 
-afterEach(closeAll);
+afterEach(endOfTest);
+afterAll(closeGuest);
 
 type Victim = 'source server' | 'destination server' | 'source QEMU' | 'destination QEMU';
 
@@ -155,7 +158,7 @@ describe('kill -9', () => {
 });
 
 it('a guest at work survives the end of its destination in any phase, and can migrate afterwards', async () => {
-  const bed = await boot();
+  const bed = await sharedGuest();
   await startWorkload(bed);
   const source = bed.current;
   const ends: readonly [Victim, Phase][] = [
@@ -304,12 +307,12 @@ class Relay {
 
 describe('the migration connection', () => {
   it.each<Phase>(['precopy', 'pre-switchover'])('breaks in phase %s', async (when) => {
-    const bed = await boot();
+    const bed = await sharedGuest();
     await startWorkload(bed);
     const destination = await bed.prepare();
-    const listenUri = `unix:${join(bed.folder, 'real')}`;
-    const path = join(bed.folder, 'relay');
-    const relay = await Relay.start(path, join(bed.folder, 'real'));
+    const listenUri = `unix:${join(bed.folder, `real-${when}`)}`;
+    const path = join(bed.folder, `relay-${when}`);
+    const relay = await Relay.start(path, join(bed.folder, `real-${when}`));
     const { outcome, error } = await attempt(bed, destination, {
       uri: `unix:${path}`,
       listenUri,

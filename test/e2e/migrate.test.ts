@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { DevicePeer } from '../../src/qemu/device-peer.ts';
 import type { Testbed, TestbedMigration } from '../../src/qemu/index.ts';
 import { MigrationFailed } from '../../src/qemu/index.ts';
@@ -8,17 +8,20 @@ import {
   boot,
   bootNothing,
   churnCount,
-  closeAll,
+  closeGuest,
+  endOfTest,
   everything,
   expectChurn,
   expectWorkload,
   patient,
   ramId,
+  sharedGuest,
   startChurn,
   startWorkload,
 } from './migration-world.ts';
 
-afterEach(closeAll);
+afterEach(endOfTest);
+afterAll(closeGuest);
 
 /** Migrates and expects that to fail; returns the error. */
 async function failing(bed: Testbed, options: TestbedMigration): Promise<MigrationFailed> {
@@ -32,7 +35,7 @@ async function failing(bed: Testbed, options: TestbedMigration): Promise<Migrati
 
 describe('a guest whose device writes its memory', () => {
   it('arrives whole, there and back ten times', async () => {
-    const bed = await boot();
+    const bed = await sharedGuest();
     await startChurn(bed, 300);
     await startWorkload(bed);
     for (let hop = 0; hop < 10; hop += 1) {
@@ -52,7 +55,7 @@ describe('a guest whose device writes its memory', () => {
   });
 
   it('would not without marking: the RAM proof says so, and the guest goes on at the source', async () => {
-    const bed = await boot();
+    const bed = await sharedGuest();
     await startChurn(bed, 300);
     await startWorkload(bed);
     const before = bed.current;
@@ -69,7 +72,7 @@ describe('a guest whose device writes its memory', () => {
   });
 
   it('is marked although the guest has switched Bus Master off meanwhile', async () => {
-    const bed = await boot();
+    const bed = await sharedGuest();
     await startChurn(bed, 200);
     const report = await bed.migrate({
       verify: everything,
@@ -100,10 +103,10 @@ describe('a device that writes thousands of pages', () => {
   }
 
   it('has them carried by its servers, without which the RAM proof fails', async () => {
-    const bed = await boot();
+    const bed = await sharedGuest();
     await startChurn(bed, pages, 5);
     await startWorkload(bed);
-    await expect.poll(() => churnCount(bed), { timeout: 60_000 }).toBeGreaterThan(pages);
+    await expectChurn(bed, (await churnCount(bed)) + pages, 60_000);
     const options = { verify: { ram: true }, ...patient };
     const error = await failing(bed, { ...options, connectDevice: forgetful });
     expect(error).toMatchObject({ code: 'VC_RAM_DIFFERS', outcome: 'source' });
@@ -131,14 +134,14 @@ describe('machines, buses and transports', () => {
       { transport: 'tcp' },
       { capabilities: { multifd: true }, parameters: { 'multifd-channels': 2 } },
     ],
-    ['xbzrle', {}, { capabilities: { xbzrle: true } }],
+    ['xbzrle', undefined, { capabilities: { xbzrle: true } }],
     [
       'no P2P, no PRE_COPY',
       { devices: [{ id: 'dev0', model: 'ram', args: ['--no-p2p', '--no-precopy'] }] },
       {},
     ],
   ])('migrates with %s', async (_name, options, migration) => {
-    const bed = await boot(options);
+    const bed = options === undefined ? await sharedGuest() : await boot(options);
     await startChurn(bed, 100);
     const report = await bed.migrate({ verify: everything, ...patient, ...migration });
     expect(report.ram?.differing).toBe(0);
@@ -170,7 +173,7 @@ describe('machines, buses and transports', () => {
   });
 
   it('migrates through a reboot of the guest', async () => {
-    const bed = await boot();
+    const bed = await sharedGuest();
     await startChurn(bed, 100);
     await bed.current.vm.qmp.execute('system_reset');
     const report = await bed.migrate({ verify: everything, ...patient });
@@ -244,7 +247,7 @@ describe('a migration that must not happen', () => {
 
 describe('cancelling', () => {
   it('in any phase leaves the guest at the source, able to migrate later', async () => {
-    const bed = await boot();
+    const bed = await sharedGuest();
     await startChurn(bed, 100);
     await startWorkload(bed);
     for (const when of ['setup', 'precopy', 'pre-switchover', 'replay', 'resume'] as const) {
@@ -272,7 +275,7 @@ describe('cancelling', () => {
 
 describe('convergence', () => {
   it('gives up when the limit can not be met, and says what would be needed', async () => {
-    const bed = await boot();
+    const bed = await sharedGuest();
     await startChurn(bed, 300);
     await startWorkload(bed);
     const error = await failing(bed, { downtimeLimitMs: 3, maxSeconds: 2 });

@@ -12,6 +12,7 @@ const ringAddress = 0xc40_0000;
 /** Registers of BAR 0; device-models/ram/registers.ts. */
 const churnRegister = { address: 0x60, pages: 0x68, interval: 0x6c, count: 0x70 } as const;
 
+const oneRam: TestbedOptions['devices'] = [{ id: 'dev0', model: 'ram' }];
 const open = new Set<Testbed>();
 
 /** A guest with the given devices (default: one `ram`), booted. Ended by `closeAll`. */
@@ -21,13 +22,53 @@ export async function boot(options: Partial<TestbedOptions> = {}): Promise<Testb
   return bed;
 }
 
+let shared: Testbed | undefined;
+
+/**
+ * The same guest for every test of a file that asks for it, at rest: booting is what takes such tests longest. `endOfTest` and
+ * `closeGuest` (after all) end it.
+ */
+export async function sharedGuest(): Promise<Testbed> {
+  if (shared === undefined) {
+    shared = await Testbed.start({ devices: oneRam, vm: { append: `mem=${linuxMemory}` } });
+    await shared.agent.waitReady({ timeoutMs: 120_000 });
+    await shared.agent.check(`${pcitool} enable`);
+  } else await shared.current.vm.qmp.execute('cont');
+  return shared;
+}
+
+/** Leaves the processors to other guests until it is asked for again. */
+async function rest(bed: Testbed): Promise<void> {
+  await stopWorkload(bed);
+  await bed.agent.check(`${pcitool} enable && ${pcitool} write 0 ${churnRegister.interval} 4 0`);
+  await bed.current.vm.qmp.execute('stop');
+}
+
+async function running({ current }: Testbed): Promise<boolean> {
+  const status = await current.vm.qmp.execute('query-status');
+  return (status as { running?: boolean }).running === true;
+}
+
+/** For `afterEach`: ends what the test has started, and after a failure the shared guest, which may be in any state. */
+export async function endOfTest({ task }: { task: { result?: { state?: string } } }): Promise<void> {
+  await closeAll();
+  if (task.result?.state === 'fail') await closeGuest();
+  else if (shared !== undefined && (await running(shared))) await rest(shared);
+}
+
+export async function closeGuest(): Promise<void> {
+  const bed = shared;
+  shared = undefined;
+  await bed?.close();
+}
+
 /** As `boot`, without a kernel: the firmware looks for something to boot. Quick. */
 export async function bootNothing(options: Partial<TestbedOptions> = {}): Promise<Testbed> {
   return start({ ...options, vm: { boot: 'none', memoryMiB: 128, ...options.vm } });
 }
 
 async function start(options: Partial<TestbedOptions>): Promise<Testbed> {
-  const bed = await Testbed.start({ devices: [{ id: 'dev0', model: 'ram' }], ...options });
+  const bed = await Testbed.start({ devices: oneRam, ...options });
   open.add(bed);
   return bed;
 }
@@ -57,13 +98,22 @@ export async function churnCount(bed: Testbed): Promise<number> {
 }
 
 /** The device goes on writing where it left off. */
-export async function expectChurn(bed: Testbed, atLeast: number): Promise<void> {
-  await expect.poll(() => churnCount(bed), { timeout: 20_000 }).toBeGreaterThan(atLeast);
+export async function expectChurn(bed: Testbed, atLeast: number, timeout = 20_000): Promise<void> {
+  await expect.poll(() => churnCount(bed), { timeout }).toBeGreaterThan(atLeast);
 }
 
 /** Starts the guest's own memory checker in the background. */
 export async function startWorkload(bed: Testbed, mib = 24, rate = 8): Promise<void> {
-  await bed.agent.check(`workload --mib ${mib} --rate ${rate} >/run/workload.out 2>&1 &`);
+  await bed.agent.check(
+    `rm -f /run/workload; workload --mib ${mib} --rate ${rate} >/run/workload.out 2>&1 & echo $! >/run/workload.pid; ` +
+      'until [ -s /run/workload ]; do sleep 0.05; done',
+  );
+}
+
+async function stopWorkload(bed: Testbed): Promise<void> {
+  await bed.agent.check(
+    'p=$(cat /run/workload.pid 2>/dev/null) && kill $p 2>/dev/null; while [ -e "/proc/$p/exe" ]; do sleep 0.05; done; rm -f /run/workload.pid',
+  );
 }
 
 export interface WorkloadState {

@@ -16,7 +16,7 @@ import { shareMemory } from './shared-memory.ts';
  * With fewer pages than this marking is faster: a destination that has to be given pages can't be told to start while it
  * loads, which costs some milliseconds.
  */
-const worthCarrying = 2000;
+const worthCarrying = 1000;
 /** More pages than this at a time are marked: 128 MiB. The servers take no more. */
 const maxSlots = 32768;
 /** Room for more than there were when the window was made. */
