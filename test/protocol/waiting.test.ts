@@ -116,6 +116,23 @@ describe.each(serversUnderTest)('$name server, while the device waits for DMA', 
     expect(order).toEqual([`write 1,config,read,irq,map,${early}write 2`]);
   });
 
+  it('has answered the maps that came before it, all of them', () => {
+    start();
+    dmaOnWrite();
+    const maps = [0, 1, 2].map((n) =>
+      client.submit(dmaMap({ iova: 0x90_0000 + n * 4096, size: 4096, prot: 3 })),
+    );
+    let answered: boolean[] = [];
+    onFirstDma(() => {
+      client.poll();
+      answered = maps.map(({ done }) => done);
+    });
+    client.post(regionWrite(0, 0, Buffer.alloc(4)));
+    server.turn();
+    expect(answered).toEqual([true, true, true]);
+    expect(device.calls).toContain('dma 171');
+  });
+
   it('does what was left after a wait that no request began', () => {
     start();
     onFirstDma(() => client.post(regionWrite(0, 0x10, Buffer.from([1]))));

@@ -50,6 +50,8 @@ export class Dispatcher implements HandlerContext {
   readonly sendReplies: () => void;
   /** The last message served was a read, after which nothing is left to do. */
   answeredRead = false;
+  /** The last message served was one of those that a client sends many of before it waits for the last reply. */
+  answeredMap = false;
   readonly #options: DispatcherOptions;
   readonly #socket: FramedSocket;
   readonly #replies: Replies;
@@ -135,6 +137,7 @@ export class Dispatcher implements HandlerContext {
     }
     const fds = socket.takeDescriptors();
     this.answeredRead = cmd === command.REGION_READ;
+    this.answeredMap = cmd === command.DMA_MAP || cmd === command.DMA_UNMAP;
     const type = flags & headerFlags.typeMask;
     if (type === headerFlags.typeReply) this.#onReply(id, cmd, flags, fds);
     else if (type !== headerFlags.typeCommand) {

@@ -135,6 +135,8 @@ export class Session implements DmaPort {
 
   beginWait(): void {
     this.#waits += 1;
+    // The client may do nothing before it has the replies that are kept.
+    this.#socket.uncork();
     // What is being served stays where it is in the buffer while more arrives behind it.
     this.#socket.pin();
   }
@@ -200,6 +202,7 @@ export class Session implements DmaPort {
         while (this.open && !this.blocked && left > 0 && this.#dispatcher.serveNext(false)) {
           left -= 1;
           found = true;
+          this.#gatherOfMaps();
           if (this.#queue.length > 0) this.#queue.drain();
         }
       } while (left > 0 && !this.blocked && this.#receiveMore(found));
@@ -213,6 +216,13 @@ export class Session implements DmaPort {
     }
     if (left === 0 && this.open && this.#socket.pending) this.#options.reactor.defer(() => this.#resume());
     return found;
+  }
+
+  /** QEMU changes many mappings at once, and is woken for each reply although it waits for the last one alone. */
+  #gatherOfMaps(): void {
+    if (this.#options.role !== 'device') return;
+    if (this.#dispatcher.answeredMap) this.#socket.cork();
+    else this.#socket.uncork();
   }
 
   /** After anything that may have closed the socket or filled its output: adjusts what is waited for. */
@@ -232,7 +242,7 @@ export class Session implements DmaPort {
 
   /** After a write the loop comes first: the device may have left work to it. */
   #receiveMore(served: boolean): boolean {
-    if (!served) return this.#socket.receive();
+    if (!served || this.#dispatcher.answeredMap) return this.#socket.receive();
     if (!this.#dispatcher.answeredRead) return false;
     return this.#linger.for(this.#receive);
   }
