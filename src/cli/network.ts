@@ -13,6 +13,9 @@ export interface ServedNetworkOptions {
   readonly pcap?: string;
 }
 
+/** A network that takes nothing for so long in a blackout loses what is left. */
+const drainMs = 50;
+
 /**
  * The network ports of a served device: opened for its model, moved along with it. An orchestrator parks them
  * before the device stops, and puts them in charge again when the guest stays; at a destination the model's own
@@ -33,6 +36,10 @@ export class ServedNetwork implements RuntimeExtension {
     this.#ports.push(port);
     return port;
   };
+
+  stopped(): void {
+    for (const port of this.#ports) port.drain(drainMs);
+  }
 
   info(): Record<string, unknown> {
     if (this.#ports.length === 0) return {};

@@ -55,6 +55,11 @@ export interface HostPort extends NetPort {
    * device is stopped waits in the kernel's queue, and is dropped beyond that).
    */
   park(): boolean;
+  /**
+   * Gets rid of what was given to `send`, waiting for the other end to take it, `timeoutMs` at most. For a device that has stopped: what is
+   * left in this process is lost with it.
+   */
+  drain(timeoutMs: number): void;
   /** Not (yet) in charge: receives nothing, sends nothing. For a destination that waits for its state. */
   standby(): void;
   /** In charge (again): takes over what is parked for this port's identity. `announce` does so, too. */
@@ -122,6 +127,10 @@ export abstract class BasePort implements HostPort {
 
   park(): boolean {
     return false;
+  }
+
+  drain(_timeoutMs: number): void {
+    // Nothing is kept, unless there is a socket.
   }
 
   standby(): void {

@@ -1,5 +1,5 @@
 import { ready, type Timer, type Watch } from '../loop/types.ts';
-import { closeFd, type RawArea, rawArea } from '../posix/index.ts';
+import { closeFd, pollFd, type RawArea, rawArea } from '../posix/index.ts';
 import { ethernet, MAX_FRAME } from './ethernet.ts';
 import { FrameQueue, type QueueLimits } from './frame-queue.ts';
 import { BasePort, type PortContext } from './port.ts';
@@ -68,6 +68,17 @@ export abstract class SocketPort extends BasePort {
     if (this.out.length >= this.#limits.flushBytes) this.flush();
     else this.#planFlush();
     return this.counted(true, length);
+  }
+
+  override drain(timeoutMs: number): void {
+    const deadline = this.reactor.now() + timeoutMs * NS_PER_MS;
+    this.flush();
+    while (this.out.length > 0 && this.connection !== undefined) {
+      const left = (deadline - this.reactor.now()) / NS_PER_MS;
+      if (left <= 0) return;
+      pollFd(this.connection.fd, ready.write, Math.ceil(left));
+      this.flush();
+    }
   }
 
   override close(): void {

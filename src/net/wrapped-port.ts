@@ -45,6 +45,10 @@ export abstract class WrappedPort implements HostPort {
     return this.port.park();
   }
 
+  drain(timeoutMs: number): void {
+    this.port.drain(timeoutMs);
+  }
+
   standby(): void {
     this.port.standby();
   }

@@ -24,6 +24,8 @@ export interface CompanionTarget {
   hold(on: boolean): void;
   reset(): void;
   fireVectors(): number;
+  /** The device is at rest, and starts nothing more. */
+  stopped(): void;
   /** Whether the guest lets the device do DMA. */
   readonly busMaster: boolean;
   /** What the guest has made of its registers. */
@@ -208,7 +210,7 @@ export class CompanionService {
 
   /**
    * Brings the device to rest, as far as others may still write into it: parks its network ports, drains what the client has
-   * sent, holds the device, and moves it to its P2P state, if it has one. One request, because each costs a blackout a tenth of a
+   * sent, holds the device, moves it to its P2P state, if it has one, and drains the ports. One request, because each costs a blackout a tenth of a
    * millisecond at either end.
    */
   #rest({ park, state }: Request): BarrierOutcome & DeviceRegisters & { microseconds: number } {
@@ -219,6 +221,7 @@ export class CompanionService {
     const microseconds = (this.#now() - start) / nsPerMicrosecond;
     target.hold(true);
     if (state !== undefined) this.#migration().setState(address(state));
+    target.stopped();
     return { ...drained, microseconds, ...target.registers() };
   }
 

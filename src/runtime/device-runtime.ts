@@ -173,6 +173,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
           this.#migration?.reset();
         },
         fireVectors: () => this.interrupts.fireAll(),
+        stopped: () => this.#extension?.stopped?.(),
         get busMaster() {
           return config.busMaster;
         },

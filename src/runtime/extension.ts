@@ -5,6 +5,8 @@
 export interface RuntimeExtension {
   /** Added to the answer of the companion operation `info`. */
   info(): Record<string, unknown>;
+  /** The device has come to rest: what it has begun outside of it is to be finished. Part of a blackout. */
+  stopped?(): void;
   /** Companion operations by name; requests are hostile until checked. */
   readonly operations: Readonly<Record<string, (request: Readonly<Record<string, unknown>>) => unknown>>;
 }

@@ -1,7 +1,15 @@
+import { Worker } from 'node:worker_threads';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { SwitchPort } from '../../src/net/switch/client.ts';
 import type { Switch, SwitchOptions } from '../../src/net/switch/switch.ts';
-import { closeFd, connectUnix, sendMessage } from '../../src/posix/index.ts';
+import {
+  acceptUnix,
+  closeFd,
+  connectUnix,
+  listenUnix,
+  recvBytes,
+  sendMessage,
+} from '../../src/posix/index.ts';
 import { broadcast, type Inbox, inbox, mac, NetWorld, numbered, sequenceOf } from './net-world.ts';
 
 let world: NetWorld;
@@ -169,6 +177,87 @@ function rawPort() {
     frame: (frame: Buffer) => send(0, frame),
     giveBack: (frame: Buffer) => send(1, frame),
   };
+}
+
+/** Reads what comes on `fd`, from `startMs` on, on a thread of its own; resolves to the bytes when `total` have come. */
+function slowReader(fd: number, startMs: number, total: number): Promise<number> {
+  const source = `
+    const { workerData: { fd, startMs, total }, parentPort } = require('node:worker_threads');
+    const { readSync } = require('node:fs');
+    const bytes = Buffer.alloc(1 << 20);
+    setTimeout(() => {
+      let read = 0;
+      const deadline = Date.now() + 10_000;
+      while (read < total && Date.now() < deadline) {
+        try { read += readSync(fd, bytes); } catch (error) { if (error.code !== 'EAGAIN') throw error; }
+      }
+      parentPort.postMessage(read);
+    }, startMs);`;
+  const worker = new Worker(source, { eval: true, workerData: { fd, startMs, total } });
+  return new Promise((resolve, reject) => {
+    worker.once('message', resolve).once('error', reject);
+  });
+}
+
+describe('a port whose switch does not read', () => {
+  const frameBytes = 1400;
+  const recordBytes = 4 + frameBytes;
+  let switchEnd: number;
+  let port: SwitchPort;
+  /** More than the socket takes. */
+  const fill = (): number => {
+    let sent = 0;
+    while (port.send([numbered(PEER, VM, sent, frameBytes)], frameBytes)) sent++;
+    return sent * recordBytes;
+  };
+
+  beforeEach(() => {
+    const listener = listenUnix(world.path('sw'), { type: 'seqpacket' });
+    world.onClose(() => closeFd(listener));
+    port = world.port({ identity: 'nic0' });
+    switchEnd = acceptUnix(listener) ?? -1;
+    world.onClose(() => closeFd(switchEnd));
+    // The hello.
+    expect(recvBytes(switchEnd, Buffer.alloc(4096), 0, 4096, false)).toBeGreaterThan(0);
+  });
+
+  test('waits for it when the device has stopped, and gets rid of everything', async () => {
+    const total = fill();
+    const reading = slowReader(switchEnd, 50, total);
+    port.drain(10_000);
+    port.close();
+    expect(await reading).toBe(total);
+  });
+
+  test('does not wait for ever, nor forgets what is left', async () => {
+    const total = fill();
+    port.drain(5);
+    const reading = slowReader(switchEnd, 0, total);
+    let read = 0;
+    void reading.then((bytes) => {
+      read = bytes;
+    });
+    await world.until(() => read > 0);
+    expect(read).toBe(total);
+  });
+
+  test('control: without that wait the end of a process is the end of what it had', async () => {
+    const total = fill();
+    port.close();
+    const after = recvAll(switchEnd);
+    expect(after).toBeGreaterThan(0);
+    expect(after).toBeLessThan(total);
+  });
+});
+
+function recvAll(fd: number): number {
+  const bytes = Buffer.alloc(1 << 20);
+  let all = 0;
+  for (;;) {
+    const length = recvBytes(fd, bytes, 0, bytes.length, false);
+    if (length <= 0) return all;
+    all += length;
+  }
 }
 
 describe('stand-by', () => {
