@@ -157,6 +157,49 @@ describe('kill -9', () => {
   });
 });
 
+/** A relay on a UNIX socket that can be held and cut. */
+class Relay {
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+  readonly #pairs: [from: Socket, to: Socket][] = [];
+
+  private constructor(server: Server) {
+    this.#server = server;
+  }
+
+  static async start(path: string, target: string): Promise<Relay> {
+    const server = createServer((client) => {
+      const onward = connect(target);
+      for (const socket of [client, onward]) {
+        relay.#sockets.add(socket);
+        socket.on('error', () => socket.destroy());
+      }
+      relay.#pairs.push([client, onward]);
+      client.pipe(onward).pipe(client);
+    });
+    const relay = new Relay(server);
+    await new Promise<void>((resolve) => server.listen(path, resolve));
+    return relay;
+  }
+
+  /** Passes nothing more on until `release`. */
+  hold(): void {
+    for (const [from, to] of this.#pairs) {
+      from.unpipe(to);
+      from.pause();
+    }
+  }
+
+  release(): void {
+    for (const [from, to] of this.#pairs) from.pipe(to);
+  }
+
+  cut(): void {
+    this.#server.close();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+}
+
 it('a guest at work survives the end of its destination in any phase, and can migrate afterwards', async () => {
   const bed = await sharedGuest();
   await startWorkload(bed);
@@ -194,15 +237,20 @@ it('a destination that was told to start is called back when its device server d
   destination.vm.qmp.on('event', ({ name }) => {
     if (name === 'RESUME') told = true;
   });
+  const [path, real] = [join(bed.folder, 'relay'), join(bed.folder, 'real')];
+  const relay = await Relay.start(path, real);
   const { outcome, error } = await attempt(bed, destination, {
+    uri: `unix:${path}`,
+    listenUri: `unix:${real}`,
     onPhase: async (phase) => {
       // The rest of RAM is kept from the destination until its server is gone.
-      if (phase === 'final') process.kill(source.vm.pid, 'SIGSTOP');
+      if (phase === 'pre-switchover') relay.hold();
       if (phase !== 'resume') return;
       setTimeout(() => void strike('destination server', source, destination, 'SIGKILL'), 300);
-      setTimeout(() => process.kill(source.vm.pid, 'SIGCONT'), 600);
+      setTimeout(() => relay.release(), 600);
     },
   });
+  relay.cut();
   expect(error?.code).toBe('VC_PEER_LOST');
   expect(outcome).toBe('source');
   expect(told).toBe(false);
@@ -275,35 +323,6 @@ describe('a silent party', () => {
     expect(await running(source)).toBe(false);
   });
 });
-
-/** A relay on a UNIX socket that can be cut. */
-class Relay {
-  readonly #server: Server;
-  readonly #sockets = new Set<Socket>();
-
-  private constructor(server: Server) {
-    this.#server = server;
-  }
-
-  static async start(path: string, target: string): Promise<Relay> {
-    const server = createServer((client) => {
-      const onward = connect(target);
-      for (const socket of [client, onward]) {
-        relay.#sockets.add(socket);
-        socket.on('error', () => socket.destroy());
-      }
-      client.pipe(onward).pipe(client);
-    });
-    const relay = new Relay(server);
-    await new Promise<void>((resolve) => server.listen(path, resolve));
-    return relay;
-  }
-
-  cut(): void {
-    this.#server.close();
-    for (const socket of this.#sockets) socket.destroy();
-  }
-}
 
 describe('the migration connection', () => {
   it.each<Phase>(['precopy', 'pre-switchover'])('breaks in phase %s', async (when) => {
