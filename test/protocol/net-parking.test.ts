@@ -241,7 +241,7 @@ describe('a port whose switch does not read', () => {
     expect(read).toBe(total);
   });
 
-  test('control: without that wait the end of a process is the end of what it had', async () => {
+  test('control: a switch that never reads gets what the socket holds, and no more', async () => {
     const total = fill();
     port.close();
     const after = recvAll(switchEnd);

@@ -1,5 +1,5 @@
 import { ready } from '../../loop/types.ts';
-import { connectUnix, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
+import { connectUnix, pollFd, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
 import { NetError, NetProtocolError } from '../errors.ts';
 import { ethernet, formatMac, MAX_FRAME } from '../ethernet.ts';
 import { type QueueLimits, RECORD_HEADER } from '../frame-queue.ts';
@@ -35,6 +35,8 @@ const FLUSH_BYTES = 32 * 1024;
 /** Most bytes in one datagram; the longest frame fits. */
 const SEND_BYTES = RECORD_HEADER + MAX_FRAME + 2048;
 const DATAGRAMS_PER_TURN = 16;
+const NS_PER_MS = 1e6;
+const closingMs = 1000;
 
 /** A port of a switch in another process (or in this one). */
 export class SwitchPort extends SocketPort {
@@ -120,6 +122,23 @@ export class SwitchPort extends SocketPort {
     this.#control({ op: 'announce', mac: formatMac(mac) });
     // And for bridges behind the switch:
     super.announce(mac);
+  }
+
+  /**
+   * A port that is being parked first gives back what the switch had sent it before it knew, and sends what it has: both would be lost with
+   * it. A switch that does not answer is waited for `closingMs`.
+   */
+  override close(): void {
+    const deadline = this.reactor.now() + closingMs * NS_PER_MS;
+    const leftMs = (): number => Math.ceil((deadline - this.reactor.now()) / NS_PER_MS);
+    while (this.#returning && this.connection !== undefined && leftMs() > 0) {
+      const writing = this.out.length > 0 ? ready.write : 0;
+      pollFd(this.connection.fd, ready.read | writing, leftMs());
+      this.flush();
+      this.readable();
+    }
+    this.drain(Math.max(0, leftMs()));
+    super.close();
   }
 
   #connect(): void {
