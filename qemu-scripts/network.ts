@@ -106,11 +106,11 @@ export class Network {
   async losses(bed: Testbed, device = 'eth0'): Promise<string> {
     const { ports: present, departed } = this.stats();
     const ports = [...present, { name: 'ports that left', state: '', ...departed }].map(
-      ({ name, state, dropped, parkDropped }) =>
-        [name, state, `dropped ${dropped}`, `park ${parkDropped}`].join(' '),
+      ({ name, state, inFrames, outFrames, dropped, parkDropped }) =>
+        [name, state, `in ${inFrames} out ${outFrames} dropped ${dropped} park ${parkDropped}`].join(' '),
     );
     const guest = await bed.agent.run(
-      `grep -h Udp: /proc/net/snmp; ethtool -S ${device} | grep -iE 'drop|out_of|err|discard' | grep -v ': 0$'`,
+      `grep -h Udp: /proc/net/snmp; ethtool -S ${device} | grep -iE 'drop|out_of|err|discard|vport_.*_packets' | grep -v ': 0$'`,
     );
     const peer = await this.testNet?.run(
       'sh',

@@ -17,8 +17,8 @@ export type OtherRecord = (member: Member, kind: number, bytes: Buffer, start: n
  */
 export class Fabric {
   readonly table: ForwardingTable;
-  /** What ports that have left had lost. */
-  readonly departed = { dropped: 0, parkDropped: 0 };
+  /** What ports that have left had counted. */
+  readonly departed = { inFrames: 0, outFrames: 0, dropped: 0, parkDropped: 0 };
   /** Ports that take part in flooding. Replaced, never changed: a port may vanish while frames are handed out. */
   #ports: readonly Member[] = [];
   readonly #byNumber: (Member | undefined)[] = [];
@@ -41,8 +41,11 @@ export class Fabric {
 
   remove(member: Member): void {
     if (this.#byNumber[member.number] !== member) return;
-    this.departed.dropped += member.stats.dropped;
-    this.departed.parkDropped += member.stats.parkDropped;
+    const { departed } = this;
+    departed.inFrames += member.stats.inFrames;
+    departed.outFrames += member.stats.outFrames;
+    departed.dropped += member.stats.dropped;
+    departed.parkDropped += member.stats.parkDropped;
     this.#byNumber[member.number] = undefined;
     this.#ports = this.#ports.filter((other) => other !== member);
     this.table.forget(member.number);

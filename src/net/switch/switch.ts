@@ -55,8 +55,8 @@ export interface SwitchPortStats extends MemberStats {
 export interface SwitchStats {
   readonly addresses: number;
   readonly ports: readonly SwitchPortStats[];
-  /** Frames dropped at ports that have left since. */
-  readonly departed: { readonly dropped: number; readonly parkDropped: number };
+  /** The counters of ports that have left since, in one. */
+  readonly departed: Pick<MemberStats, 'inFrames' | 'outFrames' | 'dropped' | 'parkDropped'>;
 }
 
 /** A learning switch: devices and peers join it over a UNIX socket; frames for a migrating one wait in it. */
