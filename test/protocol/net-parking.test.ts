@@ -229,6 +229,34 @@ describe('a port whose switch does not read', () => {
     expect(await reading).toBe(total);
   });
 
+  test('gives back, before it closes, what it has not looked at when it is parked', async () => {
+    inbox(port);
+    port.park();
+    // On its way before the switch knew; then the switch's word, from a thread that is not held up by the closing.
+    const frame = numbered(VM, PEER, 7);
+    sendMessage(switchEnd, Buffer.from([0, 0, 0, frame.length]), 4, frame, undefined, true);
+    const source = `
+      const { workerData: fd, parentPort } = require('node:worker_threads');
+      const body = Buffer.from(JSON.stringify({ op: 'parked' }));
+      setTimeout(() => {
+        require('node:fs').writeSync(fd, Buffer.concat([Buffer.from([2, 0, 0, body.length]), body]));
+        parentPort.postMessage('said');
+      }, 50);`;
+    const worker = new Worker(source, { eval: true, workerData: switchEnd });
+    world.onClose(() => void worker.terminate());
+    await new Promise((resolve) => worker.once('online', resolve));
+    port.close();
+    const bytes = Buffer.alloc(64 * 1024);
+    let all = '';
+    for (let length = 0; ; ) {
+      length = recvBytes(switchEnd, bytes, 0, bytes.length, false);
+      if (length <= 0) break;
+      all += bytes.toString('latin1', 0, length);
+    }
+    expect(all).toContain(frame.toString('latin1'));
+    expect(all).toContain('"returned"');
+  });
+
   test('does not wait for ever, nor forgets what is left', async () => {
     const total = fill();
     port.drain(5);

@@ -25,6 +25,7 @@ const spare = 1.25;
 const pagesOfALook = 128;
 /** So many more dirty pages than were looked at, and they are looked at again. */
 const growth = 1.1;
+/** A page and its address; docs/protocol-extensions.md, "Page windows". */
 const bytesOfASlot = 4096 + 8;
 const pollMs = 50;
 
