@@ -110,7 +110,8 @@ export class Network {
         [name, state, `in ${inFrames} out ${outFrames} dropped ${dropped} park ${parkDropped}`].join(' '),
     );
     const guest = await bed.agent.run(
-      `grep -h Udp: /proc/net/snmp; ethtool -S ${device} | grep -iE 'drop|out_of|err|discard|vport_.*_packets' | grep -v ': 0$'`,
+      `grep -h Udp: /proc/net/snmp; tc -s qdisc show dev ${device}; ` +
+        `ethtool -S ${device} | grep -iE 'drop|out_of|err|discard|vport_.*_packets' | grep -v ': 0$'`,
     );
     const peer = await this.testNet?.run(
       'sh',

@@ -12,7 +12,6 @@ import {
   expectAbout,
   expectWhole,
   makeNetwork,
-  onceMore,
   proven,
   warnings,
 } from './mlx5-world.ts';
@@ -72,7 +71,7 @@ describe('what the card does for the driver, on both sides of a migration', () =
 
   afterAll(closeAll);
 
-  it.runIf(taps)('spreads flows over four channels as key and table say', onceMore, async () => {
+  it.runIf(taps)('spreads flows over four channels as key and table say', async () => {
     await bed.agent.check(`ethtool -L eth0 combined ${channels}`);
     expect(await bed.agent.check('ethtool -l eth0 | tail -1')).toMatch(/Combined:\s+4/);
     const ring = await ringOf(bed);
@@ -115,7 +114,7 @@ describe('what the card does for the driver, on both sides of a migration', () =
     });
   });
 
-  it.runIf(taps)('cuts TCP over IPv6 and datagrams that the guest hands over in bulk', onceMore, async () => {
+  it.runIf(taps)('cuts TCP over IPv6 and datagrams that the guest hands over in bulk', async () => {
     const features = await bed.agent.check('ethtool -k eth0');
     for (const name of ['tx-tcp-segmentation', 'tx-tcp6-segmentation', 'tx-udp-segmentation'])
       expect(features).toMatch(new RegExp(`${name}: on`));

@@ -62,12 +62,6 @@ export function expectWhole(report: MigrationReport): void {
   }
 }
 
-/**
- * For tests that count every frame of a guest under traffic: on processors with twice as much to do as they can, one migration in ten
- * lacks a ping or a datagram that no counter on the way knows of. A loss that can be relied on fails twice.
- */
-export const onceMore = { retry: 1 } as const;
-
 /** All values of `ethtool -S`, by name. */
 export async function counters(bed: Testbed, device = 'eth0'): Promise<Map<string, number>> {
   const text = await bed.agent.check(`ethtool -S ${device}`);
