@@ -1,7 +1,7 @@
 import { fstatSync } from 'node:fs';
 import { errno } from '../errors.ts';
 import { check, PosixError } from './errno.ts';
-import { fcntlCommand, MFD_ALLOW_SEALING, MFD_CLOEXEC, openFlag, seal } from './layout.ts';
+import { fcntlCommand, MFD_ALLOW_SEALING, MFD_CLOEXEC, openFlag, seal, seek } from './layout.ts';
 import { AddressCache, lastErrno, libc } from './libc.ts';
 
 const readAddress = new AddressCache();
@@ -67,6 +67,15 @@ export function memfdCreate(name: string, size: number): number {
     throw error;
   }
   return fd;
+}
+
+/** Where the next byte at or after `at` is that is not in a hole of the file; Infinity when there is none. Moves the file's offset. */
+export function nextData(fd: number, at: number): number {
+  const found = libc.lseek(fd, at, seek.DATA);
+  if (found >= 0) return found;
+  const error = lastErrno();
+  if (error === errno.ENXIO) return Number.POSITIVE_INFINITY;
+  throw new PosixError(`lseek ${fd}`, error);
 }
 
 export function ftruncate(fd: number, size: number): void {

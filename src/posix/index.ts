@@ -10,6 +10,7 @@ export {
   ioctl,
   isSizeSealed,
   memfdCreate,
+  nextData,
   open,
   read,
   replaceFd,

@@ -77,6 +77,8 @@ export const EFD_NONBLOCK = 0o4000;
 export const TFD_CLOEXEC = 0o2000000;
 export const TFD_NONBLOCK = 0o4000;
 
+/** `whence` of lseek for files with holes. */
+export const seek = { DATA: 3, HOLE: 4 } as const;
 export const MFD_CLOEXEC = 1;
 export const MFD_ALLOW_SEALING = 2;
 /** `SHUT_RDWR` (sys/socket.h). */

@@ -26,6 +26,7 @@ export const libc = {
   close: bind<[fd: number]>('close', 'int', ['int']),
   read: bind<[fd: number, target: number, count: number]>('read', ssize, ['int', pointer, size]),
   write: bind<[fd: number, source: number, count: number]>('write', ssize, ['int', pointer, size]),
+  lseek: bind<[fd: number, at: number, whence: number]>('lseek', offset, ['int', offset, 'int']),
   fcntl: bind<[fd: number, command: number, argument: number]>('fcntl', 'int', ['int', 'int', 'long']),
   ioctl: bind<[fd: number, request: number, argument: number]>('ioctl', 'int', ['int', 'ulong', pointer]),
   writev: bind<[fd: number, vectors: number, count: number]>('writev', ssize, ['int', pointer, 'int']),

@@ -2,9 +2,9 @@
  * The proof that a migration lost nothing: every page of both guests' RAM, compared. Both QEMUs must run on
  * this machine with shared RAM (memfd or file), and both guests must be stopped.
  */
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, statSync } from 'node:fs';
 import { CompanionError } from '../errors.ts';
-import { MappedMemory, mmapProt } from '../posix/index.ts';
+import { nextData } from '../posix/index.ts';
 
 const pageSize = 4096;
 const blockSize = 1024 * 1024;
@@ -107,56 +107,68 @@ export function verifyRam(source: { pid: number }, destination: { pid: number })
     const b = right[index];
     if (b === undefined) continue;
     bytes += a.size;
-    withMemory(a, (ours) =>
-      withMemory(b, (theirs) => {
-        differing += compareRegions(a.name, ours.windows, theirs.windows, first);
-      }),
+    differing += withFile(a, (ours) =>
+      withFile(b, (theirs) => compareFiles(a.name, ours, theirs, a.size, first)),
     );
   }
   const pages = Math.ceil(bytes / pageSize);
   return { pages, bytes, differing, first, milliseconds: performance.now() - started };
 }
 
-function withMemory(region: RamRegion, use: (memory: MappedMemory) => void): void {
+function withFile<T>(region: RamRegion, use: (fd: number) => T): T {
   const fd = openSync(region.path, 'r');
   try {
-    const memory = MappedMemory.map(fd, 0, region.size, mmapProt.READ);
-    try {
-      use(memory);
-    } finally {
-      memory.unmap();
-    }
+    return use(fd);
   } finally {
     closeSync(fd);
   }
 }
 
 /**
- * Compares two memories that are cut into equal windows; returns the number of differing pages and adds the
- * first ones to `first`.
+ * Compares two files of equal size; returns the number of differing pages and adds the first ones to `first`. They are read, not
+ * mapped: a mapping would fault on each page, and give memory to those that the guest has never used. Where both have a hole, both
+ * are zero.
+ *
+ * @throws CompanionError VC_RAM_PROOF when one ends early
  */
-export function compareRegions(
-  region: string,
-  source: readonly Buffer[],
-  destination: readonly Buffer[],
+export function compareFiles(
+  name: string,
+  source: number,
+  destination: number,
+  size: number,
   first: DifferingPage[],
 ): number {
+  const ours = Buffer.allocUnsafe(blockSize);
+  const theirs = Buffer.allocUnsafe(blockSize);
   let differing = 0;
-  let base = 0;
-  for (const [index, a] of source.entries()) {
-    const b = destination[index];
-    if (b === undefined) break;
-    for (let at = 0; at < a.length; at += blockSize) {
-      const end = Math.min(at + blockSize, a.length);
-      if (a.compare(b, at, end, at, end) === 0) continue;
-      for (let page = at; page < end; page += pageSize) {
-        const pageEnd = Math.min(page + pageSize, end);
-        if (a.compare(b, page, pageEnd, page, pageEnd) === 0) continue;
-        differing += 1;
-        if (first.length < namedPages) first.push(describe(region, a, b, page, pageEnd, base));
-      }
-    }
-    base += a.length;
+  for (let at = 0; at < size; at += blockSize) {
+    const data = Math.min(nextData(source, at), nextData(destination, at));
+    if (data >= size) break;
+    at = data - (data % pageSize);
+    const length = Math.min(blockSize, size - at);
+    readBlock(name, source, ours, length, at);
+    readBlock(name, destination, theirs, length, at);
+    if (ours.compare(theirs, 0, length, 0, length) !== 0)
+      differing += comparePages(name, ours.subarray(0, length), theirs.subarray(0, length), at, first);
+  }
+  return differing;
+}
+
+function readBlock(name: string, fd: number, into: Buffer, length: number, at: number): void {
+  for (let done = 0; done < length; ) {
+    const got = readSync(fd, into, done, length - done, at + done);
+    if (got === 0) throw new CompanionError('VC_RAM_PROOF', `guest RAM ${name} ends at ${at + done}`);
+    done += got;
+  }
+}
+
+function comparePages(name: string, a: Buffer, b: Buffer, base: number, first: DifferingPage[]): number {
+  let differing = 0;
+  for (let page = 0; page < a.length; page += pageSize) {
+    const end = Math.min(page + pageSize, a.length);
+    if (a.compare(b, page, end, page, end) === 0) continue;
+    differing += 1;
+    if (first.length < namedPages) first.push(describe(name, a, b, page, end, base));
   }
   return differing;
 }

@@ -1,45 +1,69 @@
-import { describe, expect, it } from 'vitest';
+import { writeSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { closeFd, ftruncate, MappedMemory, memfdCreate, mmapProt } from '../../../src/posix/index.ts';
-import { compareRegions, type DifferingPage, ramOf } from '../../../src/qemu/ram-proof.ts';
+import { compareFiles, type DifferingPage, ramOf } from '../../../src/qemu/ram-proof.ts';
 
 const page = 4096;
 const mib = 1024 * 1024;
 
-describe('compareRegions', () => {
-  const source = [Buffer.alloc(3 * mib, 1), Buffer.alloc(mib + page, 2)];
-  const copy = (): Buffer[] => source.map((window) => Buffer.from(window));
+/** A file with those bytes: pieces at their offsets, and holes in between. */
+function fileOf(size: number, pieces: readonly (readonly [at: number, bytes: Buffer])[]): number {
+  const fd = memfdCreate('ram-proof', size);
+  for (const [at, bytes] of pieces) writeSync(fd, bytes, 0, bytes.length, at);
+  return fd;
+}
+
+describe('compareFiles', () => {
+  const size = 8 * mib + page;
+  // Two holes; the second piece crosses a border of what is read at once.
+  const pieces = [
+    [page, Buffer.alloc(3 * mib, 1)],
+    [6 * mib, Buffer.alloc(mib + page, 2)],
+  ] as const;
+  let files: number[];
+
+  beforeEach(() => {
+    files = [];
+  });
+
+  afterEach(() => {
+    for (const fd of files) closeFd(fd);
+  });
+
+  /** Compares with a copy that has these bytes changed. */
+  function compared(changes: readonly number[], first: DifferingPage[] = [], more = pieces): number {
+    const one = Buffer.of(9);
+    files.push(fileOf(size, pieces), fileOf(size, [...more, ...changes.map((at) => [at, one] as const)]));
+    return compareFiles('r', files[0] ?? -1, files[1] ?? -1, size, first);
+  }
 
   it('finds no difference where there is none', () => {
-    expect(compareRegions('r', source, copy(), [])).toBe(0);
+    expect(compared([])).toBe(0);
+  });
+
+  it('takes a hole for what it is: zeroes', () => {
+    expect(compared([], [], [...pieces, [4 * mib, Buffer.alloc(mib)]] as never)).toBe(0);
   });
 
   it('counts each differing page once and names the first', () => {
-    const other = copy();
-    const places = [0, page - 1, 7 * page + 5, 3 * mib - 1];
-    for (const at of places) other[0]?.writeUInt8(9, at);
-    other[1]?.writeUInt8(9, mib + page - 1);
     const first: DifferingPage[] = [];
-    expect(compareRegions('r', source, other, first)).toBe(4);
-    expect(first.map(({ offset, at }) => offset + at)).toEqual([
-      0,
-      7 * page + 5,
-      3 * mib - 1,
-      4 * mib + page - 1,
-    ]);
-    expect(first[0]).toMatchObject({ source: 1, destination: 9 });
+    // In a hole, at the ends of a piece, twice in a page, in the last page.
+    const places = [0, page, 2 * page - 1, 7 * page + 5, 3 * mib + page - 1, 5 * mib + 3, 6 * mib, size - 1];
+    expect(compared(places, first)).toBe(7);
+    expect(first.map(({ offset, at }) => offset + at)).toEqual(places.filter((at) => at !== 2 * page - 1));
+    expect(first[0]).toMatchObject({ source: 0, destination: 9 });
+    expect(first[1]).toMatchObject({ source: 1, destination: 9 });
   });
 
   it('names few of many', () => {
     const first: DifferingPage[] = [];
-    expect(
-      compareRegions(
-        'r',
-        source,
-        source.map(({ length }) => Buffer.alloc(length, 7)),
-        first,
-      ),
-    ).toBe(1025);
+    expect(compared([], first, [[0, Buffer.alloc(size, 7)]] as never)).toBe(size / page);
     expect(first).toHaveLength(16);
+  });
+
+  it('refuses a memory that ends early', () => {
+    files.push(fileOf(size, pieces), fileOf(7 * mib, pieces.slice(0, 1)));
+    expect(() => compareFiles('r', files[0] ?? -1, files[1] ?? -1, size, [])).toThrow('ends at');
   });
 });
 
