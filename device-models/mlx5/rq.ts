@@ -2,11 +2,13 @@ import type { DeviceHost } from '../../src/device/index.ts';
 import type { Clock } from './clock.ts';
 import type { QueueCounter } from './counters.ts';
 import type { CompletionQueue, CompletionQueues } from './cq.ts';
+import { add, sum } from './frame/checksum.ts';
 import {
   etherType,
   type FrameInfo,
   ipProtocol,
   macAddressesBytes,
+  macHeaderBytes,
   uint16,
   vlanTagBytes,
 } from './frame/parse.ts';
@@ -234,7 +236,7 @@ function fillReceiveCqe(entry: Buffer, frame: ReceivedFrame, length: number, str
   const { info, checksum, rss } = frame;
   entry.writeUInt32BE(rss.hash, at.hash);
   entry[at.hashType] = rss.type;
-  entry.writeUInt16BE(checksum.full, at.checkSum);
+  entry.writeUInt16BE(deliveredSum(frame, stripped), at.checkSum);
   entry[at.ok] = cqeOk.L2 | (checksum.l3Ok ? cqeOk.L3 : 0) | (checksum.l4Ok ? cqeOk.L4 : 0);
   let headerType = 0;
   if (stripped) {
@@ -248,6 +250,16 @@ function fillReceiveCqe(entry: Buffer, frame: ReceivedFrame, length: number, str
   entry[at.headerType] = headerType;
   entry.writeUInt32BE(length, at.byteCount);
   entry.writeUInt32BE(frame.flowTag & 0xffffff, at.flowTag);
+}
+
+/**
+ * With `cqe_checksum_full` the driver takes `check_sum` for the sum of all that is behind the 14 bytes of the MAC header
+ * which it got: tags that were left in the frame are part of it, one that was stripped is not.
+ */
+function deliveredSum({ bytes, info, checksum }: ReceivedFrame, stripped: boolean): number {
+  const start = stripped ? macHeaderBytes + vlanTagBytes : macHeaderBytes;
+  if (start === info.l3Offset) return checksum.full;
+  return add(checksum.full, sum(bytes, start, info.l3Offset));
 }
 
 function tcpType(bytes: Uint8Array, info: FrameInfo): number {

@@ -48,7 +48,7 @@ export function sumParts(parts: readonly Uint8Array[], from: number, to: number)
 
 /** What a NIC says about the checksums of a received frame; reused. */
 export class ReceiveChecksum {
-  /** Sum from the first byte after the last Ethernet or VLAN header to the end of the frame. */
+  /** Sum from the first byte after the last Ethernet or VLAN header to the end of the frame; tags that stay are not in it. */
   full = 0;
   l3Ok = false;
   l4Ok = false;

@@ -195,7 +195,35 @@ describe('receive', () => {
     const kept = driver.received.pop();
     expect(kept?.frame).toEqual(tagged);
     expect((kept?.cqe[0x1d] ?? 0) & 1).toBe(0);
-    expect(kept?.cqe.readUInt16BE(0x14)).toBe(naiveSum(tagged.subarray(18)));
+    expect(kept?.cqe.readUInt16BE(0x14)).toBe(naiveSum(tagged.subarray(14)));
+  });
+
+  it('sums what it delivers from byte 14 on, whichever tags stay in the frame', () => {
+    const { port, driver } = running();
+    driver.promisc(true);
+    const spec = { dst: driver.mac, payload: Buffer.alloc(300, 4) };
+    const tag = (type: number, tci: number) => Buffer.from([type >> 8, type & 255, tci >> 8, tci & 255]);
+    const frameWith = (...tags: Buffer[]) => {
+      const plain = buildFrame(spec);
+      return Buffer.concat([plain.subarray(0, 12), ...tags, plain.subarray(12)]);
+    };
+    const customer = tag(0x8100, 7);
+    const service = tag(0x88a8, 9);
+    const cases = [[], [customer], [service], [service, customer], [customer, customer, service]];
+    const rqn = driver.channels[0]?.rx.rqn ?? 0;
+    for (const vsd of [false, true]) {
+      driver.modifyRq(rqn, 1, 1, vsd);
+      for (const tags of cases) {
+        port.inject(frameWith(...tags));
+        driver.poll();
+        const got = driver.received.pop();
+        const strips = !vsd && tags[0] === customer;
+        expect(got?.frame).toEqual(frameWith(...(strips ? tags.slice(1) : tags)));
+        expect(got?.cqe.readUInt16BE(0x14)).toBe(naiveSum(got?.frame.subarray(14) ?? Buffer.alloc(0)));
+        // What is beyond the second tag is not looked at.
+        expect(ok(got)).toBe(tags.length > 2 ? 1 : 7);
+      }
+    }
   });
 
   it('filters by address: unicast, broadcast, multicast, all-multi, promiscuous', () => {
