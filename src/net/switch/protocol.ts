@@ -36,7 +36,7 @@ export type Request =
   | { op: 'returned' }
   | { op: 'activate' }
   | { op: 'standby' }
-  /** This MAC lives here now; takes over from a parked port which it belonged to. */
+  /** This MAC lives here now; takes over from a parked port which it belonged to, of the same identity or none. */
   | { op: 'announce'; mac: string }
   | { op: 'setLink'; port: string; up: boolean }
   | { op: 'stats' };

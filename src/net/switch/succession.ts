@@ -85,12 +85,16 @@ export class Succession {
     } else this.#succeed(member, owner);
   }
 
-  /** A MAC address lives at `member` now, whatever was known about it. */
+  /**
+   * A MAC address lives at `member` now, whatever was known about it: it is learnt as from any frame. What is kept for
+   * a parked port goes with it only if that port is the same NIC, or has not said which it is: guests choose addresses.
+   */
   announce(member: Member, high: number, low: number, now: number): void {
     const { fabric } = this.#options;
     const owner = fabric.at(fabric.table.lookup(high, low, now));
     if (member.state !== 'active') this.activate(member);
-    if (owner !== undefined && owner !== member && owner.state === 'parked') this.#succeed(member, owner);
+    if (owner !== undefined && owner !== member && owner.state === 'parked' && mayFollow(member, owner))
+      this.#succeed(member, owner);
     if (member.state === 'active') fabric.table.learn(high, low, member.number, now);
   }
 
@@ -200,4 +204,9 @@ export class Succession {
     this.#timers.get(member)?.close();
     this.#timers.delete(member);
   }
+}
+
+/** Whether `member` can be where the NIC at `owner` is now. */
+function mayFollow(member: Member, owner: Member): boolean {
+  return owner.identity === undefined || owner.identity === member.identity;
 }
