@@ -6,6 +6,7 @@ import {
 } from '../../src/device/index.ts';
 import type { NetPort } from '../../src/net/types.ts';
 import { Mlx5Device, type Mlx5Options } from './device.ts';
+import { stateVersions } from './migration/device-state.ts';
 import { noPort } from './no-port.ts';
 import { barBytes } from './uar.ts';
 
@@ -77,7 +78,8 @@ export function mlx5Model(openPort: OpenPort): DeviceModel<typeof options> {
   return defineModel({
     name: 'mlx5',
     description: 'NVIDIA/Mellanox ConnectX virtual function, for the stock mlx5_core driver',
-    stateVersion: 1,
+    stateVersion: stateVersions.current,
+    loadsVersions: [stateVersions.oneNumber],
     options,
     pci: describe,
     create: (host, values) => createMlx5(host, values, openPort(values.net, host)),

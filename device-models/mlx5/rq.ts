@@ -163,8 +163,8 @@ export class ReceiveQueues {
     const entry = this.#cqs.blank();
     fillReceiveCqe(entry, frame, length, strip);
     const cycles = this.#clock.cycles();
-    entry.writeUInt32BE(Math.floor(cycles / 2 ** 32) >>> 0, at.timestampHigh);
-    entry.writeUInt32BE(cycles >>> 0, at.timestampLow);
+    entry.writeUInt32BE(cycles.high, at.timestampHigh);
+    entry.writeUInt32BE(cycles.low, at.timestampLow);
     entry.writeUInt16BE(rq.ci, at.counter);
     rq.ci = (rq.ci + 1) & indexMask;
     cq.urgent = true;

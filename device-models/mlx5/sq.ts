@@ -244,8 +244,8 @@ export class SendQueues {
 
   #stamp(entry: Buffer): void {
     const cycles = this.#clock.cycles();
-    entry.writeUInt32BE(Math.floor(cycles / 2 ** 32) >>> 0, timestampHigh);
-    entry.writeUInt32BE(cycles >>> 0, timestampLow);
+    entry.writeUInt32BE(cycles.high, timestampHigh);
+    entry.writeUInt32BE(cycles.low, timestampLow);
   }
 
   #complete(sq: SendQueue, index: number): void {

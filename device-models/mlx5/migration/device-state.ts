@@ -1,3 +1,4 @@
+import type { Cycles } from '../clock.ts';
 import type { CommandInterface } from '../command-interface.ts';
 import type { Mlx5Core } from '../core.ts';
 import { type Events, sizeBuckets, type Traffic } from '../counters.ts';
@@ -8,7 +9,14 @@ import { cmdHcaCap } from '../prm/index.ts';
 import { macBytes, portStatus, vportAdminState } from '../vport.ts';
 import type { StateReader } from './reader.ts';
 
+/**
+ * Versions of the saved state. Version 1 had `cycles` in one number. A server that knows only that is refused before
+ * anything is touched; without a new version it would refuse when the guest stands still.
+ */
+export const stateVersions = { current: 2, oneNumber: 1 } as const;
+
 const maxMac = 2 ** 48 - 1;
+const wordValues = 2 ** 32;
 
 function saveTraffic({ packets, octets }: Traffic): Record<string, number[]> {
   return { packets: [...packets], octets: [...octets] };
@@ -22,6 +30,15 @@ function loadTraffic(target: Traffic, state: StateReader): void {
   }
 }
 
+function loadCycles(state: StateReader, version: number): Cycles {
+  if (version === stateVersions.oneNumber) {
+    const cycles = state.number('cycles', 0, Number.MAX_SAFE_INTEGER);
+    return { high: Math.floor(cycles / wordValues), low: cycles % wordValues };
+  }
+  const cycles = state.record('cycles');
+  return { high: cycles.uint('high', 32), low: cycles.uint('low', 32) };
+}
+
 /** Everything that belongs to the function as a whole and not to an object. */
 export function saveDevice(core: Mlx5Core, commands: CommandInterface): Record<string, unknown> {
   const { vport, counters } = core;
@@ -32,7 +49,7 @@ export function saveDevice(core: Mlx5Core, commands: CommandInterface): Record<s
     grantedPages: [...core.function.pages],
     commands: { ...commands.state },
     steeringRoot: core.steering.root ?? 0,
-    cycles: core.clock.cycles(),
+    cycles: { ...core.clock.cycles() },
     linkReported: core.link.reported,
     failNextSend: core.sqs.failNext,
     vport: {
@@ -63,7 +80,12 @@ export function saveDevice(core: Mlx5Core, commands: CommandInterface): Record<s
  * Puts a saved function in place. The link itself is this side's own: only what the guest was told is loaded.
  * @returns where the clock stood
  */
-export function loadDevice(core: Mlx5Core, commands: CommandInterface, state: StateReader): number {
+export function loadDevice(
+  core: Mlx5Core,
+  commands: CommandInterface,
+  state: StateReader,
+  version: number,
+): Cycles {
   const { vport, counters } = core;
   core.function.phase = state.number(
     'phase',
@@ -86,7 +108,7 @@ export function loadDevice(core: Mlx5Core, commands: CommandInterface, state: St
   };
   const root = state.uint('steeringRoot', 24);
   core.steering.root = root === 0 ? undefined : root;
-  const cycles = state.number('cycles', 0, Number.MAX_SAFE_INTEGER);
+  const cycles = loadCycles(state, version);
   core.link.reported = state.boolean('linkReported');
   core.sqs.failNext = state.boolean('failNextSend');
   const port = state.record('vport');

@@ -8,7 +8,7 @@ import type { CommandInterface } from '../command-interface.ts';
 import type { Mlx5Core } from '../core.ts';
 import type { DeviceObject } from '../objects.ts';
 import { byId, canonical } from './canonical.ts';
-import { loadDevice, saveDevice } from './device-state.ts';
+import { loadDevice, saveDevice, stateVersions } from './device-state.ts';
 import { type ObjectCodec, objectCodecs } from './objects.ts';
 import { goneSection, Mlx5PreCopy, objectRecord, typicalRecordBytes } from './precopy.ts';
 import { StateReader } from './reader.ts';
@@ -32,6 +32,7 @@ export class Mlx5Migration implements DeviceMigration {
   #progress: StateReader | undefined;
   #device: StateReader | undefined;
   #records = 0;
+  #version: number = stateVersions.current;
 
   constructor(core: Mlx5Core, commands: CommandInterface) {
     this.#core = core;
@@ -72,7 +73,8 @@ export class Mlx5Migration implements DeviceMigration {
     yield { section: deviceSection, value: canonical(saveDevice(this.#core, this.#commands)) };
   }
 
-  beginLoad(_version: number): void {
+  beginLoad(version: number): void {
+    this.#version = version;
     this.#staged = new Map(objectCodecs.map((codec) => [codec.kind, new Map<number, DeviceObject>()]));
     this.#ids = undefined;
     this.#progress = undefined;
@@ -126,7 +128,7 @@ export class Mlx5Migration implements DeviceMigration {
     core.clearObjects();
     try {
       for (const codec of objectCodecs) this.#install(codec, ids, progress);
-      const cycles = loadDevice(core, this.#commands, device);
+      const cycles = loadDevice(core, this.#commands, device, this.#version);
       this.#check();
       core.clock.freezeAt(cycles);
       core.objectsLoaded();

@@ -1,6 +1,7 @@
 import { pack, unpack } from 'msgpackr';
 import { Mlx5Device } from '../../../device-models/mlx5/index.ts';
 import { limits } from '../../../device-models/mlx5/limits.ts';
+import { stateVersions } from '../../../device-models/mlx5/migration/device-state.ts';
 import { type StateRecord, StateRefused } from '../../../src/device/index.ts';
 import { FakeHost, FakePort } from '../../unit/mlx5/fake-host.ts';
 import { CheckedMemory } from './checked-memory.ts';
@@ -322,7 +323,7 @@ export class Replay {
     try {
       const { migration } = this.#device;
       this.#device.reset('client');
-      migration.beginLoad(1);
+      migration.beginLoad(stateVersions.current);
       for (const record of spoiled) migration.load(record);
       migration.endLoad();
       old.close();

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { stateVersions } from '../../../device-models/mlx5/migration/device-state.ts';
 import { type StateRecord, StateRefused } from '../../../src/device/index.ts';
 import { mutateState, Random } from '../../fuzz/mlx5/mutate.ts';
 import { bench } from './setup.ts';
@@ -114,7 +115,7 @@ describe('a hostile state', () => {
       fc.property(fc.nat(), (seed) => {
         const spoiled = mutateState(new Random(seed), records).map(travel);
         device.reset('client');
-        device.migration.beginLoad(1);
+        device.migration.beginLoad(stateVersions.current);
         try {
           for (const record of spoiled) device.migration.load(record);
           device.migration.endLoad();
@@ -126,7 +127,7 @@ describe('a hostile state', () => {
         // What was loaded can be saved and loaded again.
         const again = [...device.migration.save()].map(travel);
         device.reset('client');
-        device.migration.beginLoad(1);
+        device.migration.beginLoad(stateVersions.current);
         for (const record of again) device.migration.load(record);
         device.migration.endLoad();
         expect([...device.migration.save()].map(travel)).toEqual(again);

@@ -1,5 +1,6 @@
 import { pack, unpack } from 'msgpackr';
 import { describe, expect, it } from 'vitest';
+import { stateVersions } from '../../../device-models/mlx5/migration/device-state.ts';
 import { type StateRecord, StateRefused } from '../../../src/device/index.ts';
 import type { FakeDriver } from './driver.ts';
 import { FakeHost } from './fake-host.ts';
@@ -16,14 +17,37 @@ function stop(source: Bench): void {
   source.device.quiesce();
 }
 
+/** Age of a device in cycles, exactly. */
+function age(of: Bench): bigint {
+  const { high, low } = of.device.core.clock.cycles();
+  return (BigInt(high) << 32n) | BigInt(low);
+}
+
+/** The saved device, with another section of that name. */
+function changed(
+  records: Iterable<StateRecord>,
+  section: string,
+  change: (value: Record<string, unknown>) => Record<string, unknown>,
+): StateRecord[] {
+  return [...records].map((record) =>
+    record.section === section && 'value' in record
+      ? { section, value: change(record.value as Record<string, unknown>) }
+      : record,
+  );
+}
+
 /** A destination with the source's memory, held, that has loaded `records`. */
-function destination(source: Bench, records: Iterable<StateRecord>): Bench {
+function destination(
+  source: Bench,
+  records: Iterable<StateRecord>,
+  version: number = stateVersions.current,
+): Bench {
   const host = new FakeHost(source.host.dma);
   host.mayInitiate = false;
   host.time = 77;
   const made = bench(source.device.core.vectors, host);
   made.device.reset('client');
-  made.device.migration.beginLoad(1);
+  made.device.migration.beginLoad(version);
   for (const record of records) made.device.migration.load(travel(record));
   made.device.migration.endLoad();
   return made;
@@ -47,9 +71,9 @@ describe('migration', () => {
     source.driver.send(frame);
     source.driver.poll();
     stop(source);
-    const cycles = source.device.core.clock.cycles();
+    const cycles = age(source);
     const to = destination(source, source.device.migration.save());
-    expect(to.device.core.clock.cycles()).toBe(cycles);
+    expect(age(to)).toBe(cycles);
     const driver = moveDriver(source, to);
     resume(to);
     expect(to.port.announced).toContain(driver.mac.toString('hex'));
@@ -89,22 +113,64 @@ describe('migration', () => {
     const { clock } = source.device.core;
     source.host.advance(3_000_000_001);
     stop(source);
-    const age = clock.cycles();
+    const before = age(source);
     const health = clock.healthCounter();
     source.host.advance(2e9);
-    expect(clock.cycles()).toBe(age);
+    expect(age(source)).toBe(before);
     const to = destination(source, source.device.migration.save());
     const there = to.device.core.clock;
     to.host.advance(7e9);
-    expect([there.cycles(), there.healthCounter()]).toEqual([age, health]);
+    expect([age(to), there.healthCounter()]).toEqual([before, health]);
     resume(to);
-    expect(there.cycles()).toBe(age);
+    expect(age(to)).toBe(before);
     to.host.advance(5);
-    expect(there.cycles()).toBe(age + 5);
+    expect(age(to)).toBe(before + 5n);
     // A migration that did not happen: the source goes on the same way.
     resume(source);
     source.host.advance(6);
-    expect(clock.cycles()).toBe(age + 6);
+    expect(age(source)).toBe(before + 6n);
+  });
+
+  it.each([2n ** 32n - 1n, 2n ** 53n + 1n, 2n ** 60n + 2n ** 32n - 1n, 2n ** 64n - 1n])(
+    'carries a clock at %i cycles, exactly',
+    (old) => {
+      const source = running();
+      stop(source);
+      source.device.core.clock.freezeAt({ high: Number(old >> 32n), low: Number(old & 0xffffffffn) });
+      const to = destination(source, source.device.migration.save());
+      expect(age(to)).toBe(old);
+      const driver = moveDriver(source, to);
+      resume(to);
+      to.host.advance(3);
+      const later = (old + 3n) % 2n ** 64n;
+      expect(age(to)).toBe(later);
+      expect([driver.read32(0x1000), driver.read32(0x1004)].map(BigInt)).toEqual([
+        later >> 32n,
+        later & 0xffffffffn,
+      ]);
+      to.port.inject(buildFrame({ dst: driver.mac }));
+      driver.poll();
+      expect(driver.received[0]?.cqe.readBigUInt64BE(0x30)).toBe(later);
+      to.host.advance(2 ** 33 + 5);
+      expect(age(to)).toBe((later + 2n ** 33n + 5n) % 2n ** 64n);
+    },
+  );
+
+  it('loads version 1 of the state, which had the clock in one number', () => {
+    const source = running();
+    stop(source);
+    const one = (cycles: unknown) =>
+      destination(
+        source,
+        changed(source.device.migration.save(), 'device', (value) => ({ ...value, cycles })),
+        stateVersions.oneNumber,
+      );
+    expect(age(one(2 ** 40 + 7))).toBe(2n ** 40n + 7n);
+    for (const cycles of [2 ** 53, -1, 0.5, { high: 1, low: 1 }])
+      expect(() => one(cycles)).toThrow(StateRefused);
+    expect(() => destination(source, source.device.migration.save(), stateVersions.oneNumber)).toThrow(
+      StateRefused,
+    );
   });
 
   it('executes at the destination what was begun and not done: commands, doorbells, frames', () => {
@@ -276,15 +342,11 @@ describe('migration', () => {
     const source = running();
     stop(source);
     const records = [...source.device.migration.save()].map(travel);
-    const tampered = records.map((record) =>
-      record.section === 'device' && 'value' in record
-        ? { section: 'device', value: { ...(record.value as object), steeringRoot: 4242 } }
-        : record,
-    );
+    const tampered = changed(records, 'device', (value) => ({ ...value, steeringRoot: 4242 }));
     const made = bench(source.device.core.vectors);
     made.host.mayInitiate = false;
     const { core, migration } = made.device;
-    migration.beginLoad(1);
+    migration.beginLoad(stateVersions.current);
     for (const record of tampered) migration.load(record);
     expect(() => migration.endLoad()).toThrow(StateRefused);
     expect([
@@ -293,9 +355,9 @@ describe('migration', () => {
       core.steering.tables.size,
       core.function.phase,
     ]).toEqual([0, 0, 0, 0]);
-    const cycles = core.clock.cycles();
+    const cycles = age(made);
     made.host.advance(5);
-    expect(core.clock.cycles()).toBe(cycles + 5);
+    expect(age(made)).toBe(cycles + 5n);
     resume(made);
     made.driver.probe(3);
     made.driver.up(1);
@@ -330,6 +392,8 @@ describe('migration', () => {
       ['flow_table', (value) => (value.groups = [{ id: 1, start: 5, end: 1 }])],
       ['device', (value) => (value.steeringRoot = 4242)],
       ['device', (value) => (value.counters = {})],
+      ['device', (value) => (value.cycles = 5)],
+      ['device', (value) => (value.cycles = { high: 0, low: 2 ** 32 })],
       ['ids', (value) => (value.cq = -1)],
       ['progress', (value) => (value.eq = [])],
     ];

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { pack, unpack } from 'msgpackr';
 import { Mlx5Device } from '../../../device-models/mlx5/index.ts';
+import { stateVersions } from '../../../device-models/mlx5/migration/device-state.ts';
 import { patienceNs } from '../../../device-models/mlx5/receive.ts';
 import type { PreCopySession, StateRecord } from '../../../src/device/index.ts';
 import { FakeDriver } from './driver.ts';
@@ -300,7 +301,7 @@ export class Workload {
     this.port.linkUp = port.linkUp;
     this.device = this.#make();
     this.device.reset('client');
-    this.device.migration.beginLoad(1);
+    this.device.migration.beginLoad(stateVersions.current);
     for (const record of this.onTheWay(records)) this.device.migration.load(record);
     this.device.migration.endLoad();
     this.port.kept.push(...port.kept);
