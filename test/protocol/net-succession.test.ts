@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { mac, NetWorld, numbered } from './net-world.ts';
+import type { SwitchPort } from '../../src/net/switch/client.ts';
+import { type Inbox, mac, NetWorld, numbered } from './net-world.ts';
 
 let world: NetWorld;
 beforeEach(() => {
@@ -45,4 +46,96 @@ describe('an announcement of an address that two NICs list, as with VRRP', () =>
       expect([source.state, other.state, destination.state]).toEqual(['standby', 'active', 'active']);
     },
   );
+});
+
+describe("a port's own limit of what may wait is the one of when it was not parked", () => {
+  const FRAME_BYTES = 1500;
+  const OWN = 40;
+  const own = { frames: OWN, bytes: 1024 * 1024 };
+
+  test('what comes while more is still waiting than the port may have finds room behind it', async () => {
+    const network = world.makeSwitch({ queueLimits: { frames: 4, bytes: 1e6 } });
+    const [peer] = await world.joined(network);
+    const [source] = await world.joined(network, { identity: 'nic0' });
+    source.announce(VM);
+    await world.until(() => network.stats.addresses === 1);
+    source.park();
+    await world.until(() => source.state === 'parked');
+    const [destination, box] = await world.joined(network, { identity: 'nic0' });
+    box.room = false;
+    // More than the socket takes at once.
+    const length = 60_000;
+    let next = 0;
+    const send = async (count: number): Promise<void> => {
+      for (let n = 0; n < count; n++) peer.send([numbered(VM, PEER, next++, length)], length);
+      await world.settle();
+    };
+    while (next < 60) await send(10);
+    destination.announce(VM);
+    await world.until(() => network.stats.ports[2]?.state === 'active');
+    expect(network.stats.ports[2]?.queued).toBeGreaterThan(4);
+    await send(5);
+    box.room = true;
+    destination.ready();
+    await world.until(() => box.sequences.length === next);
+    expect(network.stats.ports.map(({ dropped, parkDropped }) => dropped + parkDropped)).toEqual([0, 0, 0]);
+  });
+
+  test.each([
+    ['fewer', 16],
+    ['more', 200],
+  ])('when %s are kept for a parked one', async (_, parked) => {
+    const network = world.makeSwitch({
+      queueLimits: own,
+      parkLimits: { frames: parked, bytes: 1024 * 1024 },
+    });
+    const [peer] = await world.joined(network);
+    const joined = (): Promise<[SwitchPort, Inbox]> => world.joined(network, { identity: 'nic0' });
+    const statsOf = (port: number) => network.stats.ports.find((stats) => stats.port === port);
+    /** What waits at most for a port that takes nothing. */
+    const limitOf = async (port: SwitchPort, box: Inbox, number: number): Promise<number> => {
+      box.room = false;
+      const dropped = statsOf(number)?.dropped ?? 0;
+      while (statsOf(number)?.dropped === dropped) {
+        peer.send([numbered(VM, PEER, 0, FRAME_BYTES)], FRAME_BYTES);
+        world.reactor.turn(0);
+      }
+      const queued = statsOf(number)?.queued ?? 0;
+      box.room = true;
+      port.ready();
+      await world.until(() => statsOf(number)?.queued === 0);
+      await world.settle();
+      return queued;
+    };
+    const fill = async (port: SwitchPort, number: number): Promise<void> => {
+      port.park();
+      await world.until(() => port.state === 'parked');
+      for (let n = 0; n < parked; n++) peer.send([numbered(VM, PEER, n, FRAME_BYTES)], FRAME_BYTES);
+      await world.until(() => statsOf(number)?.queued === parked);
+    };
+
+    const [source, sourceBox] = await joined();
+    source.announce(VM);
+    await world.until(() => network.stats.addresses === 1);
+    expect(await limitOf(source, sourceBox, 1)).toBe(OWN);
+    // Parked, and back in charge.
+    await fill(source, 1);
+    sourceBox.frames.length = 0;
+    source.activate();
+    await world.until(() => sourceBox.frames.length === parked);
+    expect(await limitOf(source, sourceBox, 1)).toBe(OWN);
+    // Another one takes over.
+    await fill(source, 1);
+    const [destination, box] = await joined();
+    destination.announce(VM);
+    await world.until(() => box.frames.length >= parked);
+    expect(await limitOf(destination, box, 2)).toBe(OWN);
+    expect(network.stats.ports.map(({ parkDropped }) => parkDropped)).toEqual([0, 0, 0]);
+    // And the first one again, which has been in stand-by meanwhile.
+    destination.close();
+    await world.until(() => source.state === 'active');
+    source.announce(VM);
+    await world.settle();
+    expect(await limitOf(source, sourceBox, 1)).toBe(OWN);
+  });
 });

@@ -20,6 +20,8 @@ export interface MemberStats {
  */
 export abstract class Member {
   readonly number: number;
+  /** What may wait for the port, unless it is parked or what was kept for it then is still on its way. */
+  readonly limits: QueueLimits;
   name: string;
   identity: string | undefined;
   state: PortState = 'active';
@@ -45,6 +47,7 @@ export abstract class Member {
   constructor(number: number, name: string, limits: QueueLimits) {
     this.number = number;
     this.name = name;
+    this.limits = limits;
     this.queue = new FrameQueue(limits);
   }
 
@@ -90,6 +93,7 @@ export abstract class Member {
       if (sent === 0) break;
       queue.consume(sent);
     }
+    if (queue.length === 0) queue.limits = this.limits;
     this.wantRoom(queue.length > 0);
   }
 

@@ -164,7 +164,8 @@ export class Succession {
   #takeOver(member: Member, owner: Member): void {
     const { fabric, log } = this.#options;
     const kept = owner.queue;
-    owner.queue = new FrameQueue(member.queue.limits);
+    kept.limits = this.#untilDrained(member);
+    owner.queue = new FrameQueue(owner.limits);
     log.info({ port: member.name, from: owner.name, frames: kept.frames }, 'port takes over');
     member.stats.dropped += kept.append(member.queue);
     member.queue = kept;
@@ -184,7 +185,17 @@ export class Succession {
     );
   }
 
+  /** Behind what was kept there is to be room for what comes now; `Member.drain` puts the port's own limits back. */
+  #untilDrained(member: Member): QueueLimits {
+    const { parkLimits } = this.#options;
+    return {
+      frames: Math.max(parkLimits.frames, member.limits.frames),
+      bytes: Math.max(parkLimits.bytes, member.limits.bytes),
+    };
+  }
+
   #set(member: Member, state: PortState): void {
+    if (state === 'active') member.queue.limits = this.#untilDrained(member);
     if (member.state === state) return;
     member.state = state;
     member.notify({ op: 'state', state });
