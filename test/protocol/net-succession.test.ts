@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { SwitchPort } from '../../src/net/switch/client.ts';
+import type { Switch } from '../../src/net/switch/switch.ts';
 import { type Inbox, mac, NetWorld, numbered } from './net-world.ts';
 
 let world: NetWorld;
@@ -57,7 +58,7 @@ describe("a port's own limit of what may wait is the one of when it was not park
     const network = world.makeSwitch({ queueLimits: { frames: 4, bytes: 1e6 } });
     const [peer] = await world.joined(network);
     const [source] = await world.joined(network, { identity: 'nic0' });
-    source.announce(VM);
+    source.send([numbered(PEER, VM, 0)], 64);
     await world.until(() => network.stats.addresses === 1);
     source.park();
     await world.until(() => source.state === 'parked');
@@ -137,5 +138,76 @@ describe("a port's own limit of what may wait is the one of when it was not park
     source.announce(VM);
     await world.settle();
     expect(await limitOf(source, sourceBox, 1)).toBe(OWN);
+  });
+});
+
+describe('a cable pulled at the switch', () => {
+  const stateOf = (network: Switch) => network.stats.ports.map(({ link }) => link);
+
+  test.each([
+    ['its identity', 'nic0'],
+    ['the name of one of its ports', 'old place'],
+  ])('by %s stays pulled when the NIC moves', async (_, name) => {
+    const network = world.makeSwitch();
+    const [peer] = await world.joined(network);
+    const [source] = await world.joined(network, { identity: 'nic0', name: 'old place' });
+    source.announce(VM);
+    network.setLink(name, false);
+    source.park();
+    const [destination, box] = await world.joined(network, { identity: 'nic0', name: 'new place' });
+    expect(destination.linkUp).toBe(false);
+    destination.announce(VM);
+    await world.settle();
+    source.close();
+    await world.until(() => network.stats.ports.length === 2);
+    expect(stateOf(network)).toEqual([true, false]);
+    expect(destination.send([numbered(PEER, VM, 1)], 64)).toBe(false);
+    network.setLink('nic0', true);
+    await world.until(() => destination.linkUp);
+    peer.send([numbered(VM, PEER, 2)], 64);
+    await world.until(() => box.sequences.includes(2));
+    expect(box.sequences).toEqual([2]);
+  });
+
+  test('is pulled for a port in stand-by, too, and plugged in again', async () => {
+    const network = world.makeSwitch();
+    const [source] = await world.joined(network, { identity: 'nic0' });
+    const [destination] = await world.joined(network, { identity: 'nic0' });
+    const [other] = await world.joined(network, { identity: 'nic1' });
+    network.setLink('nic0', false);
+    await world.until(() => !source.linkUp && !destination.linkUp);
+    expect(other.linkUp).toBe(true);
+    network.setLink('nic0', true);
+    await world.until(() => source.linkUp && destination.linkUp);
+  });
+
+  test('stays pulled while nobody has that identity, when it can be plugged in, too', async () => {
+    const network = world.makeSwitch();
+    const come = async (): Promise<SwitchPort> => (await world.joined(network, { identity: 'nic0' }))[0];
+    const leave = async (port: SwitchPort): Promise<void> => {
+      port.close();
+      await world.until(() => network.stats.ports.length === 0);
+    };
+    const first = await come();
+    network.setLink('nic0', false);
+    await leave(first);
+    const second = await come();
+    expect(second.linkUp).toBe(false);
+    await leave(second);
+    network.setLink('nic0', true);
+    expect((await come()).linkUp).toBe(true);
+  });
+
+  test('of ports that say no identity is theirs alone', async () => {
+    const network = world.makeSwitch();
+    const [first] = await world.joined(network, { name: 'first' });
+    const [second] = await world.joined(network, { name: 'second' });
+    network.setLink('first', false);
+    await world.until(() => !first.linkUp);
+    expect(second.linkUp).toBe(true);
+    first.close();
+    await world.until(() => network.stats.ports.length === 1);
+    expect(() => network.setLink('first', true)).toThrow(/no port "first"/);
+    expect((await world.joined(network, { name: 'first again' }))[0].linkUp).toBe(true);
   });
 });

@@ -38,6 +38,7 @@ export type Request =
   | { op: 'standby' }
   /** This MAC lives here now; takes over from a parked port which it belonged to, of the same identity or none. */
   | { op: 'announce'; mac: string }
+  /** The cable of a port by its identity, name or number, and of all others of its identity, now and later. */
   | { op: 'setLink'; port: string; up: boolean }
   | { op: 'stats' };
 

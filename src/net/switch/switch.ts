@@ -42,6 +42,9 @@ export interface SwitchOptions extends PortContext {
 export const defaultParkLimits: QueueLimits = { frames: 1024, bytes: 4 * 1024 * 1024 };
 const defaultQueueLimits: QueueLimits = { frames: 1024, bytes: 1024 * 1024 };
 
+/** Pulled cables that are remembered; beyond, the one that was pulled first is forgotten. */
+const MAX_PULLED = 1024;
+
 /** One port as `stats` shows it. */
 export interface SwitchPortStats extends MemberStats {
   readonly port: number;
@@ -67,6 +70,8 @@ export class Switch {
   readonly #area: RawArea = rawArea(MAX_DATAGRAM);
   /** Everybody connected, ports and tools alike, by number. */
   readonly #connected = new Map<number, Member>();
+  /** Identities whose cable is pulled, present or not: a NIC that moves is not plugged in by that. */
+  readonly #pulled = new Set<string>();
   readonly #listener: { readonly fd: number; readonly watch: Watch } | undefined;
   #closed = false;
 
@@ -116,16 +121,25 @@ export class Switch {
   }
 
   /**
-   * Pulls or plugs the cable of every port with this identity, name or number.
+   * Pulls or plugs the cable of every port with this identity, name or number. The cable is the NIC's: all ports of
+   * the same identity have one, those in stand-by, too, and those that join later, as long as this switch lives.
+   * The cable of a port that says no identity goes with it.
    *
    * @throws NetError when there is none
    */
   setLink(name: string, up: boolean): void {
-    const found = this.#fabric.ports.filter(
+    const { ports } = this.#fabric;
+    const named = ports.filter(
       (port) => port.identity === name || port.name === name || String(port.number) === name,
     );
-    if (found.length === 0) throw new NetError(`the switch has no port "${name}"`);
-    for (const port of found) {
+    const identities = new Set(named.map((port) => port.identity));
+    identities.delete(undefined);
+    // Maybe nobody is there who has it; it can be plugged in all the same.
+    if (this.#pulled.has(name)) identities.add(name);
+    if (named.length === 0 && identities.size === 0) throw new NetError(`the switch has no port "${name}"`);
+    for (const identity of identities) if (identity !== undefined) this.#remember(identity, up);
+    for (const port of ports) {
+      if (!named.includes(port) && !identities.has(port.identity)) continue;
       port.link = up;
       port.notify({ op: 'link', up });
     }
@@ -144,6 +158,15 @@ export class Switch {
     } catch (error) {
       this.#options.log.debug({ err: error }, 'the socket of the switch was gone already');
     }
+  }
+
+  #remember(identity: string, up: boolean): void {
+    this.#pulled.delete(identity);
+    if (up) return;
+    this.#pulled.add(identity);
+    const [oldest] = this.#pulled;
+    // Clients make identities up; without a bound they could fill the memory with them.
+    if (this.#pulled.size > MAX_PULLED && oldest !== undefined) this.#pulled.delete(oldest);
   }
 
   get #queueLimits(): QueueLimits {
@@ -242,6 +265,7 @@ export class Switch {
       throw new NetProtocolError(`protocol version ${hello.version}, this switch speaks ${PROTOCOL_VERSION}`);
     from.joined = true;
     from.identity = hello.identity;
+    from.link = hello.identity === undefined || !this.#pulled.has(hello.identity);
     from.name = hello.name ?? hello.identity ?? from.name;
     from.state = this.#succession.initialState(from);
     this.#fabric.add(from);
