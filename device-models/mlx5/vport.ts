@@ -13,7 +13,9 @@ export const macBytes = 6;
 
 /** What belongs to the virtual port rather than to an object: addresses, MTU, filters' lists, admin states. */
 export class Vport {
-  readonly #factoryMac: Uint8Array;
+  /** The address that this process was started with. */
+  readonly #ownMac: Uint8Array;
+  #factoryMac: Uint8Array;
   /** `permanent_address`. */
   mac: Uint8Array;
   mtu = 0;
@@ -31,9 +33,20 @@ export class Vport {
   selfLoopback = 0;
 
   constructor(mac: Uint8Array) {
+    this.#ownMac = mac;
     this.#factoryMac = mac;
     this.mac = mac;
     this.reset();
+  }
+
+  /** The address that every reset brings back. It travels: the card stays the same one wherever it is served. */
+  get factoryMac(): Uint8Array {
+    return this.#factoryMac;
+  }
+
+  /** The card that moved in here, or with undefined the one that was here at first. */
+  becomeCard(factoryMac: Uint8Array | undefined): void {
+    this.#factoryMac = factoryMac ?? this.#ownMac;
   }
 
   reset(): void {
@@ -62,7 +75,11 @@ const group = 0x01;
 export function parseMac(text: string): Uint8Array | undefined {
   if (!/^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$/.test(text)) return undefined;
   const bytes = Uint8Array.from(text.split(':'), (part) => Number.parseInt(part, 16));
-  return ((bytes[0] ?? 0) & group) === 0 ? bytes : undefined;
+  return isUnicast(bytes) ? bytes : undefined;
+}
+
+export function isUnicast(mac: Uint8Array): boolean {
+  return ((mac[0] ?? 0) & group) === 0;
 }
 
 /** A random locally administered unicast address. */

@@ -6,14 +6,14 @@ import { type FunctionPhase, functionPhase } from '../function-state.ts';
 import { limits, maxHardMtu } from '../limits.ts';
 import { adapterPageBytes } from '../memory.ts';
 import { cmdHcaCap } from '../prm/index.ts';
-import { macBytes, portStatus, vportAdminState } from '../vport.ts';
+import { isUnicast, macBytes, portStatus, vportAdminState } from '../vport.ts';
 import type { StateReader } from './reader.ts';
 
 /**
- * Versions of the saved state. Version 1 had `cycles` in one number. A server that knows only that is refused before
- * anything is touched; without a new version it would refuse when the guest stands still.
+ * Versions of the saved state. Version 1 had `cycles` in one number and no factory address. A server that knows only that is refused before
+ * anything is touched; without a new version it would refuse when the guest stands still, or pass over the address.
  */
-export const stateVersions = { current: 2, oneNumber: 1 } as const;
+export const stateVersions = { current: 2, first: 1 } as const;
 
 const maxMac = 2 ** 48 - 1;
 const wordValues = 2 ** 32;
@@ -31,12 +31,20 @@ function loadTraffic(target: Traffic, state: StateReader): void {
 }
 
 function loadCycles(state: StateReader, version: number): Cycles {
-  if (version === stateVersions.oneNumber) {
+  if (version === stateVersions.first) {
     const cycles = state.number('cycles', 0, Number.MAX_SAFE_INTEGER);
     return { high: Math.floor(cycles / wordValues), low: cycles % wordValues };
   }
   const cycles = state.record('cycles');
   return { high: cycles.uint('high', 32), low: cycles.uint('low', 32) };
+}
+
+/** What the card's address is after a reset; a state of version 1 does not tell, and leaves it to this process. */
+function loadFactoryMac(port: StateReader, version: number): Uint8Array | undefined {
+  if (version === stateVersions.first) return undefined;
+  const mac = port.bytes('factoryMac', macBytes);
+  if (!isUnicast(mac)) throw port.refuse('factoryMac', 'is no unicast address');
+  return mac;
 }
 
 /** Everything that belongs to the function as a whole and not to an object. */
@@ -53,6 +61,7 @@ export function saveDevice(core: Mlx5Core, commands: CommandInterface): Record<s
     linkReported: core.link.reported,
     failNextSend: core.sqs.failNext,
     vport: {
+      factoryMac: Uint8Array.from(vport.factoryMac),
       mac: Uint8Array.from(vport.mac),
       mtu: vport.mtu,
       promiscUc: vport.promiscUc,
@@ -76,16 +85,22 @@ export function saveDevice(core: Mlx5Core, commands: CommandInterface): Record<s
   };
 }
 
+export interface LoadedDevice {
+  /** Where the clock stood. */
+  readonly cycles: Cycles;
+  readonly factoryMac: Uint8Array | undefined;
+}
+
 /**
  * Puts a saved function in place. The link itself is this side's own: only what the guest was told is loaded.
- * @returns where the clock stood
+ * @returns what only takes effect when all of the state is good
  */
 export function loadDevice(
   core: Mlx5Core,
   commands: CommandInterface,
   state: StateReader,
   version: number,
-): Cycles {
+): LoadedDevice {
   const { vport, counters } = core;
   core.function.phase = state.number(
     'phase',
@@ -112,6 +127,7 @@ export function loadDevice(
   core.link.reported = state.boolean('linkReported');
   core.sqs.failNext = state.boolean('failNextSend');
   const port = state.record('vport');
+  const factoryMac = loadFactoryMac(port, version);
   vport.mac = port.bytes('mac', macBytes);
   vport.mtu = port.number('mtu', 0, maxHardMtu);
   vport.promiscUc = port.boolean('promiscUc');
@@ -136,5 +152,5 @@ export function loadDevice(
   for (const name of Object.keys(counters.events) as (keyof Events)[]) {
     counters.events[name] = events.counter(name);
   }
-  return cycles;
+  return { cycles, factoryMac };
 }

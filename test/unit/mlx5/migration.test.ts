@@ -5,7 +5,7 @@ import { type StateRecord, StateRefused } from '../../../src/device/index.ts';
 import type { FakeDriver } from './driver.ts';
 import { FakeHost } from './fake-host.ts';
 import { buildFrame } from './frames.ts';
-import { type Bench, bench, running } from './setup.ts';
+import { type Bench, bench, running, testMac } from './setup.ts';
 
 /** A record as it arrives: packed and unpacked. */
 function travel(record: StateRecord): StateRecord {
@@ -41,11 +41,12 @@ function destination(
   source: Bench,
   records: Iterable<StateRecord>,
   version: number = stateVersions.current,
+  mac?: string,
 ): Bench {
   const host = new FakeHost(source.host.dma);
   host.mayInitiate = false;
   host.time = 77;
-  const made = bench(source.device.core.vectors, host);
+  const made = bench(source.device.core.vectors, host, mac);
   made.device.reset('client');
   made.device.migration.beginLoad(version);
   for (const record of records) made.device.migration.load(travel(record));
@@ -156,21 +157,54 @@ describe('migration', () => {
     },
   );
 
-  it('loads version 1 of the state, which had the clock in one number', () => {
+  it('loads version 1 of the state, which had the clock in one number and no factory address', () => {
     const source = running();
     stop(source);
-    const one = (cycles: unknown) =>
-      destination(
-        source,
-        changed(source.device.migration.save(), 'device', (value) => ({ ...value, cycles })),
-        stateVersions.oneNumber,
-      );
-    expect(age(one(2 ** 40 + 7))).toBe(2n ** 40n + 7n);
+    const other = '52:54:00:aa:bb:cc';
+    const one = (cycles: unknown) => {
+      const records = changed(source.device.migration.save(), 'device', (value) => {
+        const { factoryMac: _, ...vport } = value.vport as Record<string, unknown>;
+        return { ...value, cycles, vport };
+      });
+      return destination(source, records, stateVersions.first, other);
+    };
+    const loaded = one(2 ** 40 + 7);
+    expect(age(loaded)).toBe(2n ** 40n + 7n);
+    const mac = () => Buffer.from(loaded.device.core.vport.mac).toString('hex');
+    expect(mac()).toBe(testMac.replaceAll(':', ''));
+    loaded.device.reset('client');
+    expect(mac()).toBe(other.replaceAll(':', ''));
     for (const cycles of [2 ** 53, -1, 0.5, { high: 1, low: 1 }])
       expect(() => one(cycles)).toThrow(StateRefused);
-    expect(() => destination(source, source.device.migration.save(), stateVersions.oneNumber)).toThrow(
+    expect(() => destination(source, source.device.migration.save(), stateVersions.first)).toThrow(
       StateRefused,
     );
+  });
+
+  it("keeps the card's address through resets at a destination that was started with another", () => {
+    const other = '52:54:00:aa:bb:cc';
+    const hex = (mac: Uint8Array) => Buffer.from(mac).toString('hex');
+    const source = running();
+    source.device.core.vport.mac = Uint8Array.from([2, 0, 0, 0, 0, 1]);
+    stop(source);
+    const records = [...source.device.migration.save()];
+    const to = destination(source, records, stateVersions.current, other);
+    const { vport } = to.device.core;
+    expect(hex(vport.mac)).toBe('020000000001');
+    for (const kind of ['flr', 'client', 'power'] as const) {
+      to.device.reset(kind);
+      expect(hex(vport.mac)).toBe(testMac.replaceAll(':', ''));
+    }
+    // And on, to a third server.
+    const third = destination(to, to.device.migration.save(), stateVersions.current, '52:54:00:dd:ee:ff');
+    third.device.reset('client');
+    expect(hex(third.device.core.vport.mac)).toBe(testMac.replaceAll(':', ''));
+    // What is refused leaves the card of this process.
+    to.device.migration.beginLoad(stateVersions.current);
+    for (const record of changed(records, 'device', (value) => ({ ...value, steeringRoot: 4242 })))
+      to.device.migration.load(travel(record));
+    expect(() => to.device.migration.endLoad()).toThrow(StateRefused);
+    expect(hex(vport.mac)).toBe(other.replaceAll(':', ''));
   });
 
   it('executes at the destination what was begun and not done: commands, doorbells, frames', () => {
@@ -392,6 +426,8 @@ describe('migration', () => {
       ['flow_table', (value) => (value.groups = [{ id: 1, start: 5, end: 1 }])],
       ['device', (value) => (value.steeringRoot = 4242)],
       ['device', (value) => (value.counters = {})],
+      ['device', (value) => (value.vport = { ...(value.vport as object), factoryMac: undefined })],
+      ['device', (value) => (value.vport = { ...(value.vport as object), factoryMac: Buffer.alloc(6, 1) })],
       ['device', (value) => (value.cycles = 5)],
       ['device', (value) => (value.cycles = { high: 0, low: 2 ** 32 })],
       ['ids', (value) => (value.cq = -1)],

@@ -12,9 +12,9 @@ export interface Bench {
 }
 
 /** A fresh device with a driver that has not begun. */
-export function bench(vectors = 3, host = new FakeHost()): Bench {
+export function bench(vectors = 3, host = new FakeHost(), mac: string = testMac): Bench {
   const port = new FakePort();
-  const device = new Mlx5Device(host, { vectors, mac: testMac }, port);
+  const device = new Mlx5Device(host, { vectors, mac }, port);
   return { host, port, device, driver: new FakeDriver(host, device) };
 }
 
