@@ -89,6 +89,10 @@ export abstract class SocketPort extends BasePort {
     super.close();
   }
 
+  protected get closed(): boolean {
+    return this.#closed;
+  }
+
   /** Ends what a constructor that throws has begun. */
   protected giveUp(): void {
     this.#retry.close();

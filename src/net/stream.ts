@@ -1,3 +1,5 @@
+import { lookup } from 'node:dns';
+import { isIP } from 'node:net';
 import { constants } from 'node:os';
 import { errno } from '../errors.ts';
 import { ready, type Watch } from '../loop/types.ts';
@@ -31,6 +33,8 @@ export interface StreamPortOptions extends PortContext {
   readonly server?: boolean;
   /** Milliseconds between attempts to reach a peer that is not there; 0: only one attempt. Default 1000. */
   readonly reconnectMs?: number;
+  /** Finds a host's address for another attempt, without waiting. Default: Node's `dns.lookup`. */
+  readonly lookup?: (host: string, found: (error: Error | null, address: string) => void) => void;
 }
 
 const sendLimits: QueueLimits = { frames: 8192, bytes: 1024 * 1024 };
@@ -50,6 +54,8 @@ export class StreamPort extends SocketPort {
   #waiting = false;
   #listener: { readonly fd: number; readonly watch: Watch } | undefined;
   #connected = false;
+  /** Why attempts fail, as far as it has been logged: they may do so for days. */
+  #complaint: number | undefined;
 
   /** @throws NetError when there is nobody and reconnecting is off, or nothing can listen there */
   constructor(options: StreamPortOptions) {
@@ -62,7 +68,7 @@ export class StreamPort extends SocketPort {
     this.#options = options;
     try {
       if (options.server) this.#listen();
-      else this.reconnect();
+      else this.#firstAttempt();
     } catch (error) {
       this.giveUp();
       throw new NetError(
@@ -107,18 +113,55 @@ export class StreamPort extends SocketPort {
     this.#listener = { fd, watch };
   }
 
-  protected override reconnect(): void {
-    const { address, reconnectMs = 1000 } = this.#options;
+  #firstAttempt(): void {
+    const { address, reconnectMs } = this.#options;
     try {
-      if (address.type === 'unix') this.#use(connectUnix(address.path), true);
-      else this.#use(connectTcp(address.host, address.port), false);
+      this.#connect(address);
     } catch (error) {
-      const nobody =
-        error instanceof PosixError &&
-        (error.errno === errno.ENOENT || error.errno === constants.errno.ECONNREFUSED);
-      if (!nobody || reconnectMs === 0) throw error;
+      if (!isNobody(error) || reconnectMs === 0) throw error;
       this.retryLater();
     }
+  }
+
+  protected override reconnect(): void {
+    const { address } = this.#options;
+    if (address.type === 'unix' || isIP(address.host) !== 0) {
+      this.#again(address);
+      return;
+    }
+    // Asking a name server takes seconds when there is none, and the device loop can't wait for that.
+    const find = this.#options.lookup ?? lookup;
+    find(address.host, (error, host) => {
+      if (this.closed) return;
+      if (error === null) this.#again({ ...address, host });
+      else {
+        this.#complain(error);
+        this.retryLater();
+      }
+    });
+  }
+
+  /** An attempt that nobody waits for: whatever it fails with may be over the next time. */
+  #again(address: StreamAddress): void {
+    try {
+      this.#connect(address);
+    } catch (error) {
+      this.#complain(error);
+      this.retryLater();
+    }
+  }
+
+  #connect(address: StreamAddress): void {
+    if (address.type === 'unix') this.#use(connectUnix(address.path), true);
+    else this.#use(connectTcp(address.host, address.port), false);
+  }
+
+  /** Logs what is not just that nobody is there, once until it is something else. */
+  #complain(error: unknown): void {
+    const reason = error instanceof PosixError ? error.errno : errno.EIO;
+    if (isNobody(error) || reason === this.#complaint) return;
+    this.#complaint = reason;
+    this.log.warn({ peer: describe(this.#options.address), err: error }, 'stream not connected, trying on');
   }
 
   #use(fd: number, connected: boolean): void {
@@ -140,6 +183,7 @@ export class StreamPort extends SocketPort {
 
   #begin(): void {
     this.#connected = true;
+    this.#complaint = undefined;
     this.updateInterest();
     this.log.info({ peer: describe(this.#options.address) }, 'stream connected');
     this.setPeer(true);
@@ -148,6 +192,7 @@ export class StreamPort extends SocketPort {
   protected override aboutToLose(error: unknown): void {
     if (this.#connected || error instanceof NetProtocolError)
       this.log.warn({ peer: describe(this.#options.address), err: error }, 'stream ended');
+    else this.#complain(error);
   }
 
   protected override disconnect(): void {
@@ -222,6 +267,14 @@ export class StreamPort extends SocketPort {
     }
     if (this.#waiting) this.updateInterest();
   }
+}
+
+/** There is no such place, or nobody listens there: ordinary, as long as the other end has not started. */
+function isNobody(error: unknown): boolean {
+  return (
+    error instanceof PosixError &&
+    (error.errno === errno.ENOENT || error.errno === constants.errno.ECONNREFUSED)
+  );
 }
 
 function describe(address: StreamAddress): string {

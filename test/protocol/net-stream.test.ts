@@ -1,5 +1,6 @@
-import { statSync } from 'node:fs';
+import { statSync, symlinkSync, unlinkSync } from 'node:fs';
 import { createServer, type Socket, connect as tcpConnect } from 'node:net';
+import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ready } from '../../src/loop/index.ts';
 import { StreamPort, type StreamPortOptions } from '../../src/net/stream.ts';
@@ -56,6 +57,15 @@ async function connected(): Promise<[StreamPort, number]> {
 
 const write = (fd: number, bytes: Buffer) => sendMessage(fd, bytes, bytes.length, undefined, undefined, true);
 const hungUp = (fd: number) => (pollFd(fd, ready.read, 0) & ready.hangup) !== 0;
+
+/** A TCP port that nobody listens on. */
+async function freePort(): Promise<number> {
+  const probe = createServer();
+  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', () => resolve()));
+  const { port: number } = probe.address() as { port: number };
+  await new Promise((resolve) => probe.close(resolve));
+  return number;
+}
 
 describe('stream', () => {
   test('frames split at every byte', async () => {
@@ -216,14 +226,7 @@ describe('stream', () => {
   });
 
   test('TCP in both roles, and a peer that comes late', async () => {
-    const probe = createServer();
-    await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', () => resolve()));
-    const address = {
-      type: 'tcp',
-      host: 'localhost',
-      port: (probe.address() as { port: number }).port,
-    } as const;
-    await new Promise((resolve) => probe.close(resolve));
+    const address = { type: 'tcp', host: 'localhost', port: await freePort() } as const;
     const client = port({ address, reconnectMs: 5 });
     const box = inbox(client);
     await world.settle();
@@ -241,6 +244,64 @@ describe('stream', () => {
     socket.write(framed(numbered(A, B, 5)));
     await world.until(() => other.frames.length === 1);
     socket.destroy();
+  });
+
+  test('a client whose attempts fail for another reason than that nobody is there goes on trying', async () => {
+    const warnings: unknown[] = [];
+    const log = pino({ level: 'warn' }, { write: (line: string) => void warnings.push(JSON.parse(line)) });
+    const client = port({ reconnectMs: 1, log });
+    const place = world.path('stream');
+    // ELOOP, at every attempt; said once.
+    symlinkSync(place, place);
+    await world.until(() => warnings.length === 1);
+    for (let round = 0; round < 10; round++) {
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      await world.settle();
+    }
+    expect(warnings).toMatchObject([{ peer: place, err: { message: expect.stringContaining('ELOOP') } }]);
+    unlinkSync(place);
+    port({ server: true });
+    await world.until(() => client.linkUp);
+    expect(world.errors).toEqual([]);
+    // What it fails with from the beginning on is the user's mistake, and said so.
+    symlinkSync(world.path('circle'), world.path('circle'));
+    const address = { type: 'unix', path: world.path('circle') } as const;
+    expect(() => port({ address, reconnectMs: 1 })).toThrow(/ELOOP/);
+  });
+
+  test('further attempts find the address of a host without holding the device loop up', async () => {
+    const address = { type: 'tcp', host: '127.0.0.1', port: await freePort() } as const;
+    // Longer than a label may be, so that getaddrinfo fails without asking a name server.
+    const host = 'x'.repeat(64);
+    const answers = [new Error('no name server'), undefined];
+    const asked: string[] = [];
+    const client = port({
+      address: { ...address, host },
+      reconnectMs: 1,
+      lookup: (name, found) => {
+        asked.push(name);
+        setImmediate(() => found(answers.shift() ?? null, address.host));
+      },
+    });
+    port({ address, server: true });
+    await world.until(() => client.linkUp);
+    expect(asked).toEqual([host, host]);
+  });
+
+  test('a port that is closed while the address of its host is looked for stays closed', async () => {
+    let answer: (() => void) | undefined;
+    const client = port({
+      address: { type: 'tcp', host: 'x'.repeat(64), port: await freePort() },
+      reconnectMs: 1,
+      lookup: (_, found) => {
+        answer = () => found(null, '127.0.0.1');
+      },
+    });
+    await world.until(() => answer !== undefined);
+    client.close();
+    answer?.();
+    await world.settle();
+    expect(client.linkUp).toBe(false);
   });
 
   test('nobody there and no reconnecting: an error that names the place', () => {
