@@ -158,7 +158,6 @@ export class Mlx5Core {
 
   /** Everything that a driver created is gone; TEARDOWN_HCA and every reset. */
   clearObjects(): void {
-    this.receive.clear();
     this.sqs.clear();
     this.rqs.table.clear();
     this.cqs.clear();
@@ -173,6 +172,7 @@ export class Mlx5Core {
     this.transportDomains.clear();
     this.uars.clear();
     this.vport.selfLoopback = 0;
+    this.receive.clear();
   }
 
   /** After a pause: looks at everything that may wait. */
@@ -198,9 +198,9 @@ export class Mlx5Core {
   }
 
   close(): void {
+    this.receive.close();
     this.clearObjects();
     this.sqs.close();
-    this.receive.close();
     this.port.close();
   }
 }

@@ -64,6 +64,7 @@ export class ReceivePath {
   /** Queues that were waited for in vain; they get no patience until they have buffers again. */
   readonly #starved = new Set<number>();
   #busy = false;
+  #closed = false;
 
   constructor(host: DeviceHost, parts: ReceiveParts) {
     this.#host = host;
@@ -72,6 +73,7 @@ export class ReceivePath {
   }
 
   close(): void {
+    this.#closed = true;
     this.#retry.close();
   }
 
@@ -81,14 +83,20 @@ export class ReceivePath {
     this.#parts.ready();
   }
 
+  /**
+   * All queues are gone. The frame that waited for one of them must not hold up those behind it: nothing else would make
+   * the port offer it again. Deferred, for this is the middle of a command or of a reset.
+   */
   clear(): void {
+    const waited = this.#waitingFor !== undefined;
     this.#waitingFor = undefined;
     this.#starved.clear();
     this.#retry.cancel();
+    if (waited && !this.#closed) this.#host.defer(() => this.#offerAgain());
   }
 
   #offerAgain(): void {
-    if (this.#host.mayInitiate) this.#parts.ready();
+    if (this.#host.mayInitiate && !this.#closed) this.#parts.ready();
   }
 
   /** The guest armed a CQ, which it does after it has refilled the queues behind it. */

@@ -60,6 +60,9 @@ export class FakeHost implements DeviceHost {
   readonly pci = { busMaster: true, memorySpace: true };
   mayInitiate = true;
   time = 1_000_000;
+  /** True: deferred tasks wait for `runDeferred`, as they do for the end of the access that is under way. */
+  holdsDeferred = false;
+  readonly #deferred: (() => void)[] = [];
   /** Called for each interrupt: the driver's handler. */
   onInterrupt: (vector: number) => void = () => {};
   readonly interrupts = {
@@ -95,7 +98,12 @@ export class FakeHost implements DeviceHost {
   }
 
   defer(task: () => void): void {
-    task();
+    if (this.holdsDeferred) this.#deferred.push(task);
+    else task();
+  }
+
+  runDeferred(): void {
+    for (const task of this.#deferred.splice(0)) task();
   }
 
   /** Lets time pass and due timers run, in order. */

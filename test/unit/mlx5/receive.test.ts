@@ -5,7 +5,7 @@ import { RssResult, rssHash, Tir } from '../../../device-models/mlx5/steering/ti
 import { toeplitz, toeplitzTable } from '../../../device-models/mlx5/steering/toeplitz.ts';
 import { type Received, rssKey } from './driver.ts';
 import { broadcast, buildFrame, naiveSum } from './frames.ts';
-import { running } from './setup.ts';
+import { type Bench, running } from './setup.ts';
 
 const ok = (got: Received | undefined) => got?.cqe[0x1c];
 
@@ -284,6 +284,48 @@ describe('receive', () => {
     port.inject(frame);
     driver.poll();
     expect(driver.received).toHaveLength(135);
+  });
+
+  const tearDown: readonly [string, (made: Bench) => void][] = [
+    ['TEARDOWN_HCA', ({ driver }) => driver.command('TEARDOWN_HCA')],
+    ['a function level reset', ({ device }) => device.reset('flr')],
+    [
+      'a reset while it is held',
+      ({ device, host }) => {
+        host.mayInitiate = false;
+        device.reset('client');
+        host.runDeferred();
+        host.mayInitiate = true;
+        device.resume();
+      },
+    ],
+  ];
+  it.each(tearDown)('lets no frame wait for ever for a queue that is gone with %s', (_what, act) => {
+    const made = running();
+    const { host, port, driver } = made;
+    host.holdsDeferred = true;
+    const frame = buildFrame({ dst: driver.mac });
+    while (port.inject(frame));
+    port.inject(frame);
+    driver.eventMode = false;
+    act(made);
+    host.runDeferred();
+    expect(port.kept).toEqual([]);
+    expect(port.inject(frame)).toBe(true);
+  });
+
+  it('does not ask a port for frames that is closed', () => {
+    const { host, port, driver, device } = running();
+    host.holdsDeferred = true;
+    const frame = buildFrame({ dst: driver.mac });
+    while (port.inject(frame));
+    let asked = 0;
+    port.ready = () => asked++;
+    // Deferred before the end, and at the end.
+    device.reset('flr');
+    device.close();
+    host.runDeferred();
+    expect(asked).toBe(0);
   });
 
   it('does not count the time in which it stands still as time without buffers', () => {
