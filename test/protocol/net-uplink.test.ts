@@ -61,6 +61,28 @@ describe('uplinks of the switch', () => {
     expect([b.linkUp, calls]).toEqual([true, 1]);
   });
 
+  test('frames that an uplink refuses are dropped, and not sent', async () => {
+    const network = world.makeSwitch();
+    const stream = `stream:unix:${world.path('uplink')}`;
+    const peer = openPort(`${stream},server`, world);
+    network.addUplink(peer, 'peer');
+    const uplink = () => network.stats.ports[0];
+    const [vm] = await world.joined(network);
+    const length = 100;
+    const send = (count: number): void => {
+      for (let n = 0; n < count; n++) vm.send([numbered(mac(2), mac(1), n, length)], length);
+    };
+    send(11);
+    await world.until(() => uplink()?.dropped === 11);
+    expect(uplink()).toMatchObject({ outFrames: 0, outBytes: 0 });
+    const far = world.own(openPort(stream, world));
+    const box = inbox(far);
+    await world.until(() => peer.linkUp);
+    send(3);
+    await world.until(() => box.frames.length === 3);
+    expect(uplink()).toMatchObject({ dropped: 11, outFrames: 3, outBytes: 3 * length });
+  });
+
   const able = canUseTaps();
   test.skipIf(!able.ok)(
     `a Linux host behind a tap uplink keeps pinging a VM that moves${able.ok ? '' : ` (skipped: ${able.reason})`}`,

@@ -51,7 +51,7 @@ export abstract class Member {
     this.queue = new FrameQueue(limits);
   }
 
-  /** Sends records without waiting; returns the bytes of those that went out. */
+  /** Sends records without waiting and counts those that went out; returns the bytes that need no further attempt. */
   protected abstract transmit(area: RawArea, start: number, end: number): number;
   /** Asks to have `drain` called when there is room. */
   protected abstract wantRoom(on: boolean): void;
@@ -71,7 +71,7 @@ export abstract class Member {
     }
     let from = start;
     if (this.state === 'active' && this.queue.length === 0) {
-      from += this.#send(area, start, end);
+      from += this.transmit(area, start, end);
       if (from === end) return;
       this.wantRoom(true);
     }
@@ -89,7 +89,7 @@ export abstract class Member {
     }
     const { queue } = this;
     while (queue.length > 0) {
-      const sent = this.#send(queue.area, queue.head, queue.head + queue.length);
+      const sent = this.transmit(queue.area, queue.head, queue.head + queue.length);
       if (sent === 0) break;
       queue.consume(sent);
     }
@@ -97,13 +97,10 @@ export abstract class Member {
     this.wantRoom(queue.length > 0);
   }
 
-  #send(area: RawArea, start: number, end: number): number {
-    const sent = this.transmit(area, start, end);
-    if (sent === 0) return 0;
-    const frames = countRecords(area.bytes, start, start + sent);
+  protected countOut(bytes: Buffer, start: number, end: number): void {
+    const frames = countRecords(bytes, start, end);
     this.stats.outFrames += frames;
-    this.stats.outBytes += sent - frames * RECORD_HEADER;
-    return sent;
+    this.stats.outBytes += end - start - frames * RECORD_HEADER;
   }
 }
 

@@ -107,6 +107,7 @@ export class SocketMember extends Member {
       if (this.#send(area, at, stop - at) <= 0) break;
       at = stop;
     }
+    this.countOut(area.bytes, start, at);
     return at - start;
   }
 

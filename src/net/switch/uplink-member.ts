@@ -35,8 +35,10 @@ export class UplinkMember extends Member {
       const length = recordLength(area.bytes, at);
       const first = at + RECORD_HEADER;
       this.#parts[0] = area.bytes.subarray(first, first + length);
-      if (!this.#port.send(this.#parts, length)) this.stats.dropped++;
-      at = first + length;
+      const next = first + length;
+      if (this.#port.send(this.#parts, length)) this.countOut(area.bytes, at, next);
+      else this.stats.dropped++;
+      at = next;
     }
     return end - start;
   }
