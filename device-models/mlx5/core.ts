@@ -68,7 +68,7 @@ export class Mlx5Core {
     this.vport = new Vport(options.mac);
     this.eqs = new EventQueues(host);
     this.cqs = new CompletionQueues(host, this.eqs);
-    this.link = new Link(options.port.linkUp, this.eqs, this.counters);
+    this.link = new Link(host, options.port.linkUp, this.eqs, this.counters);
     const core = this;
     const transmitter = new Transmitter({
       counters: this.counters,
@@ -102,7 +102,7 @@ export class Mlx5Core {
     });
     this.cqs.onArm = (cq) => this.receive.armed(cq);
     this.port.receive((frame) => this.receive.receive(frame));
-    this.port.onLink((up) => this.link.set(up, host.mayInitiate));
+    this.port.onLink((up) => this.link.set(up));
   }
 
   /** Whether frames from the network are looked at. */

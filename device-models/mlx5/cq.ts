@@ -158,7 +158,7 @@ export class CompletionQueues {
 
   /** Sends the event of an armed CQ that has completions, now or as late as its moderation says. */
   evaluate(cq: CompletionQueue): void {
-    if (!cq.armed || cq.pi === cq.armCi || !this.#host.mayInitiate) return;
+    if (!this.#mayNotify(cq)) return;
     if (cq.period !== 0 && !(cq.maxCount !== 0 && cq.unreported >= cq.maxCount)) {
       const now = this.#host.now();
       const due = cq.lastEvent + cq.period * nanosecondsPerMicrosecond;
@@ -173,7 +173,13 @@ export class CompletionQueues {
   }
 
   #moderationOver(cq: CompletionQueue): void {
-    if (cq.armed && cq.pi !== cq.armCi && this.#host.mayInitiate) this.#notify(cq);
+    if (this.#mayNotify(cq)) this.#notify(cq);
+  }
+
+  /** An EQE is written by DMA: without bus mastering the CQ stays armed until `evaluateAll`. */
+  #mayNotify(cq: CompletionQueue): boolean {
+    if (!cq.armed || cq.pi === cq.armCi) return false;
+    return this.#host.mayInitiate && this.#host.pci.busMaster;
   }
 
   #notify(cq: CompletionQueue): void {

@@ -106,7 +106,8 @@ export class EventQueues {
   }
 
   /**
-   * Writes one EQE and fires the EQ's vector if it is armed. An EQ that is full loses the event and says so in
+   * Writes one EQE and fires the EQ's vector if it is armed. Whoever has an event sees to it that bus mastering is on,
+   * and keeps the event until then: it has the state that travels. An EQ that is full loses the event and says so in
    * its status, as the PRM's overrun; a driver that returns its entries never sees that.
    */
   post(
@@ -156,9 +157,10 @@ export class EventQueues {
     }
   }
 
-  /** Fires an armed EQ that has something to report. */
+  /** Fires an armed EQ that has something to report; an MSI-X message waits for bus mastering as any write does. */
   evaluate(eq: EventQueue): void {
-    if (!eq.armed || eq.pi === eq.ci || !this.#host.mayInitiate) return;
+    if (!eq.armed || eq.pi === eq.ci) return;
+    if (!this.#host.mayInitiate || !this.#host.pci.busMaster) return;
     eq.armed = false;
     this.#host.interrupts.trigger(eq.settings.intr);
   }

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { Mlx5Device } from '../../../device-models/mlx5/index.ts';
 import { FakeHost, FakePort } from './fake-host.ts';
 import { buildFrame } from './frames.ts';
-import { bench, running, testMac } from './setup.ts';
+import { type Bench, bench, running, testMac } from './setup.ts';
 
 describe('life of a driver', () => {
   it('probes, goes up, sends, receives, goes down and leaves nothing', () => {
@@ -103,6 +103,59 @@ describe('life of a driver', () => {
     driver.send(frame, { l3: true, l4: true, pieces: [300, 300] });
     expect(port.sent).toEqual([frame]);
   });
+
+  const withoutMaster: readonly [string, (made: Bench) => void][] = [
+    ['a link that goes', ({ port }) => port.setLink(false)],
+    [
+      'a completion that was there when its CQ was armed',
+      ({ device, driver }) => {
+        const cq = device.core.cqs.table.get(driver.channels[0]?.rx.cq.cqn ?? 0);
+        device.core.cqs.arm(cq.id, cq.pi - 1, false);
+      },
+    ],
+    [
+      'a completion whose moderation ends',
+      ({ host, device, driver }) => {
+        const cq = device.core.cqs.table.get(driver.channels[0]?.rx.cq.cqn ?? 0);
+        cq.period = 50;
+        cq.lastEvent = host.now();
+        host.pci.busMaster = true;
+        device.core.cqs.arm(cq.id, cq.pi - 1, false);
+        host.pci.busMaster = false;
+        host.advance(100_000);
+      },
+    ],
+    [
+      'an EQ that is armed with something in it',
+      ({ device, driver }) => {
+        const { eqn = 0, ci = 0 } = driver.eqs.comp[0] ?? {};
+        device.core.eqs.doorbell(eqn, ci - 1, true);
+      },
+    ],
+  ];
+  it.each(withoutMaster)(
+    'sends no event and no interrupt without bus mastering, but afterwards: %s',
+    (_what, act) => {
+      const made = running();
+      const { host, device, driver, port } = made;
+      port.inject(buildFrame({ dst: driver.mac }));
+      driver.poll();
+      host.pci.busMaster = false;
+      const { eqs } = device.core;
+      const entries = () => [...eqs.table.values()].reduce((sum, eq) => sum + eq.pi, 0);
+      const before = { entries: entries(), fired: host.fired.length };
+      act(made);
+      // Nor when it runs again after a pause, and mastering is still off.
+      device.quiesce();
+      device.resume();
+      expect({ entries: entries(), fired: host.fired.length }).toEqual(before);
+      host.pci.busMaster = true;
+      device.commandChanged();
+      expect(host.fired.length).toBe(before.fired + 1);
+      device.commandChanged();
+      expect(host.fired.length).toBe(before.fired + 1);
+    },
+  );
 
   it('reports link changes by event, and while it may not initiate, afterwards', () => {
     const { host, device, driver, port } = running();
