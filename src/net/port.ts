@@ -1,6 +1,6 @@
 import type { Logger } from '../log.ts';
-import type { Reactor, Timer } from '../loop/types.ts';
-import { rarpFrame } from './ethernet.ts';
+import type { Reactor } from '../loop/types.ts';
+import { Announcer } from './announcer.ts';
 import type { FrameOffload, NetPort } from './types.ts';
 
 /** What went through a port since it was opened. Bytes are those of frames. */
@@ -74,11 +74,6 @@ export interface PortContext {
   readonly log: Logger;
 }
 
-/** Announcements after the first: frames get lost, and a bridge that is just starting forgets (as QEMU's announce timer). */
-const ANNOUNCE_REPEATS = 4;
-const ANNOUNCE_FIRST_NS = 50e6;
-const ANNOUNCE_STEP_NS = 100e6;
-
 /** The part that all ports share: handlers, link state, counters, announcements. */
 export abstract class BasePort implements HostPort {
   abstract readonly kind: HostPort['kind'];
@@ -91,11 +86,12 @@ export abstract class BasePort implements HostPort {
   #cable = true;
   #peer = false;
   #inStandby = false;
-  #announcing: { readonly frame: Buffer; readonly timer: Timer; left: number } | undefined;
+  readonly #announcer: Announcer;
 
   constructor(context: PortContext) {
     this.reactor = context.reactor;
     this.log = context.log;
+    this.#announcer = new Announcer(this.reactor, (frame) => this.send([frame], frame.length));
   }
 
   abstract send(parts: readonly Uint8Array[], length: number, offload?: FrameOffload): boolean;
@@ -126,6 +122,7 @@ export abstract class BasePort implements HostPort {
   }
 
   park(): boolean {
+    this.#announcer.stop();
     return false;
   }
 
@@ -134,6 +131,7 @@ export abstract class BasePort implements HostPort {
   }
 
   standby(): void {
+    this.#announcer.stop();
     this.#inStandby = true;
   }
 
@@ -143,17 +141,11 @@ export abstract class BasePort implements HostPort {
 
   announce(mac: Uint8Array): void {
     this.activate();
-    this.#announcing?.timer.close();
-    const frame = rarpFrame(mac);
-    const timer = this.reactor.timer(() => this.#announceAgain());
-    this.#announcing = { frame, timer, left: ANNOUNCE_REPEATS };
-    this.send([frame], frame.length);
-    timer.arm(ANNOUNCE_FIRST_NS);
+    this.#announcer.announce(mac);
   }
 
   close(): void {
-    this.#announcing?.timer.close();
-    this.#announcing = undefined;
+    this.#announcer.close();
     this.#linkHandler = undefined;
     this.#handler = undefined;
   }
@@ -220,15 +212,5 @@ export abstract class BasePort implements HostPort {
     this.reactor.defer(() => {
       throw error;
     });
-  }
-
-  #announceAgain(): void {
-    const current = this.#announcing;
-    if (current === undefined) return;
-    this.send([current.frame], current.frame.length);
-    if (--current.left === 0) {
-      current.timer.close();
-      this.#announcing = undefined;
-    } else current.timer.arm(ANNOUNCE_FIRST_NS + (ANNOUNCE_REPEATS - current.left) * ANNOUNCE_STEP_NS);
   }
 }

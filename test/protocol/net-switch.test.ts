@@ -133,6 +133,28 @@ describe('switch', () => {
     expect(() => network.setLink('nobody', true)).toThrow(NetError);
   });
 
+  test('all addresses of a port are announced several times, until it is parked or in stand-by', async () => {
+    const network = world.makeSwitch();
+    const [, box] = await world.joined(network);
+    const [a] = await world.joined(network);
+    const heard = (from: Uint8Array): number =>
+      box.frames.filter((frame) => frame.subarray(6, 12).equals(from)).length;
+    for (const end of [() => a.park(), () => a.standby(), () => a.close()]) {
+      box.frames.length = 0;
+      a.activate();
+      a.announce(A);
+      a.announce(B);
+      await world.until(() => heard(A) >= 2 && heard(B) >= 2);
+      end();
+      await world.settle();
+      const before = [heard(A), heard(B), a.stats.sendDropped];
+      // As long as it takes to the next one.
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      await world.settle();
+      expect([heard(A), heard(B), a.stats.sendDropped]).toEqual(before);
+    }
+  });
+
   test('no switch there: says how to start one', () => {
     expect(() => world.port()).toThrow(/no switch at/);
   });

@@ -90,6 +90,7 @@ export class SwitchPort extends SocketPort {
   }
 
   override park(): boolean {
+    super.park();
     if (this.connection === undefined || this.#state !== 'active') return false;
     if (this.#returning) return true;
     this.#control({ op: 'park' });
