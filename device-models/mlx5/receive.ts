@@ -123,7 +123,7 @@ export class ReceivePath {
     const frame = this.#frame;
     const { info } = frame;
     if (bytes.length < macHeaderBytes) return true;
-    parseFrame(bytes, bytes.length, bytes.length, info);
+    parseFrame(bytes, bytes.length, info);
     if (!this.#parts.accepts() || !this.#host.pci.busMaster) {
       counters.received(info.cast, bytes.length);
       counters.count('rxDiscards');

@@ -1,9 +1,18 @@
 /**
- * Finds the headers of an Ethernet frame: IEEE 802.3/802.1Q, RFC 791, RFC 8200, RFC 9293, RFC 768. Written for
- * hostile bytes: a header that does not fit its surroundings is not there.
+ * Finds the headers of an Ethernet frame: IEEE 802.3/802.1Q, RFC 3032, RFC 791, RFC 8200, RFC 9293, RFC 768. Written
+ * for hostile bytes: a header that does not fit its surroundings is not there.
  */
 
-export const etherType = { ipv4: 0x0800, arp: 0x0806, vlan: 0x8100, ipv6: 0x86dd, svlan: 0x88a8 } as const;
+export const etherType = {
+  ipv4: 0x0800,
+  arp: 0x0806,
+  vlan: 0x8100,
+  ipv6: 0x86dd,
+  mpls: 0x8847,
+  /** RFC 5332: the label was assigned upstream. */
+  mplsUpstream: 0x8848,
+  svlan: 0x88a8,
+} as const;
 export const ipProtocol = { tcp: 6, udp: 17, esp: 50, ah: 51, sctp: 132 } as const;
 
 export const macHeaderBytes = 14;
@@ -15,6 +24,11 @@ export const tcpHeaderBytes = 20;
 export const udpHeaderBytes = 8;
 const maxVlanTags = 2;
 const maxExtensionHeaders = 8;
+const labelBytes = 4;
+/** As many as Linux puts on a packet (`MAX_NEW_LABELS`). */
+const maxLabels = 30;
+/** In the third byte of a label. */
+const bottomOfStack = 0x01;
 
 /** Next-header values that are followed by another header (RFC 8200 section 4.1, RFC 4302). */
 const extension = { hopByHop: 0, routing: 43, fragment: 44, authentication: 51, options: 60 } as const;
@@ -29,6 +43,8 @@ export class FrameInfo {
   vlanTags = 0;
   /** EtherType after all VLAN tags. */
   etherType = 0;
+  /** MPLS labels in front of the IP header; only looked for in what a driver sends. */
+  labels = 0;
   l3Offset = 0;
   /** 4, 6, or 0 when it is not IP or its header is malformed. */
   ip: 0 | 4 | 6 = 0;
@@ -51,6 +67,7 @@ export class FrameInfo {
     this.vlanTci = 0;
     this.vlanTags = 0;
     this.etherType = 0;
+    this.labels = 0;
     this.l3Offset = macHeaderBytes;
     this.ip = 0;
     this.ipEnd = 0;
@@ -143,20 +160,10 @@ function parseIpv6(
   if (!info.fragment && at <= end) parseTransport(bytes, available, info, at);
 }
 
-/**
- * Parses the first `available` bytes of a frame of `frameLength` bytes into `info`.
- * @param frameLength may be more than `available` when only the headers are at hand
- * @param template the headers are to be cut into segments: their length fields say nothing yet
- */
-export function parseFrame(
-  bytes: Uint8Array,
-  available: number,
-  frameLength: number,
-  info: FrameInfo,
-  template = false,
-): void {
+/** The EtherType behind all VLAN tags, or 0; `l3Offset` is behind it. */
+function parseEthernet(bytes: Uint8Array, available: number, info: FrameInfo): number {
   info.reset();
-  if (available < macHeaderBytes) return;
+  if (available < macHeaderBytes) return 0;
   info.cast = castOf(bytes);
   let at = macAddressesBytes;
   let type = uint16(bytes, at);
@@ -175,6 +182,47 @@ export function parseFrame(
   }
   info.etherType = type;
   info.l3Offset = at + 2;
+  return type;
+}
+
+/**
+ * Moves `l3Offset` behind a stack of labels. They do not say what follows the last one: its version nibble does.
+ * @returns EtherType of the IP packet there, or 0
+ */
+function skipLabels(bytes: Uint8Array, available: number, info: FrameInfo): number {
+  while (info.labels < maxLabels && available > info.l3Offset + labelBytes) {
+    const label = info.l3Offset;
+    info.labels++;
+    info.l3Offset += labelBytes;
+    if (((bytes[label + 2] ?? 0) & bottomOfStack) === 0) continue;
+    const version = (bytes[info.l3Offset] ?? 0) >>> 4;
+    if (version === 4) return etherType.ipv4;
+    return version === 6 ? etherType.ipv6 : 0;
+  }
+  return 0;
+}
+
+/** Parses a frame of `length` bytes that came from the network into `info`. */
+export function parseFrame(bytes: Uint8Array, length: number, info: FrameInfo): void {
+  const type = parseEthernet(bytes, length, info);
+  if (type === etherType.ipv4) parseIpv4(bytes, length, length, info, false);
+  else if (type === etherType.ipv6) parseIpv6(bytes, length, length, info, false);
+}
+
+/**
+ * Parses the first `available` bytes of a frame of `frameLength` bytes that a driver sends. Linux' wants the offloads
+ * behind MPLS labels as well (`mpls_features`), and nothing in a WQE tells where a header starts.
+ * @param template the headers are to be cut into segments: their length fields say nothing yet
+ */
+export function parseSentFrame(
+  bytes: Uint8Array,
+  available: number,
+  frameLength: number,
+  info: FrameInfo,
+  template: boolean,
+): void {
+  let type = parseEthernet(bytes, available, info);
+  if (type === etherType.mpls || type === etherType.mplsUpstream) type = skipLabels(bytes, available, info);
   if (type === etherType.ipv4) parseIpv4(bytes, available, frameLength, info, template);
   else if (type === etherType.ipv6) parseIpv6(bytes, available, frameLength, info, template);
 }

@@ -6,7 +6,7 @@ import {
   ipProtocol,
   ipv6HeaderBytes,
   macHeaderBytes,
-  parseFrame,
+  parseSentFrame,
   uint16,
   uint32,
 } from '../frame/parse.ts';
@@ -79,12 +79,12 @@ export class Transmitter {
     if (wqe.opcode === wqeOpcode.LSO) return this.#sendSegments(wqe, payload);
     if (length > maxHardMtu) return cqeSyndrome.LOCAL_LENGTH_ERR;
     const info = this.#info;
-    parseFrame(head.bytes, head.length, length, info);
+    parseSentFrame(head.bytes, head.length, length, info, false);
     if (wqe.checksumL3 && info.ip === 4) this.#storeIpv4Checksum();
     let offload: FrameOffload | undefined;
     const wantsChecksum = wqe.checksumL4 && info.l4 !== 0 && this.#transportInHead();
     if (wantsChecksum) {
-      if (this.#sink.port?.offloads === true && info.ipEnd === length) offload = this.#partialChecksum(wqe);
+      if (this.#portCanFinish() && info.ipEnd === length) offload = this.#partialChecksum(wqe);
       else this.#storeTransportChecksum();
     }
     if (length < minFrameBytes) head.pad(minFrameBytes);
@@ -95,6 +95,11 @@ export class Transmitter {
     for (const piece of this.pieces) parts.push(piece);
     this.#emit(Math.max(length, minFrameBytes) + head.inserted, offload);
     return 0;
+  }
+
+  /** Whether the port takes work over. Behind labels it can't: a kernel would have to know where the inner header is. */
+  #portCanFinish(): boolean {
+    return this.#sink.port?.offloads === true && this.#info.labels === 0;
   }
 
   #transportInHead(): boolean {
@@ -159,7 +164,7 @@ export class Transmitter {
   #sendSegments(wqe: SendWqe, payload: number): number {
     const { head } = this;
     const info = this.#info;
-    parseFrame(head.bytes, head.length, head.length + payload, info, true);
+    parseSentFrame(head.bytes, head.length, head.length + payload, info, true);
     if (info.l4 === 0 || info.l4Offset + info.l4HeaderLength !== head.length)
       return cqeSyndrome.LOCAL_QP_OP_ERR;
     if (head.length + wqe.mss > maxHardMtu) return cqeSyndrome.LOCAL_LENGTH_ERR;
@@ -167,7 +172,7 @@ export class Transmitter {
     if (segments > limits.lsoSegments) return cqeSyndrome.LOCAL_LENGTH_ERR;
     if (wqe.insertVlan !== 0) head.insertVlan(wqe.insertVlan, wqe.vlanTci);
     const whole = head.length - info.l3Offset + payload;
-    if (this.#sink.port?.offloads === true && segments > 1 && whole <= maxIpLength) {
+    if (this.#portCanFinish() && segments > 1 && whole <= maxIpLength) {
       this.#handOverWhole(wqe, payload, segments);
       return 0;
     }

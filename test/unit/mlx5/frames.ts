@@ -107,6 +107,15 @@ export function buildFrame(spec: FrameSpec): Buffer {
   return frame.length >= padTo ? frame : Buffer.concat([frame, Buffer.alloc(padTo - frame.length)]);
 }
 
+/** An untagged frame with `count` MPLS labels in front of its IP header. */
+export function withLabels(frame: Buffer, count: number, bottom = true): Buffer {
+  const labels = Array.from({ length: count }, (_, index) => {
+    const isLast = bottom && index === count - 1;
+    return Buffer.from([0, index, 0x10 | (isLast ? 1 : 0), 64]);
+  });
+  return Buffer.concat([frame.subarray(0, 12), Buffer.from([0x88, 0x47]), ...labels, frame.subarray(14)]);
+}
+
 /** Whether IP header and transport checksums of an untagged frame are right. */
 export function checksumsRight(frame: Buffer): boolean {
   const version = (frame[14] ?? 0) >>> 4;

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { limits } from '../../../device-models/mlx5/limits.ts';
 import { segmentFlags } from '../../../device-models/mlx5/offload/transmit.ts';
-import { buildFrame, checksumsRight } from './frames.ts';
+import { buildFrame, checksumsRight, withLabels } from './frames.ts';
 import { running } from './setup.ts';
 
 const peer = Buffer.from('020000000009', 'hex');
@@ -137,6 +137,74 @@ describe('transmit', () => {
       checksumStart: 34,
       checksumOffset: 16,
     });
+  });
+
+  const labelled = [1, 2, 30].flatMap((labels) =>
+    ([4, 6] as const).flatMap((ip) => [false, true].map((offloads) => [labels, ip, offloads] as const)),
+  );
+  it.each(labelled)(
+    'checksums and cuts behind %i MPLS labels over IPv%i, also for a port that could (%s)',
+    (labels, ip, offloads) => {
+      const { port, driver } = running();
+      port.offloads = offloads;
+      const labelBytes = 4 * labels;
+      const spec = { dst: peer, src: driver.mac, ip } as const;
+      const withoutLabels = (sent: Buffer) =>
+        Buffer.concat([
+          sent.subarray(0, 12),
+          Buffer.from(ip === 4 ? [8, 0] : [0x86, 0xdd]),
+          sent.subarray(14 + labelBytes),
+        ]);
+      for (const protocol of ['udp', 'tcp'] as const) {
+        const whole = { ...spec, protocol, payload: Buffer.alloc(301, 7) };
+        driver.send(withLabels(buildFrame({ ...whole, checksums: false }), labels), { l3: true, l4: true });
+        expect(port.sent.pop()).toEqual(withLabels(buildFrame(whole), labels));
+        const payload = Buffer.from(Array.from({ length: 3300 }, (_, index) => index & 0xff));
+        const head = 14 + labelBytes + (ip === 4 ? 20 : 40) + (protocol === 'udp' ? 8 : 20);
+        driver.send(withLabels(buildFrame({ ...spec, protocol, payload, checksums: false }), labels), {
+          l3: true,
+          l4: true,
+          mss: 1000,
+          inline: head,
+        });
+        const sent = port.sent.splice(0);
+        expect(sent.map((frame) => frame.length - head)).toEqual([1000, 1000, 1000, 300]);
+        expect(Buffer.concat(sent.map((frame) => frame.subarray(head)))).toEqual(payload);
+        for (const frame of sent) {
+          expect(checksumsRight(withoutLabels(frame))).toBe(true);
+          expect(frame.subarray(0, 14 + labelBytes)).toEqual(
+            withLabels(buildFrame(spec), labels).subarray(0, 14 + labelBytes),
+          );
+        }
+      }
+      expect(port.sentOffloads.every((offload) => offload === undefined)).toBe(true);
+    },
+  );
+
+  it('inserts a tag before MPLS labels', () => {
+    const { port, driver } = running();
+    const spec = { dst: peer, src: driver.mac, payload: Buffer.alloc(100, 3) };
+    const vlan = { type: 0x8000, tci: 7 } as const;
+    driver.send(withLabels(buildFrame({ ...spec, checksums: false }), 1), { l3: true, l4: true, vlan });
+    const plain = withLabels(buildFrame(spec), 1);
+    const tag = Buffer.from([0x81, 0, 0, 7]);
+    expect(port.sent).toEqual([Buffer.concat([plain.subarray(0, 12), tag, plain.subarray(12)])]);
+  });
+
+  it('leaves alone what is behind labels and no IP packet, or behind too many, and cuts none of it', () => {
+    const { port, driver } = running();
+    const blank = buildFrame({ dst: peer, src: driver.mac, payload: Buffer.alloc(200, 1), checksums: false });
+    const other = withLabels(blank, 1);
+    other[18] = 0x05;
+    const frames = [other, withLabels(blank, 31), withLabels(blank, 3, false)];
+    for (const frame of frames) {
+      driver.send(frame, { l3: true, l4: true });
+      expect(port.sent.pop()).toEqual(frame);
+    }
+    driver.send(other, { l3: true, l4: true, mss: 100, inline: 46 });
+    driver.poll();
+    expect((driver.completions.at(-1)?.[0x3f] ?? 0) >>> 4).toBe(13);
+    expect(port.sent).toEqual([]);
   });
 
   it('reports a bad WQE, stops the queue, flushes what is behind, and recovers', () => {
