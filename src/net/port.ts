@@ -78,6 +78,7 @@ export interface PortContext {
 export abstract class BasePort implements HostPort {
   abstract readonly kind: HostPort['kind'];
   readonly offloads: boolean = false;
+  readonly segmentsUdp: boolean = false;
   readonly stats = emptyStats();
   protected readonly reactor: Reactor;
   protected readonly log: Logger;

@@ -39,6 +39,7 @@ const CARRIER_CHECK_DOWN_NS = 20e6;
 export class TapPort extends BasePort {
   readonly kind = 'tap';
   override readonly offloads = true;
+  override readonly segmentsUdp: boolean;
   readonly #tun: Tun;
   readonly #watch: Watch;
   readonly #carrier: Timer;
@@ -68,6 +69,7 @@ export class TapPort extends BasePort {
   constructor(options: TapPortOptions) {
     super(options);
     this.#tun = openTun(options.name, options.namespace);
+    this.segmentsUdp = this.#tun.segmentsUdp;
     this.#watch = this.reactor.watch(this.#tun.fd, ready.read, () => this.#readable());
     this.#carrier = this.reactor.timer(() => this.#checkCarrier());
     this.#checkCarrier();

@@ -24,6 +24,8 @@ export interface FrameOffload {
 export interface NetPort {
   /** Whether `send` understands its third argument. */
   readonly offloads: boolean;
+  /** Whether that includes cutting UDP (`GSO_UDP_L4`); without, its sender does it. */
+  readonly segmentsUdp?: boolean;
   /** Whether the other end is there. */
   readonly linkUp: boolean;
   /**

@@ -32,6 +32,10 @@ export class VlanPort extends WrappedPort {
     return false;
   }
 
+  override get segmentsUdp(): boolean {
+    return false;
+  }
+
   /** True for frames of other VLANs, too: they have been dealt with. */
   send(parts: readonly Uint8Array[], length: number): boolean {
     const frame = Buffer.concat(parts, length);

@@ -17,6 +17,10 @@ export abstract class WrappedPort implements HostPort {
     return this.port.offloads;
   }
 
+  get segmentsUdp(): boolean {
+    return this.port.segmentsUdp === true;
+  }
+
   get linkUp(): boolean {
     return this.port.linkUp;
   }

@@ -88,7 +88,7 @@ describe.skipIf(!able.ok)(`tap and a Linux network stack${why}`, () => {
     expect(port.send([frame.subarray(0, 54), frame.subarray(54)], frame.length, offload)).toBe(true);
     await world.until(() => received.length === Math.ceil(20_000 / 1400));
     expect(Buffer.concat(received.map((piece) => piece.subarray(54)))).toEqual(payload);
-    for (const piece of received) expect(tcpSum(piece)).toBe(0);
+    for (const piece of received) expect(transportSum(piece)).toBe(0);
     // A device that has room for three frames at a time gets the rest when it says so, nothing twice.
     received.length = 0;
     let room = 3;
@@ -118,6 +118,27 @@ describe.skipIf(!able.ok)(`tap and a Linux network stack${why}`, () => {
     port.send([frame], frame.length, offload);
     await world.until(() => whole.length === 1);
     expect(whole).toEqual([{ length: frame.length, gso: 1400 }]);
+  });
+
+  test('long UDP datagrams are cut by a kernel that says so, and refused by one that does not', async () => {
+    const port = await open(net.tapSpec(0));
+    const other = await open(net.tapSpec(1));
+    const received: Buffer[] = [];
+    other.receive((frame) => {
+      if (Buffer.from(frame).readUInt16BE(12) === 0x0800 && frame[23] === 17)
+        received.push(Buffer.from(frame));
+      return true;
+    });
+    const payload = Buffer.from(Array.from({ length: 5000 }, (_, n) => (n * 7) & 0xff));
+    const frame = udpDatagram(payload);
+    const offload = { gsoType: 5, headerLength: 42, gsoSize: 1400, checksumStart: 34, checksumOffset: 6 };
+    expect(port.send([frame], frame.length, offload)).toBe(port.segmentsUdp);
+    if (port.segmentsUdp !== true) return;
+    await world.until(() => received.length === Math.ceil(5000 / 1400));
+    expect(Buffer.concat(received.map((piece) => piece.subarray(42)))).toEqual(payload);
+    for (const piece of received) expect(transportSum(piece)).toBe(0);
+    // Nothing of the probe is left: the kernel still cuts for a reader that takes frames as they would be on a wire.
+    expect(received.every((piece) => piece.length <= 42 + 1400)).toBe(true);
   });
 
   test('a device without room: frames wait in the kernel, in order', async () => {
@@ -177,6 +198,23 @@ function tcpSegment(payload: Buffer): Buffer {
   return frame;
 }
 
+/** A UDP datagram of the same kind. */
+function udpDatagram(payload: Buffer): Buffer {
+  const frame = Buffer.alloc(42 + payload.length);
+  tcpSegment(Buffer.alloc(0)).copy(frame, 0, 0, 34);
+  const length = 8 + payload.length;
+  frame.writeUInt16BE(20 + length, 16);
+  frame[23] = 17;
+  frame.writeUInt16BE(0, 24);
+  frame.writeUInt16BE(~sum(frame.subarray(14, 34)) & 0xffff, 24);
+  frame.writeUInt16BE(4000, 34);
+  frame.writeUInt16BE(4001, 36);
+  frame.writeUInt16BE(length, 38);
+  frame.writeUInt16BE(sum(frame.subarray(26, 34), 17 + length), 40);
+  frame.set(payload, 42);
+  return frame;
+}
+
 function sum(bytes: Buffer, start = 0): number {
   let total = start;
   for (let at = 0; at < bytes.length; at += 2)
@@ -185,8 +223,10 @@ function sum(bytes: Buffer, start = 0): number {
   return total;
 }
 
-/** 0 when the checksum of a TCP segment in `frame` is right. */
-function tcpSum(frame: Buffer): number {
+/** 0 when the checksum of the TCP segment or UDP datagram in `frame` is right. */
+function transportSum(frame: Buffer): number {
   const length = frame.readUInt16BE(16) - 20;
-  return ~sum(frame.subarray(34, 34 + length), sum(frame.subarray(26, 34), 6 + length)) & 0xffff;
+  return (
+    ~sum(frame.subarray(34, 34 + length), sum(frame.subarray(26, 34), (frame[23] ?? 0) + length)) & 0xffff
+  );
 }

@@ -104,6 +104,15 @@ describe('capture', () => {
     expect(parse(path()).packets.map(({ frame }) => frame[0])).toEqual([1, 9]);
   });
 
+  test('offers what the port inside offers', () => {
+    for (const offered of [true, false]) {
+      const inner = Object.assign(new LoopPort(), { offloads: offered, segmentsUdp: offered });
+      const port = new CapturedPort(inner, new PcapWriter(path()), { reactor, log: silentLogger });
+      expect([port.offloads, port.segmentsUdp]).toEqual([offered, offered]);
+      port.close();
+    }
+  });
+
   test('tcpdump reads it, where there is one', (context) => {
     if (spawnSync('tcpdump', ['--version']).error !== undefined) context.skip('no tcpdump');
     const writer = new PcapWriter(path());

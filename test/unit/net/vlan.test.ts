@@ -8,6 +8,8 @@ function access(vlan: number) {
   const sent: Buffer[] = [];
   let inject: (frame: Uint8Array) => boolean = () => false;
   const inner = {
+    offloads: true,
+    segmentsUdp: true,
     send: (parts: readonly Uint8Array[], length: number) => {
       const frame = Buffer.concat(parts);
       expect(frame.length).toBe(length);
@@ -46,6 +48,11 @@ test('nothing of other VLANs and nothing untagged passes', () => {
   expect(port.send([plain], plain.length)).toBe(true);
   expect(port.send([Buffer.alloc(15)], 15)).toBe(true);
   expect(sent).toEqual([]);
+});
+
+test('offers no offloads, whatever the port inside does: tags are in plain frames', () => {
+  const { port } = access(5);
+  expect([port.offloads, port.segmentsUdp]).toEqual([false, false]);
 });
 
 test.each([0, 4095, 1.5])('%s is no VLAN', (vlan) => {
