@@ -207,6 +207,21 @@ describe('migration', () => {
     expect(hex(vport.mac)).toBe(other.replaceAll(':', ''));
   });
 
+  it('announces the addresses that its driver uses, in its order, or the permanent one when it lists none', () => {
+    const source = running();
+    const permanent = source.driver.mac.toString('hex');
+    const announced = (...inUse: number[]) => {
+      source.device.core.vport.lists = [inUse, [], []];
+      const to = destination(source, source.device.migration.save());
+      resume(to);
+      return to.port.announced;
+    };
+    stop(source);
+    expect(announced()).toEqual([permanent]);
+    expect(announced(0x020000000001, Number.parseInt(permanent, 16))).toEqual(['020000000001', permanent]);
+    expect(announced(0x020000000009, 0x020000000001)).toEqual(['020000000009', '020000000001']);
+  });
+
   it('executes at the destination what was begun and not done: commands, doorbells, frames', () => {
     const source = running();
     const { driver } = source;
