@@ -14,6 +14,14 @@ export interface DmaResult {
   readonly bytes?: Uint8Array;
 }
 
+/** Deadlines, ms. */
+export interface PeerTimeouts {
+  /** Connecting and negotiating. */
+  readonly connect: number;
+  /** Each request. */
+  readonly command: number;
+}
+
 export interface PeerBar {
   readonly index: number;
   readonly kind: string;

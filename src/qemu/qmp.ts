@@ -3,6 +3,7 @@
  * HMP lines, events with their data and QEMU's time stamps.
  */
 import { EventEmitter } from 'node:events';
+import { startTimer } from './deadline.ts';
 import { DeadlineError, QmpConnectionError, QmpError } from './errors.ts';
 import { type BoxedReply, QmpSocket } from './qmp-socket.ts';
 
@@ -114,7 +115,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
     const qmp = new Qmp(address, socket, options);
     const timeoutMs = options.timeoutMs ?? 10_000;
     await new Promise<void>((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const timer = startTimer(() => {
         const hint =
           'a QMP socket serves one client at a time, and a stopped (SIGSTOP) QEMU serves none: is someone else connected?';
         fail(new DeadlineError(`QMP greeting from ${qmp.address}`, timeoutMs, hint));
@@ -157,8 +158,13 @@ export class Qmp extends EventEmitter<QmpEvents> {
         qmp.#end(new QmpConnectionError(`QMP at ${qmp.address} closed the connection`, 'QEMU has exited'));
       });
     });
-    // The package has sent qmp_capabilities; this answer comes after it.
-    await qmp.execute('query-version', undefined, { timeoutMs });
+    try {
+      // The package has sent qmp_capabilities; this answer comes after it.
+      await qmp.execute('query-version', undefined, { timeoutMs });
+    } catch (error) {
+      await qmp.close();
+      throw error;
+    }
     return qmp;
   }
 
@@ -186,7 +192,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
     if (this.#closing) return Promise.reject(new QmpConnectionError(`QMP at ${this.address} is closed`));
     const timeoutMs = options.timeoutMs ?? this.#commandTimeoutMs;
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const timer = startTimer(() => {
         pending.settle(
           new DeadlineError(`QMP ${command} at ${this.address}`, timeoutMs, 'is QEMU stuck or stopped?'),
         );
@@ -264,7 +270,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
         done();
         reject(signal?.reason);
       };
-      const timer = setTimeout(() => {
+      const timer = startTimer(() => {
         done();
         reject(new DeadlineError(`QMP event ${name} at ${this.address}`, timeoutMs));
       }, timeoutMs);

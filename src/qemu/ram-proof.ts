@@ -3,11 +3,14 @@
  * this machine with shared RAM (memfd or file), and both guests must be stopped.
  */
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, statSync } from 'node:fs';
+import { setImmediate as immediate } from 'node:timers/promises';
 import { CompanionError } from '../errors.ts';
 import { nextData } from '../posix/index.ts';
 
 const pageSize = 4096;
 const blockSize = 1024 * 1024;
+/** What is compared in one go: some 20 ms. */
+const pieceSize = 64 * 1024 * 1024;
 /** Differing pages that are named; the rest is only counted. */
 const namedPages = 16;
 
@@ -91,6 +94,36 @@ function sharedRam(pid: number, side: string): RamRegion[] {
  * @throws CompanionError VC_RAM_PROOF when there is nothing to compare, or the sizes differ
  */
 export function verifyRam(source: { pid: number }, destination: { pid: number }): RamProof {
+  const comparison = compareRam(source, destination);
+  for (;;) {
+    const { done, value } = comparison.next();
+    if (done === true) return value;
+  }
+}
+
+/**
+ * The same, in pieces: what else this process has to notice, as that one of the QEMUs is gone, it notices meanwhile, and all of it
+ * before this resolves.
+ * @throws as `verifyRam`; the reason of `signal` when that is aborted
+ */
+export async function verifyRamInTurns(
+  source: { pid: number },
+  destination: { pid: number },
+  signal: AbortSignal,
+): Promise<RamProof> {
+  const comparison = compareRam(source, destination);
+  for (;;) {
+    const { done, value } = comparison.next();
+    // What was waiting before the first of them has been handled before the second.
+    await immediate();
+    await immediate();
+    signal.throwIfAborted();
+    if (done === true) return value;
+  }
+}
+
+/** Yields after each piece. */
+function* compareRam(source: { pid: number }, destination: { pid: number }): Generator<undefined, RamProof> {
   const started = performance.now();
   const left = sharedRam(source.pid, 'source');
   const right = sharedRam(destination.pid, 'destination');
@@ -107,9 +140,13 @@ export function verifyRam(source: { pid: number }, destination: { pid: number })
     const b = right[index];
     if (b === undefined) continue;
     bytes += a.size;
-    differing += withFile(a, (ours) =>
-      withFile(b, (theirs) => compareFiles(a.name, ours, theirs, a.size, first)),
-    );
+    for (let from = 0; from < a.size; from += pieceSize) {
+      const to = Math.min(from + pieceSize, a.size);
+      differing += withFile(a, (ours) =>
+        withFile(b, (theirs) => compareFiles(a.name, ours, theirs, { from, to }, first)),
+      );
+      yield;
+    }
   }
   const pages = Math.ceil(bytes / pageSize);
   return { pages, bytes, differing, first, milliseconds: performance.now() - started };
@@ -125,7 +162,7 @@ function withFile<T>(region: RamRegion, use: (fd: number) => T): T {
 }
 
 /**
- * Compares two files of equal size; returns the number of differing pages and adds the first ones to `first`. They are read, not
+ * Compares a range of two files; returns the number of differing pages and adds the first ones to `first`. They are read, not
  * mapped: a mapping would fault on each page, and give memory to those that the guest has never used. Where both have a hole, both
  * are zero.
  *
@@ -135,17 +172,17 @@ export function compareFiles(
   name: string,
   source: number,
   destination: number,
-  size: number,
+  { from, to }: { readonly from: number; readonly to: number },
   first: DifferingPage[],
 ): number {
   const ours = Buffer.allocUnsafe(blockSize);
   const theirs = Buffer.allocUnsafe(blockSize);
   let differing = 0;
-  for (let at = 0; at < size; at += blockSize) {
+  for (let at = from; at < to; at += blockSize) {
     const data = Math.min(nextData(source, at), nextData(destination, at));
-    if (data >= size) break;
+    if (data >= to) break;
     at = data - (data % pageSize);
-    const length = Math.min(blockSize, size - at);
+    const length = Math.min(blockSize, to - at);
     readBlock(name, source, ours, length, at);
     readBlock(name, destination, theirs, length, at);
     if (ours.compare(theirs, 0, length, 0, length) !== 0)

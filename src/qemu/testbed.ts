@@ -11,7 +11,7 @@ import { GuestAgent } from './guest-agent.ts';
 import { launchVm, type Vm } from './launch.ts';
 import { type ServedDevice, serveDevice } from './serve-device.ts';
 import { migrate } from './switchover/migrate.ts';
-import type { MigrateOptions } from './switchover/options.ts';
+import { type MigrateOptions, MigrationFailed } from './switchover/options.ts';
 import type { VmDescription } from './vm-arguments.ts';
 
 export interface TestbedDevice {
@@ -124,7 +124,7 @@ export class Testbed {
 
   /**
    * Migrates the guest to another side, which becomes the current one; the side that is left is ended. When
-   * the migration fails the destination is ended and the error thrown.
+   * the migration fails the side that the guest does not run at is ended and the error thrown.
    */
   async migrate({ destination, ...options }: TestbedMigration = {}): Promise<MigrationReport> {
     const source = this.#current;
@@ -135,7 +135,10 @@ export class Testbed {
       await this.#end(source);
       return report;
     } catch (error) {
+      const moved = error instanceof MigrationFailed && error.outcome === 'migrated';
+      if (moved) this.follow(next);
       if (this.#current === source) await this.#end(next);
+      else if (moved) await this.#end(source);
       throw error;
     }
   }

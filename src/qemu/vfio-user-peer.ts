@@ -10,6 +10,7 @@ import type {
   MarkResult,
   PeerBar,
   PeerInfo,
+  PeerTimeouts,
   RestResult,
   SharedPages,
   SharedState,
@@ -17,6 +18,8 @@ import type {
 
 const pageSize = 4096;
 const configLength = 256;
+/** A server takes 4096 in one request (docs/protocol-extensions.md). */
+const dmaBatch = 4096;
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -123,9 +126,13 @@ function parseResults(name: string, value: unknown, count: number): DmaResult[] 
   return results.map(parseResult);
 }
 
-/** Connects to the migration socket at `path`. */
-export async function connectPeer(path: string, timeoutMs = 10_000): Promise<DevicePeer> {
-  const client = await AsyncVfioUserClient.connect(path, { timeoutMs });
+/** Connects to the migration socket at `path`; default deadlines, ms, are those of `AsyncVfioUserClient`. */
+export async function connectPeer(path: string, timeouts: Partial<PeerTimeouts> = {}): Promise<DevicePeer> {
+  const { connect, command } = timeouts;
+  const client = await AsyncVfioUserClient.connect(path, {
+    ...(connect !== undefined && { connectTimeoutMs: connect }),
+    ...(command !== undefined && { timeoutMs: command }),
+  });
   if (!client.server.companion) {
     client.close();
     throw new CompanionError('VC_NO_COMPANION', `${path} is no migration socket of a vfio-companion server`, {
@@ -220,8 +227,15 @@ class VfioUserPeer implements DevicePeer {
   }
 
   async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {
-    const answer = await this.#client.companion('dma', { operations });
-    return parseResults(this.name, answer, operations.length);
+    const batches: (readonly DmaOperation[])[] = [];
+    for (let at = 0; at === 0 || at < operations.length; at += dmaBatch)
+      batches.push(operations.slice(at, at + dmaBatch));
+    const answers = await Promise.all(
+      batches.map(async (batch) =>
+        parseResults(this.name, await this.#client.companion('dma', { operations: batch }), batch.length),
+      ),
+    );
+    return answers.flat();
   }
 
   async quiet(on: boolean): Promise<void> {

@@ -8,8 +8,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
 import { Timeline } from '../../report/timeline.ts';
+import { within } from '../deadline.ts';
 import type { SharedPages, SharedPlace } from '../device-peer.ts';
-import { type DeviceRun, type Run, within } from './run.ts';
+import type { DeviceRun, Run } from './run.ts';
 import { shareMemory } from './shared-memory.ts';
 
 /**

@@ -25,7 +25,11 @@ export async function check(run: Run): Promise<void> {
   ]);
   const status = textAt(sourceStatus, 'status');
   if (status !== 'running' && status !== 'paused')
-    throw refusal('VC_SOURCE_STATE', `the source VM is ${status}, not running`);
+    throw refusal(
+      'VC_SOURCE_STATE',
+      `the source VM is ${status}, not running`,
+      'if a migration was left in the middle: vfio-companion recover',
+    );
   run.wasRunning = status === 'running';
   const waiting = textAt(destinationStatus, 'status');
   if (waiting !== 'inmigrate')
@@ -46,7 +50,11 @@ async function checkBlockers(run: Run): Promise<void> {
   if (reasons.length > 0) throw refusal('VC_BLOCKED', `QEMU refuses to migrate: ${reasons.join('; ')}`);
   const status = textAt(state, 'status');
   if (['setup', 'active', 'pre-switchover', 'device', 'cancelling'].includes(status))
-    throw refusal('VC_BLOCKED', `a migration is under way already (${status})`);
+    throw refusal(
+      'VC_BLOCKED',
+      `a migration is under way already (${status})`,
+      'if nobody conducts it any more: vfio-companion recover',
+    );
 }
 
 async function checkMemory(run: Run): Promise<void> {
@@ -147,6 +155,7 @@ async function checkDevice(run: Run, device: DeviceRun): Promise<void> {
     throw refusal(
       'VC_DEVICE_STATE',
       `device ${id} is in state ${stateName(state)} at the source, not RUNNING`,
+      'if a migration was left in the middle: vfio-companion recover',
     );
   const at = await run.until(addressOf(run.source, id));
   const there = await run.until(slotOf(run.destination, id));

@@ -2,6 +2,7 @@
 import { CompanionError } from '../../errors.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import { Qmp } from '../qmp.ts';
+import { fenced } from './fence.ts';
 import { defaultTimeouts, type MigrateOptions } from './options.ts';
 import { type DeviceRun, Run, refusal, textAt } from './run.ts';
 
@@ -50,8 +51,12 @@ export async function connectAll(options: MigrateOptions): Promise<Run> {
     open('source QEMU', Qmp.connect(options.source.qmp, qmpOptions)),
     open('destination QEMU', Qmp.connect(options.destination.qmp, qmpOptions)),
     ...options.devices.flatMap(({ id, source, destination }) => [
-      open(`device ${id} at the source (${source})`, connectDevice(source), socketHint),
-      open(`device ${id} at the destination (${destination})`, connectDevice(destination), socketHint),
+      open(`device ${id} at the source (${source})`, connectDevice(source, timeouts), socketHint),
+      open(
+        `device ${id} at the destination (${destination})`,
+        connectDevice(destination, timeouts),
+        socketHint,
+      ),
     ]),
   ]);
   const failed = results.find((result) => result.status === 'rejected');
@@ -61,10 +66,11 @@ export async function connectAll(options: MigrateOptions): Promise<Run> {
   }
   const values = results.map((result) => (result.status === 'fulfilled' ? result.value : undefined));
   const [source, destination, ...peers] = values as [Qmp, Qmp, ...DevicePeer[]];
+  const stop = new AbortController();
   const devices = options.devices.map(({ id }, index) =>
-    deviceRun(id, peers[2 * index], peers[2 * index + 1]),
+    deviceRun(id, peers[2 * index], peers[2 * index + 1], stop.signal),
   );
-  const run = new Run(options, source, destination, devices);
+  const run = new Run(options, source, destination, devices, stop);
   watch(run, source, destination);
   return run;
 }
@@ -73,13 +79,15 @@ function deviceRun(
   id: string,
   source: DevicePeer | undefined,
   destination: DevicePeer | undefined,
+  givenUp: AbortSignal,
 ): DeviceRun {
   if (source === undefined || destination === undefined)
     throw refusal('VC_MIGRATE', `device ${id} has no server`);
   return {
     id,
-    source,
+    source: fenced(source, givenUp),
     destination,
+    unfenced: source,
     flags: 0,
     sourceInfo: noInfo,
     pristine: noInfo,
@@ -156,7 +164,7 @@ function watch(run: Run, source: Qmp, destination: Qmp): void {
 /** Ends all sessions; the parties go on. */
 export async function disconnectAll(run: Run): Promise<void> {
   run.close();
-  const peers = run.devices.flatMap((device) => [device.source, device.destination]);
+  const peers = run.devices.flatMap((device) => [device.unfenced, device.destination]);
   await Promise.allSettled([
     run.source.close(),
     run.destination.close(),

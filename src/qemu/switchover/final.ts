@@ -1,10 +1,11 @@
 /** Step 5: the rest of RAM by QEMU, and the end of what was begun with the devices' state. */
 import { migrationState } from '../../migration/state.ts';
 import { Timeline } from '../../report/timeline.ts';
+import { within } from '../deadline.ts';
 import { placePages } from './carry.ts';
 import { pumpRate, pumpRest } from './pump.ts';
 import { isTold, startTold } from './replay.ts';
-import { type DeviceRun, type Run, refusal, within } from './run.ts';
+import { type DeviceRun, type Run, refusal } from './run.ts';
 
 /** Replay and resume, ms: what comes after the data. */
 const tailMs = 4;

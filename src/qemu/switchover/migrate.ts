@@ -75,8 +75,8 @@ function asCompanionError(error: unknown): CompanionError {
 
 /** A failure of QEMU's own migration, with QEMU's reason. */
 async function explained(run: Run, cause: CompanionError): Promise<CompanionError> {
-  if (cause.code !== 'VC_QEMU_MIGRATION' || !run.source.open) return cause;
-  const state = await run.source.execute('query-migrate').catch(() => undefined);
+  if (cause.code !== 'VC_QEMU_MIGRATION' || !run.unfenced.open) return cause;
+  const state = await run.unfenced.execute('query-migrate').catch(() => undefined);
   const reason = textAt(state, 'error-desc');
   return reason === '' ? cause : new CompanionError(cause.code, `${cause.message} (${reason})`, { cause });
 }

@@ -1,7 +1,7 @@
 import { CompanionError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import type { MigrationReport, Outcome, Phase, Progress } from '../../report/types.ts';
-import type { DevicePeer } from '../device-peer.ts';
+import type { DevicePeer, PeerTimeouts } from '../device-peer.ts';
 import type { QmpAddress } from '../qmp.ts';
 
 export interface MigratedDevice {
@@ -61,7 +61,7 @@ export interface MigrateOptions {
   /** Deadlines, ms. */
   readonly timeouts?: Partial<Timeouts>;
   /** How to reach a device server; default by the vfio-user client. */
-  readonly connectDevice?: (path: string) => Promise<DevicePeer>;
+  readonly connectDevice?: (path: string, timeouts: PeerTimeouts) => Promise<DevicePeer>;
 }
 
 export interface Timeouts {

@@ -6,6 +6,7 @@ import { CompanionError, errno, errnoName } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
 import { command } from '../../pci/index.ts';
 import { Timeline } from '../../report/timeline.ts';
+import { ConfigPorts } from '../config-ports.ts';
 import type { BarrierResult } from '../device-peer.ts';
 import { formatAddress } from '../pci-address.ts';
 import { carry, pagesToCarry } from './carry.ts';
@@ -119,14 +120,15 @@ export function neededBits(device: DeviceRun): number {
  */
 async function showBorrowing(run: Run, devices: readonly DeviceRun[]): Promise<void> {
   const ports = run.sourcePorts;
-  await ports.save();
+  const cf8 = await ports.save();
+  const back = new ConfigPorts(run.unfenced);
   run.giveBack = async () => {
     run.giveBack = undefined;
     for (const device of devices) {
       if (device.address.bus >= 0)
-        await ports.write(device.address, commandOffset, 2, commandOf(frozen(device).config));
+        await back.write(device.address, commandOffset, 2, commandOf(frozen(device).config));
     }
-    await ports.restore();
+    await back.restore(cf8);
   };
   for (const device of devices) {
     if (device.address.bus < 0) continue;
@@ -143,7 +145,7 @@ async function showBorrowing(run: Run, devices: readonly DeviceRun[]): Promise<v
       ]);
     }),
   );
-  await run.giveBack();
+  await run.giveBack?.();
 }
 
 /**

@@ -9,6 +9,7 @@ import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import type { QmpSession } from '../qmp.ts';
 import { commandOf, commandOffset } from './check.ts';
 import { commit } from './commit.ts';
+import { fenced } from './fence.ts';
 import { anticipate, finish } from './final.ts';
 import { quiesce } from './quiesce.ts';
 import { replay } from './replay.ts';
@@ -56,9 +57,11 @@ function playedDevice(device: DeviceRun): DeviceRun {
   const config = Buffer.from(device.sourceInfo.config);
   config.writeUInt16LE(commandOf(config) | command.master | command.memory, commandOffset);
   const info = { ...device.sourceInfo, config };
+  const source = playedPeer(info);
   return {
     ...device,
-    source: playedPeer(info),
+    source: fenced(source, new AbortController().signal),
+    unfenced: source,
     destination: playedPeer(info),
     told: { config, table: { address: 0, bytes: noTable } },
     channel: { chunkBytes: 2 * stateBytes, read: async () => stateBytes, write: async () => undefined },

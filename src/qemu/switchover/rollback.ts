@@ -3,14 +3,13 @@
  * destination never will. Nothing in here may hang, and nothing may stop the rest.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { migrationState } from '../../migration/state.ts';
 import type { Outcome } from '../../report/types.ts';
+import { within } from '../deadline.ts';
 import { DeadlineError, QmpConnectionError } from '../errors.ts';
-import { Qmp, type QmpAddress } from '../qmp.ts';
-import { type DeviceRun, type Run, textAt, within } from './run.ts';
+import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
+import { cancelMigration, resumeGuest, reviveDevice } from './revive.ts';
+import type { DeviceRun, Run } from './run.ts';
 
-/** QEMU resumes the vCPUs of a failed migration by itself within this time, or we do it. */
-const selfResumeMs = 500;
 const probeMs = 1000;
 
 /** Returns where the guest is in the end. */
@@ -18,7 +17,7 @@ export async function rollback(run: Run): Promise<Outcome> {
   const { progressed } = run;
   await run.enter('rollback').catch((error) => run.warn(`rollback hook: ${String(error)}`));
   if (progressed.committed) return 'migrated';
-  if (!progressed.touched) return run.source.open ? 'source' : goneSource(run);
+  if (!progressed.touched) return run.unfenced.open ? 'source' : goneSource(run);
   if (progressed.contSent && !progressed.contVoid && !(await destinationIsDead(run))) return 'unknown';
 
   await run.giveBack?.().catch((error) => run.warn(`borrowed registers: ${String(error)}`));
@@ -35,13 +34,27 @@ export async function rollback(run: Run): Promise<Outcome> {
  * destination whose monitor can't be reached any more is dead; held devices have let nothing out of it.
  */
 async function destinationIsDead(run: Run): Promise<boolean> {
-  const { kill, qmp } = run.options.destination;
-  if (kill !== undefined) {
-    await within(run.timeouts.rollback, 'killing the destination', kill()).catch((error) =>
-      run.warn(`the destination could not be killed: ${String(error)}`),
-    );
+  // That the connection has ended is seen when this process has time for it.
+  if (await killDestination(run)) await untilClosed(run.destination, run.timeouts.rollback);
+  return !run.destination.open && isDead(run.options.destination.qmp);
+}
+
+/** Whether we were given the means, and they worked. */
+async function killDestination(run: Run): Promise<boolean> {
+  const { kill } = run.options.destination;
+  if (kill === undefined) return false;
+  try {
+    await within(run.timeouts.rollback, 'killing the destination', kill());
+    return true;
+  } catch (error) {
+    run.warn(`the destination could not be killed: ${String(error)}`);
+    return false;
   }
-  return !run.destination.open && isDead(qmp);
+}
+
+async function untilClosed(session: QmpSession, timeoutMs: number): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (session.open && performance.now() < deadline) await delay(5);
 }
 
 /** Whether nobody listens at a monitor whose connection has ended: its QEMU is no more. */
@@ -66,50 +79,22 @@ async function goneSource(run: Run): Promise<Outcome> {
   return 'unknown';
 }
 
-async function reviveSource(run: Run, device: DeviceRun): Promise<void> {
-  const { source } = device;
-  const steps: readonly [string, () => Promise<unknown>][] = [
-    ['state RUNNING', () => source.setState(migrationState.RUNNING)],
-    ['end of the dirty log', () => source.stopLogging()],
-    ['release', () => source.hold(false)],
-    ['end of parking', () => (device.sourceInfo.hasNet ? source.park(false) : Promise.resolve())],
-  ];
-  // Sent together, carried out in this order: the vCPUs may be waiting for the device already.
-  const results = await Promise.allSettled(
-    steps.map(([what, step]) => within(run.timeouts.command, `${what} of ${device.id}`, step())),
-  );
-  const [running, , released] = results;
-  for (const [index, result] of results.entries()) {
-    // Logging may never have been started; then its end is refused, rightly.
-    if (result.status === 'rejected' && index !== 1)
-      run.warn(`device ${device.id} at the source: ${steps[index]?.[0]}: ${String(result.reason)}`);
-  }
-  if (running?.status === 'rejected' || released?.status === 'rejected')
-    run.warn(`device ${device.id} does not work at the source any more`);
+async function reviveSource(run: Run, { id, unfenced, sourceInfo }: DeviceRun): Promise<void> {
+  for (const trouble of await reviveDevice(id, unfenced, sourceInfo.hasNet, run.timeouts.command))
+    run.warn(trouble);
 }
 
 /** Cancels QEMU's migration and sees the guest run at the source. */
 async function resumeSource(run: Run): Promise<Outcome> {
-  const { source, progressed } = run;
+  const { unfenced: source, progressed, timeouts } = run;
   if (!source.open) return goneSource(run);
   try {
-    if (progressed.migrateSent && !progressed.completed) await cancel(run);
-    const deadline = performance.now() + run.timeouts.rollback;
-    const giveTime = performance.now() + selfResumeMs;
-    while (run.wasRunning) {
-      const status = textAt(await source.execute('query-status'), 'status');
-      if (status === 'running') return 'source';
-      const stopped = status === 'postmigrate' || status === 'paused';
-      if (stopped || performance.now() > giveTime) {
-        await source.execute('cont').catch((error) => run.log.debug(`cont at the source: ${String(error)}`));
-      }
-      if (performance.now() > deadline) {
-        run.warn(`the source is in state "${status}" and does not resume`);
-        return 'unknown';
-      }
-      await delay(5);
-    }
-    return 'source';
+    if (progressed.migrateSent && !progressed.completed) await cancelMigration(source, timeouts.rollback);
+    if (!run.wasRunning) return 'source';
+    const status = await resumeGuest(source, timeouts.rollback);
+    if (status === 'running') return 'source';
+    run.warn(`the source is in state "${status}" and does not resume`);
+    return 'unknown';
   } catch (error) {
     if (!source.open) return goneSource(run);
     run.warn(`the source QEMU does not answer: ${error instanceof Error ? error.message : String(error)}`);
@@ -117,26 +102,10 @@ async function resumeSource(run: Run): Promise<Outcome> {
   }
 }
 
-async function cancel(run: Run): Promise<void> {
-  const ended = new Set(['cancelled', 'failed', 'completed', 'none', '']);
-  const before = run.source.lastEvent;
-  const over = run.source.waitFor('MIGRATION', ({ data }) => ended.has(textAt(data, 'status')), {
-    timeoutMs: run.timeouts.rollback,
-    after: before,
-  });
-  over.catch(() => undefined);
-  const status = textAt(await run.source.execute('query-migrate'), 'status');
-  if (ended.has(status)) return;
-  await run.source
-    .execute('migrate_cancel')
-    .catch((error) => run.log.debug(`migrate_cancel: ${String(error)}`));
-  await over;
-}
-
 async function restoreSettings(run: Run): Promise<void> {
   for (const { command, args } of run.restoreSettings) {
-    if (!run.source.open) return;
-    await run.source
+    if (!run.unfenced.open) return;
+    await run.unfenced
       .execute(command, args)
       .catch((error) => run.log.debug(`restoring migration settings: ${String(error)}`));
   }
@@ -144,6 +113,20 @@ async function restoreSettings(run: Run): Promise<void> {
 
 /** A destination that was touched is of no use any more, and one that is loaded must not be started by anyone. */
 async function endDestination(run: Run): Promise<void> {
-  if (!run.progressed.touched || !run.destination.open) return;
-  await run.destination.execute('quit', undefined, { timeoutMs: probeMs }).catch(() => undefined);
+  if (!run.progressed.touched) return;
+  const ended = run.destination.open
+    ? await quit(run.destination)
+    : await isDead(run.options.destination.qmp);
+  if (!ended && !(await killDestination(run)))
+    run.warn('the destination QEMU does not answer and could not be ended: end it, and never start it');
+}
+
+/** Whether a QEMU took the command to end, or has ended. */
+async function quit(qemu: QmpSession): Promise<boolean> {
+  try {
+    await qemu.execute('quit', undefined, { timeoutMs: probeMs });
+    return true;
+  } catch (error) {
+    return error instanceof QmpConnectionError;
+  }
 }

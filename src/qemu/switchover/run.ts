@@ -5,10 +5,10 @@ import { Timeline } from '../../report/timeline.ts';
 import type { Phase, PrecopySample, RamReport } from '../../report/types.ts';
 import { ConfigPorts } from '../config-ports.ts';
 import type { DevicePeer, MarkResult, PeerInfo } from '../device-peer.ts';
-import { DeadlineError } from '../errors.ts';
 import type { PciAddress } from '../pci-address.ts';
 import type { QmpSession } from '../qmp.ts';
 import type { Carrying } from './carry.ts';
+import { fenced } from './fence.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
 import type { Told } from './preset.ts';
 import type { StateChannel } from './state-channel.ts';
@@ -18,6 +18,8 @@ export interface DeviceRun {
   readonly id: string;
   readonly source: DevicePeer;
   readonly destination: DevicePeer;
+  /** The source once more, for what undoes the migration: the one above asks nothing any more when that is given up. */
+  readonly unfenced: DevicePeer;
   /** `VFIO_MIGRATION_*` bits that both sides offer. */
   flags: number;
   sourceInfo: PeerInfo;
@@ -83,6 +85,8 @@ export class Run {
   readonly log: Logger;
   readonly timeline = new Timeline();
   readonly source: QmpSession;
+  /** The source once more, for what undoes the migration; see `fenced`. */
+  readonly unfenced: QmpSession;
   readonly destination: QmpSession;
   readonly sourcePorts: ConfigPorts;
   readonly destinationPorts: ConfigPorts;
@@ -125,17 +129,26 @@ export class Run {
   ramBytes = 0;
   rounds = 0;
   #wakeEngine: (() => void) | undefined;
-  readonly #stop = new AbortController();
+  readonly #stop: AbortController;
   readonly #never: Promise<never>;
 
-  constructor(options: MigrateOptions, source: QmpSession, destination: QmpSession, devices: DeviceRun[]) {
+  /** @param stop what fences the sources of `devices`, too */
+  constructor(
+    options: MigrateOptions,
+    source: QmpSession,
+    destination: QmpSession,
+    devices: DeviceRun[],
+    stop = new AbortController(),
+  ) {
+    this.#stop = stop;
     this.options = options;
     this.timeouts = { ...defaultTimeouts, ...options.timeouts };
     this.downtimeLimitMs = options.downtimeLimitMs ?? 300;
     this.log = options.log ?? silentLogger;
-    this.source = source;
+    this.unfenced = source;
+    this.source = fenced(source, stop.signal, ['anticipate', 'close', 'seen']);
     this.destination = destination;
-    this.sourcePorts = new ConfigPorts(source);
+    this.sourcePorts = new ConfigPorts(this.source);
     this.destinationPorts = new ConfigPorts(destination);
     this.devices = devices;
     this.#never = new Promise((_resolve, reject) => {
@@ -203,19 +216,6 @@ export class Run {
   warn(message: string): void {
     this.warnings.push(message);
     this.log.warn(message);
-  }
-}
-
-/** Rejects with a `DeadlineError` when `work` takes longer than `timeoutMs`. */
-export async function within<T>(timeoutMs: number, what: string, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new DeadlineError(what, timeoutMs)), timeoutMs);
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -5,7 +5,7 @@ import { compareConfigs } from '../../pci/index.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
 import type { QmpAddress } from '../qmp.ts';
-import { pidOfUnixSocket, verifyRam } from '../ram-proof.ts';
+import { pidOfUnixSocket, verifyRamInTurns } from '../ram-proof.ts';
 import { commandOf, msixTableAddress } from './check.ts';
 import { compareStates } from './compare-state.ts';
 import type { MigrationEnd } from './options.ts';
@@ -18,7 +18,7 @@ export async function verify(run: Run): Promise<void> {
   await run.timeline.span('verify', async () => {
     if (wanted.config === true) await run.each((device) => verifyConfig(run, device));
     if (wanted.state === true) await run.each((device) => verifyState(run, device));
-    if (wanted.ram === true) proveRam(run);
+    if (wanted.ram === true) await proveRam(run);
   });
 }
 
@@ -29,10 +29,11 @@ function pidOf(end: MigrationEnd, side: string): number {
   throw refusal('VC_RAM_PROOF', `can't tell which process the ${side} QEMU is`, 'give its process id');
 }
 
-function proveRam(run: Run): void {
-  const proof = verifyRam(
+async function proveRam(run: Run): Promise<void> {
+  const proof = await verifyRamInTurns(
     { pid: pidOf(run.options.source, 'source') },
     { pid: pidOf(run.options.destination, 'destination') },
+    run.signal,
   );
   run.ram = {
     pages: proof.pages,

@@ -12,8 +12,10 @@ import { finish } from './reply.ts';
 
 export interface AsyncClientOptions {
   readonly capabilities?: Partial<OfferedCapabilities>;
-  /** How long connecting and each reply may take, unless the request says otherwise; default 10,000 ms. */
+  /** How long each reply may take, unless the request says otherwise; default 10,000 ms. */
   readonly timeoutMs?: number;
+  /** How long connecting and negotiating may take; default as above. */
+  readonly connectTimeoutMs?: number;
 }
 
 interface Waiting {
@@ -73,7 +75,7 @@ export class AsyncVfioUserClient {
     const socket = connect(path);
     const client = new AsyncVfioUserClient(socket, options);
     try {
-      client.#negotiated = await client.run(op.negotiate(client.#offer));
+      client.#negotiated = await client.run(op.negotiate(client.#offer), options.connectTimeoutMs);
     } catch (error) {
       client.close();
       throw error;

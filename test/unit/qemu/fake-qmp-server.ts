@@ -4,6 +4,14 @@ export type Answer = object | undefined;
 /** Answers a command: an object with `return`, `error`; undefined stays silent. */
 export type Script = (command: string, args: Record<string, unknown>) => Answer;
 
+export interface FakeQmpOptions {
+  /** Bytes of each write; default: all. */
+  readonly chunk?: number;
+  readonly greeting?: string;
+  /** Answers nothing at all. */
+  readonly silent?: boolean;
+}
+
 /** A QMP server on a UNIX socket whose answers a test writes. Chunks are cut as the test wants. */
 export class FakeQmpServer {
   readonly path: string;
@@ -14,6 +22,7 @@ export class FakeQmpServer {
   readonly #clients = new Set<Socket>();
   readonly #script: Script;
   readonly #chunk: number;
+  #silent = false;
 
   private constructor(path: string, script: Script, chunk: number, greeting: string) {
     this.path = path;
@@ -22,17 +31,19 @@ export class FakeQmpServer {
     this.#server = createServer((client) => this.#serve(client, greeting));
   }
 
-  static async start(
-    path: string,
-    script: Script,
-    options: { chunk?: number; greeting?: string } = {},
-  ): Promise<FakeQmpServer> {
+  static async start(path: string, script: Script, options: FakeQmpOptions = {}): Promise<FakeQmpServer> {
     const greeting =
       options.greeting ??
       '{"QMP": {"version": {"qemu": {"micro": 3, "minor": 1, "major": 11}, "package": "fake"}, "capabilities": ["oob"]}}\r\n';
     const fake = new FakeQmpServer(path, script, options.chunk ?? Number.MAX_SAFE_INTEGER, greeting);
+    fake.#silent = options.silent === true;
     await new Promise<void>((resolve) => fake.#server.listen(path, resolve));
     return fake;
+  }
+
+  /** How many are connected. */
+  get clients(): number {
+    return this.#clients.size;
   }
 
   /** Sends raw text to every client. */
@@ -97,6 +108,7 @@ export class FakeQmpServer {
       return;
     }
     this.commands.push(execute);
+    if (this.#silent) return;
     const standard =
       execute === 'qmp_capabilities' || execute === 'query-version' ? { return: {} } : undefined;
     const answer = standard ?? this.#script(execute, args ?? {});

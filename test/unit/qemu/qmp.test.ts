@@ -5,7 +5,7 @@ import BareQmp from 'qemu-qmp';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DeadlineError, QmpConnectionError, QmpError } from '../../../src/qemu/errors.ts';
 import { Qmp } from '../../../src/qemu/qmp.ts';
-import { FakeQmpServer, type Script } from './fake-qmp-server.ts';
+import { type FakeQmpOptions, FakeQmpServer, type Script } from './fake-qmp-server.ts';
 
 /** Falsy, empty and ordinary answers, told apart by the command's name. */
 const script: Script = (command, args) => {
@@ -37,10 +37,16 @@ afterEach(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-async function start(options: { chunk?: number; greeting?: string } = {}): Promise<FakeQmpServer> {
+async function start(options: FakeQmpOptions = {}): Promise<FakeQmpServer> {
   server = await FakeQmpServer.start(join(folder, 'qmp'), script, options);
   return server;
 }
+
+it('a QEMU that greets and then answers nothing is let go', async () => {
+  const { path } = await start({ silent: true });
+  await expect(Qmp.connect(path, { timeoutMs: 100 })).rejects.toBeInstanceOf(DeadlineError);
+  await expect.poll(() => server?.clients).toBe(0);
+});
 
 describe('the bare qemu-qmp package (what the session cures)', () => {
   it('gives the reply after an empty one to the wrong command, and drops the data of events', async () => {

@@ -34,7 +34,7 @@ describe('compareFiles', () => {
   function compared(changes: readonly number[], first: DifferingPage[] = [], more = pieces): number {
     const one = Buffer.of(9);
     files.push(fileOf(size, pieces), fileOf(size, [...more, ...changes.map((at) => [at, one] as const)]));
-    return compareFiles('r', files[0] ?? -1, files[1] ?? -1, size, first);
+    return compareFiles('r', files[0] ?? -1, files[1] ?? -1, { from: 0, to: size }, first);
   }
 
   it('finds no difference where there is none', () => {
@@ -63,7 +63,9 @@ describe('compareFiles', () => {
 
   it('refuses a memory that ends early', () => {
     files.push(fileOf(size, pieces), fileOf(7 * mib, pieces.slice(0, 1)));
-    expect(() => compareFiles('r', files[0] ?? -1, files[1] ?? -1, size, [])).toThrow('ends at');
+    expect(() => compareFiles('r', files[0] ?? -1, files[1] ?? -1, { from: 0, to: size }, [])).toThrow(
+      'ends at',
+    );
   });
 });
 

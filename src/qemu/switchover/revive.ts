@@ -1,0 +1,73 @@
+/** What has a VM whose migration came to nothing go on where it is. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { migrationState } from '../../migration/state.ts';
+import { within } from '../deadline.ts';
+import type { DevicePeer } from '../device-peer.ts';
+import type { QmpSession } from '../qmp.ts';
+import { textAt } from './run.ts';
+
+/** QEMU resumes the vCPUs of a failed migration by itself within this time, or we do it. */
+const selfResumeMs = 500;
+const pollMs = 5;
+
+/** What `query-migrate` tells of a migration that is over, or was never begun. */
+export const endedStatuses: ReadonlySet<string> = new Set(['cancelled', 'failed', 'completed', 'none', '']);
+
+/**
+ * Has a device that was stopped for a migration work again; returns what went wrong.
+ * @param hasNet it may have been parked
+ */
+export async function reviveDevice(
+  id: string,
+  device: DevicePeer,
+  hasNet: boolean,
+  timeoutMs: number,
+): Promise<string[]> {
+  const steps: readonly [string, () => Promise<unknown>][] = [
+    ['state RUNNING', () => device.setState(migrationState.RUNNING)],
+    ['end of the dirty log', () => device.stopLogging()],
+    ['release', () => device.hold(false)],
+    ['end of parking', () => (hasNet ? device.park(false) : Promise.resolve())],
+  ];
+  // Sent together, carried out in this order: the vCPUs may be waiting for the device already.
+  const results = await Promise.allSettled(
+    steps.map(([what, step]) => within(timeoutMs, `${what} of ${id}`, step())),
+  );
+  const troubles: string[] = [];
+  for (const [index, result] of results.entries()) {
+    // Logging may never have been started; then its end is refused, rightly.
+    if (result.status === 'rejected' && index !== 1)
+      troubles.push(`device ${id} at the source: ${steps[index]?.[0]}: ${String(result.reason)}`);
+  }
+  const [running, , released] = results;
+  if (running?.status === 'rejected' || released?.status === 'rejected')
+    troubles.push(`device ${id} does not work at the source any more`);
+  return troubles;
+}
+
+/** Cancels the migration of a QEMU, if there is one, and waits until it is over. */
+export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Promise<void> {
+  const over = qemu.waitFor('MIGRATION', ({ data }) => endedStatuses.has(textAt(data, 'status')), {
+    timeoutMs,
+    after: qemu.lastEvent,
+  });
+  over.catch(() => undefined);
+  if (endedStatuses.has(textAt(await qemu.execute('query-migrate'), 'status'))) return;
+  // Refused, when it is over since; then its event has come.
+  await qemu.execute('migrate_cancel').catch(() => undefined);
+  await over;
+}
+
+/** Sees a guest run whose migration is over; returns QEMU's status: "running", unless it does not resume in that time. */
+export async function resumeGuest(qemu: QmpSession, timeoutMs: number): Promise<string> {
+  const begun = performance.now();
+  for (;;) {
+    const status = textAt(await qemu.execute('query-status'), 'status');
+    if (status === 'running') return status;
+    const stopped = status === 'postmigrate' || status === 'paused';
+    const spentMs = performance.now() - begun;
+    if (stopped || spentMs > selfResumeMs) await qemu.execute('cont').catch(() => undefined);
+    if (spentMs > timeoutMs) return status;
+    await delay(pollMs);
+  }
+}

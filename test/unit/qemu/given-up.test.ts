@@ -1,0 +1,198 @@
+/** A migration that is given up in the middle of a step: what was begun must not go on behind the rollback. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { migrationState } from '../../../src/migration/state.ts';
+import { closeFd, MappedMemory, memfdCreate, mmapProt } from '../../../src/posix/index.ts';
+import { fenced } from '../../../src/qemu/switchover/fence.ts';
+import { migrate } from '../../../src/qemu/switchover/migrate.ts';
+import type { MigrateOptions } from '../../../src/qemu/switchover/options.ts';
+import { type FakePeer, FakeWorld } from './fake-world.ts';
+
+let world: FakeWorld;
+let cancel: AbortController;
+
+beforeEach(async () => {
+  world = new FakeWorld();
+  cancel = new AbortController();
+  await world.start();
+});
+afterEach(() => world.stop());
+
+const settlingMs = 50;
+
+/** Answers these requests one after the other, each a moment later, as a server does. Cancels while it is on its way to `state`. */
+function slowDown(peer: FakePeer, state?: number): void {
+  let last: Promise<unknown> = Promise.resolve();
+  const slow = <A extends unknown[], T>(work: (...args: A) => Promise<T>) => {
+    return (...args: A): Promise<T> => {
+      const answer = last.then(() => delay(1)).then(() => work.apply(peer, args));
+      last = answer.catch(() => undefined);
+      return answer;
+    };
+  };
+  const setState = slow(peer.setState);
+  peer.setState = (to) => {
+    if (to === state) setImmediate(() => cancel.abort());
+    return setState(to);
+  };
+  peer.startLogging = slow(peer.startLogging);
+  peer.stopLogging = slow(peer.stopLogging);
+  peer.hold = slow(peer.hold);
+  peer.park = slow(peer.park);
+}
+
+/** Cancels when `line` comes to stand in the journal. */
+function cancelAt(line: string): void {
+  const { journal } = world;
+  const push = journal.push.bind(journal);
+  journal.push = (...lines) => {
+    if (lines.includes(line)) setImmediate(() => cancel.abort());
+    return push(...lines);
+  };
+}
+
+/** Migrates, is cancelled, and waits for what may still come. */
+async function cancelled(more: Partial<MigrateOptions> = {}): Promise<void> {
+  const migration = migrate({ ...world.options(), signal: cancel.signal, ...more });
+  await expect(migration).rejects.toMatchObject({ outcome: 'source', code: 'VC_CANCELLED' });
+  expect(world.sourceStatus).toBe('running');
+  await delay(settlingMs);
+}
+
+describe('a step that nobody waits for any more', () => {
+  it('does not stop the device again that is saved once more for a comparison', async () => {
+    slowDown(world.source, migrationState.STOP);
+    await cancelled({ verify: { state: true } });
+    expect(world.source.current).toBe(migrationState.RUNNING);
+  });
+
+  it('does not begin the log and PRE_COPY of a source that was given back', async () => {
+    slowDown(world.source);
+    slowDown(world.destination, migrationState.RESUMING);
+    await cancelled();
+    expect(world.source.current).toBe(migrationState.RUNNING);
+    expect(world.journal).not.toContain('source.startLogging');
+  });
+
+  it('does not borrow the Bus Master bit of a guest that runs', async () => {
+    world.source.config.writeUInt16LE(0x0002, 4);
+    cancelAt('source QEMU: i /w 0xcf8');
+    await cancelled();
+    const after = world.journal.slice(world.journal.indexOf('source QEMU: migrate_cancel'));
+    expect(after.filter((line) => line.startsWith('source QEMU: o '))).toEqual([]);
+    expect(world.source.config.readUInt16LE(4)).toBe(0x0002);
+  });
+
+  it('gives a borrowed bit back first', async () => {
+    world.source.config.writeUInt16LE(0x0002, 4);
+    cancelAt('source QEMU: o /h 0xcfc 0x6');
+    await cancelled();
+    expect(world.source.config.readUInt16LE(4)).toBe(0x0002);
+    const back = world.journal.lastIndexOf('source QEMU: o /w 0xcf8 0x80000094');
+    expect(back).toBeGreaterThan(world.journal.indexOf('source QEMU: o /h 0xcfc 0x6'));
+    expect(back).toBeLessThan(world.journal.indexOf('source QEMU: migrate_cancel'));
+  });
+});
+
+describe('the RAM proof', () => {
+  const size = 256 * 1024 * 1024;
+  let fd: number;
+  let memory: MappedMemory;
+  beforeEach(() => {
+    fd = memfdCreate('memory-backend-memfd', size);
+    memory = MappedMemory.map(fd, 0, size, mmapProt.READ | mmapProt.WRITE);
+  });
+  afterEach(() => {
+    memory.unmap();
+    closeFd(fd);
+  });
+
+  it('lets a signal through that comes while it compares', async () => {
+    const { source, destination } = world.options();
+    const interrupted = (): void => cancel.abort();
+    process.once('SIGUSR2', interrupted);
+    try {
+      await cancelled({
+        verify: { ram: true },
+        destination: { ...destination, pid: process.pid },
+        source: {
+          ...source,
+          // Looked at when the comparison begins.
+          get pid() {
+            process.kill(process.pid, 'SIGUSR2');
+            return process.pid;
+          },
+        },
+      });
+    } finally {
+      process.off('SIGUSR2', interrupted);
+    }
+    expect(world.journal).not.toContain('destination QEMU: cont');
+  });
+});
+
+describe('a destination that', () => {
+  it('is killed, which shows a moment later, is dead: the source goes on', async () => {
+    world.silent.add('destination cont');
+    const { destination } = world.options();
+    const kill = async (): Promise<void> => void setTimeout(() => void world.kill('destination'), 20);
+    const failed = migrate({ ...world.options(), destination: { ...destination, kill } });
+    await expect(failed).rejects.toMatchObject({ outcome: 'source' });
+    expect(world.sourceStatus).toBe('running');
+  });
+
+  /** Fails in precopy, with a destination that answers nothing from then on. */
+  function fallSilent(phase: string): void {
+    if (phase !== 'precopy') return;
+    world.source.failing = { method: 'rest', after: 0 };
+    for (const command of ['quit', 'query-status']) world.silent.add(`destination ${command}`);
+  }
+
+  it('does not answer is killed where that can be done', async () => {
+    let killed = false;
+    const { destination } = world.options();
+    const kill = async (): Promise<void> => {
+      killed = true;
+    };
+    const failed = migrate({
+      ...world.options(),
+      destination: { ...destination, kill },
+      onPhase: fallSilent,
+    });
+    await expect(failed).rejects.toMatchObject({ outcome: 'source' });
+    expect(killed).toBe(true);
+  });
+
+  it('can not be ended at all is named', async () => {
+    const failed = migrate({ ...world.options(), onPhase: fallSilent });
+    await expect(failed).rejects.toMatchObject({
+      outcome: 'source',
+      report: { warnings: [expect.stringContaining('could not be ended')] },
+    });
+  });
+});
+
+it('takes a limit of many weeks for one', async () => {
+  const report = await migrate({ ...world.options(), maxSeconds: 3_000_000 });
+  expect(report.outcome).toBe('migrated');
+});
+
+describe('fenced', () => {
+  const party = {
+    name: 'somebody',
+    ask: async (what: string): Promise<string> => `answer to ${what}`,
+    close: async (): Promise<string> => 'closed',
+    part: { ask: async (): Promise<string> => 'answer of a part' },
+  };
+
+  it('lets everything through until the signal, and then only what is free', async () => {
+    const guarded = fenced(party, cancel.signal, ['close']);
+    expect(await guarded.ask('this')).toBe('answer to this');
+    expect(await guarded.part.ask()).toBe('answer of a part');
+    cancel.abort(new Error('given up'));
+    await expect(guarded.ask('that')).rejects.toThrow('given up');
+    await expect(guarded.part.ask()).rejects.toThrow('given up');
+    expect(await guarded.close()).toBe('closed');
+    expect(guarded.name).toBe('somebody');
+  });
+});
