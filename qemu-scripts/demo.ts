@@ -31,7 +31,7 @@ export async function demo(options: DemoOptions): Promise<void> {
   say(`QEMU ${version}, Node ${process.version}; nothing is patched, and nothing is installed in the guest.`);
   const ends: (() => Promise<void>)[] = [];
   const interrupted = new Promise<never>((_resolve, reject) => {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
       process.once(signal, () => reject(new Error(`${signal}: everything ended`)));
   });
   try {

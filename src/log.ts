@@ -18,10 +18,12 @@ export function createLogger(options: { name?: string; level?: LogLevel; json?: 
     timestamp: stdTimeFunctions.isoTime,
     base: options.name === undefined ? {} : { name: options.name },
   };
-  if (options.json) return pino(settings, pino.destination({ fd: 2, sync: true }));
+  const destination = pino.destination({ fd: 2, sync: true });
+  // Its reader has gone: what there is to say is said to nobody, and the device goes on.
+  destination.on('error', () => undefined);
+  if (options.json) return pino(settings, destination);
   const stream = pretty({
-    destination: 2,
-    sync: true,
+    destination,
     colorize: process.stderr.isTTY === true,
     translateTime: 'SYS:HH:MM:ss.l',
     ignore: 'pid,hostname',

@@ -5,12 +5,16 @@ import { CompanionError } from '../errors.ts';
 /** Exit statuses, beside 0 for "all that was claimed has been checked". */
 const exitStatus = { failed: 1, usage: 2 } as const;
 
+// A reader that has gone (`| head`, a log collector that ended) must not take a device or a migration with it.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+
 type Register = (program: Command) => void;
 
 /** Loaded one at a time: a server that starts does not wait for what the others need, which took half of its time. */
 const commands: Readonly<Record<string, () => Promise<Register>>> = {
   serve: async () => (await import('./serve.ts')).registerServe,
   migrate: async () => (await import('./migrate.ts')).registerMigrate,
+  recover: async () => (await import('./recover.ts')).registerRecover,
   models: async () => (await import('./models.ts')).registerModels,
   switch: async () => (await import('./switch.ts')).registerSwitch,
   ask: async () => (await import('./ask.ts')).registerAsk,

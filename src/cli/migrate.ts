@@ -119,10 +119,13 @@ export function registerMigrate(program: Command): void {
     .action(run);
 }
 
+/** The terminal that goes away (SIGHUP) is no reason to leave a guest standing. */
+const cancelling = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
 async function run(options: CliOptions): Promise<void> {
   const cancel = new AbortController();
   const onSignal = (): void => cancel.abort();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, onSignal);
+  for (const signal of cancelling) process.on(signal, onSignal);
   const view = options.progress ? createProgressView(process.stderr) : undefined;
   try {
     const report = await migrate(toMigrateOptions(options, cancel.signal, view?.update));
@@ -139,7 +142,7 @@ async function run(options: CliOptions): Promise<void> {
     }
     throw error;
   } finally {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal);
+    for (const signal of cancelling) process.off(signal, onSignal);
   }
 }
 

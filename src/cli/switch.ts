@@ -52,8 +52,7 @@ async function runSwitch(options: SwitchCommandOptions): Promise<void> {
     parkLimits: { frames: options.parkLimit, bytes: options.parkLimit * BYTES_PER_PARKED_FRAME },
   });
   const stop = () => reactor.stop();
-  process.once('SIGINT', stop);
-  process.once('SIGTERM', stop);
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, stop);
   try {
     for (const [index, spec] of options.uplink.entries()) {
       const pcap = index === 0 && options.pcap !== undefined ? { pcap: options.pcap } : {};

@@ -14,6 +14,7 @@ export {
   type MigrationEnd,
   MigrationFailed,
 } from './switchover/options.ts';
+export { type RecoverOptions, type Recovery, recover } from './switchover/recover.ts';
 export {
   type Side,
   Testbed,

@@ -392,22 +392,55 @@ describe('the command', () => {
     await expectOneSide('migrated', source, destination);
   });
 
-  it('goes back on Ctrl-C', async () => {
-    const bed = await boot();
-    await startWorkload(bed);
-    const destination = await bed.prepare();
-    const line = await commandLine(bed, destination);
-    // Slow enough to be caught in precopy.
+  /** Starts the command, slow enough to be caught in precopy, and waits until it is there. */
+  async function caughtInPrecopy(line: readonly string[]) {
     const child = execa(process.execPath, [...line, '--max-bandwidth', '2000000'], { reject: false });
     await new Promise<void>((resolve) => {
       child.stderr?.on('data', (text: Buffer) => {
-        if (text.toString().includes('precopy')) resolve();
+        if (/precopy.*round/.test(text.toString())) resolve();
       });
     });
-    child.kill('SIGINT');
-    const result = await child;
+    // A promise of its own, to be waited for when it is to end.
+    return { child };
+  }
+
+  it('goes back on Ctrl-C, and when its terminal goes away', async () => {
+    const bed = await sharedGuest();
+    await startWorkload(bed);
+    const { child: first } = await caughtInPrecopy(await commandLine(bed, await bed.prepare()));
+    first.kill('SIGINT');
+    const result = await first;
     expect(result.exitCode).toBe(1);
     expect(result.stderr).toMatch(/cancelled; the guest runs at the source \[VC_CANCELLED\]/);
+    await expectWorkload(bed);
+    const { child: second } = await caughtInPrecopy(await commandLine(bed, await bed.prepare()));
+    second.stderr?.destroy();
+    second.kill('SIGHUP');
+    expect((await second).exitCode).toBe(1);
+    expect(await bed.current.vm.qmp.execute('query-migrate')).toMatchObject({ status: 'cancelled' });
+    await expectWorkload(bed);
+  });
+
+  it('killed in precopy leaves a VM that can be recovered, and migrates then', async () => {
+    const bed = await sharedGuest();
+    await startWorkload(bed);
+    const destination = await bed.prepare();
+    const line = await commandLine(bed, destination);
+    const { child } = await caughtInPrecopy(line);
+    child.kill('SIGKILL');
+    await child;
+    const again = await execa(process.execPath, line, { reject: false });
+    expect(again.stderr).toMatch(/under way already/);
+    expect(again.stderr).toMatch(/^hint: .*vfio-companion recover/m);
+    const { vm, servers } = bed.current;
+    const socket = servers.get('dev0')?.migrationSocket;
+    const words = ['recover', '--qmp', vm.migrationQmpPath, '--device', `dev0=${socket}`];
+    const recovered = await execa(process.execPath, [line[0] ?? '', ...words]);
+    expect(recovered.stdout).toMatch(/its migration active; it goes on\ndevice dev0 was PRE_COPY; it works/);
+    expect(recovered.stdout).toMatch(/max-bandwidth is 134217728 again/);
+    await destination.close();
+    await expectWorkload(bed);
+    expect((await bed.migrate({ ...patient, verify: { ram: true } })).ram?.differing).toBe(0);
     await expectWorkload(bed);
   });
 

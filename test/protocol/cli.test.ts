@@ -96,4 +96,19 @@ describe('vfio-companion serve', () => {
     expect(await child).toMatchObject({ exitCode: 0 });
     for (const each of [path, migrationSocket]) expect(existsSync(each)).toBe(false);
   });
+
+  it('goes on when whoever reads its log has gone', async () => {
+    const path = inFolder('unread.sock');
+    const child = execa(process.execPath, [program, 'serve', 'ram', '--socket', path, '--log', 'trace']);
+    await new Promise((resolve) => child.stdout.once('data', resolve));
+    child.stderr.destroy();
+    child.stdout.destroy();
+    for (let times = 0; times < 3; times += 1) {
+      const client = VfioUserClient.connect(path);
+      expect(client.getInfo().regions).toBe(9);
+      client.close();
+    }
+    child.kill('SIGTERM');
+    expect(await child).toMatchObject({ exitCode: 0 });
+  });
 });

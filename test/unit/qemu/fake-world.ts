@@ -226,6 +226,8 @@ export class FakeWorld {
   readonly destination: FakePeer;
   /** Commands that a QEMU refuses, as "source migrate". */
   readonly refused = new Set<string>();
+  parameters: Record<string, number> = { 'downtime-limit': 300, 'max-bandwidth': 1 << 27 };
+  capabilities: { capability: string; state: boolean }[] = [];
   sourceStatus = 'running';
   destinationStatus = 'inmigrate';
   /** From `migrate` until the source stops for its last pass, ms. */
@@ -325,10 +327,9 @@ export class FakeWorld {
       case 'query-memory-size-summary':
         return { return: { 'base-memory': 1 << 28 } };
       case 'query-migrate-capabilities':
+        return { return: this.capabilities };
       case 'query-migrate-parameters':
-        return {
-          return: command.endsWith('parameters') ? { 'downtime-limit': 300, 'max-bandwidth': 1 << 27 } : [],
-        };
+        return { return: this.parameters };
       default:
         this.#act(side, command);
         return { return: {} };

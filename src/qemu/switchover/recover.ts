@@ -1,0 +1,151 @@
+/** A VM whose migration was left in the middle, as by an orchestrator that was killed, goes on where it is. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { CompanionError } from '../../errors.ts';
+import { stateName } from '../../migration/state.ts';
+import type { DevicePeer } from '../device-peer.ts';
+import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
+import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
+import { cancelMigration, endedStatuses, resumeGuest, reviveDevice } from './revive.ts';
+import { field, listAt, refusal, textAt } from './run.ts';
+
+export interface RecoverOptions {
+  /** The QEMU's QMP socket, which nobody else may be using. */
+  readonly qmp: QmpAddress;
+  /** Its vfio-user devices, and the migration sockets of their servers. */
+  readonly devices: readonly { readonly id: string; readonly socket: string }[];
+  /**
+   * Also when this QEMU has sent the guest away. Only if it is certain that it does not run elsewhere, and never
+   * will: end the destination first.
+   */
+  readonly force?: boolean;
+  readonly timeouts?: Partial<Timeouts>;
+  readonly connectDevice?: MigrateOptions['connectDevice'];
+}
+
+/** What `recover` found and did. */
+export interface Recovery {
+  /** QEMU's status before: "running", "finish-migrate" … */
+  readonly before: string;
+  /** Of its migration before: "none", "pre-switchover" … */
+  readonly migration: string;
+  readonly devices: readonly { readonly id: string; readonly state: string; readonly held: boolean }[];
+  /** Settings of QEMU that a migration had left changed, as they are now. */
+  readonly restored: Readonly<Record<string, number | boolean>>;
+}
+
+const pollMs = 20;
+/** QEMU's own defaults of what a migration of ours changes: what there was before is known to nobody any more. */
+const defaultParameters = { 'downtime-limit': 300, 'max-bandwidth': 128 * 1024 * 1024 } as const;
+/** What a migration of ours switches on and, at its end, off again. */
+const ownCapabilities = ['pause-before-switchover', 'events'];
+
+/**
+ * Ends a migration that nobody conducts any more, and has devices and guest go on at this QEMU. Does no harm to one that is well; one
+ * whose guest had arrived, but whose devices had not been let go, gets them.
+ *
+ * @throws CompanionError VC_RECOVER when the guest may be running at the destination, waits for a migration, or does not go on;
+ *   nothing has been changed in the first two cases
+ */
+export async function recover(options: RecoverOptions): Promise<Recovery> {
+  const timeouts = { ...defaultTimeouts, ...options.timeouts };
+  const connectDevice = options.connectDevice ?? (await import('../vfio-user-peer.ts')).connectPeer;
+  const open: { close(): Promise<void> }[] = [];
+  try {
+    const qemu = await Qmp.connect(options.qmp, {
+      timeoutMs: timeouts.connect,
+      commandTimeoutMs: timeouts.command,
+    });
+    open.push(qemu);
+    const devices: { id: string; peer: DevicePeer }[] = [];
+    for (const { id, socket } of options.devices) {
+      const peer = await connectDevice(socket, timeouts);
+      open.push(peer);
+      devices.push({ id, peer });
+    }
+    return await recoverAll(qemu, devices, timeouts, options.force === true);
+  } finally {
+    await Promise.allSettled(open.map((each) => each.close()));
+  }
+}
+
+async function recoverAll(
+  qemu: QmpSession,
+  devices: readonly { id: string; peer: DevicePeer }[],
+  timeouts: Timeouts,
+  force: boolean,
+): Promise<Recovery> {
+  const { before, migration } = await settledStatus(qemu, timeouts.final);
+  checkHere(before, migration, force);
+  const found: { id: string; state: string; held: boolean }[] = [];
+  const troubles: string[] = [];
+  // The devices first: QEMU resumes the vCPUs by itself as soon as its migration has been cancelled.
+  for (const { id, peer } of devices) {
+    const { state, held, hasNet } = await peer.info();
+    found.push({ id, state: stateName(state), held });
+    troubles.push(...(await reviveDevice(id, peer, hasNet, timeouts.command)));
+    // A vector that was masked when the guest moved may have something pending that nobody knows of.
+    if (held) await peer.fireVectors();
+  }
+  if (troubles.length > 0) throw new CompanionError('VC_RECOVER', troubles.join('; '));
+  if (!endedStatuses.has(migration)) await cancelMigration(qemu, timeouts.rollback);
+  const restored = await restoreSettings(qemu);
+  // A VM that somebody had paused before stays so.
+  if (before !== 'paused' || migration === 'completed') {
+    const status = await resumeGuest(qemu, timeouts.rollback);
+    if (status !== 'running')
+      throw new CompanionError('VC_RECOVER', `the VM is in state "${status}" and does not resume`);
+  }
+  return { before, migration, devices: found, restored };
+}
+
+/** The final pass of a migration ends by itself, and how is decisive: it is waited for. */
+async function settledStatus(
+  qemu: QmpSession,
+  timeoutMs: number,
+): Promise<{ before: string; migration: string }> {
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    const before = textAt(await qemu.execute('query-status'), 'status');
+    const migration = textAt(await qemu.execute('query-migrate'), 'status');
+    const moving = migration === 'device' || migration === 'cancelling';
+    if (!moving || performance.now() > deadline) return { before, migration };
+    await delay(pollMs);
+  }
+}
+
+function checkHere(status: string, migration: string, force: boolean): void {
+  if (status === 'inmigrate')
+    throw refusal(
+      'VC_RECOVER',
+      'the VM waits for a migration: there is no guest to go on',
+      'end it, and recover the source',
+    );
+  const gone = status === 'postmigrate' || migration === 'completed' || migration === 'device';
+  if (gone && status !== 'running' && !force)
+    throw refusal(
+      'VC_RECOVER',
+      'this VM has sent its guest away: it may be running at the destination',
+      'if it does (query-status there), recover that one; else end the destination and use --force here',
+    );
+}
+
+async function restoreSettings(qemu: QmpSession): Promise<Record<string, number | boolean>> {
+  const capabilities = listAt(await qemu.execute('query-migrate-capabilities'));
+  const on = (name: string): boolean =>
+    capabilities.some((each) => textAt(each, 'capability') === name && field(each, 'state') === true);
+  // Whoever else uses it would have to go on by hand: it tells that a migration of ours was left.
+  const ours = on('pause-before-switchover');
+  const parameters = await qemu.execute('query-migrate-parameters');
+  const restored: Record<string, number | boolean> = {};
+  for (const [name, value] of Object.entries(defaultParameters))
+    if (ours && field(parameters, name) !== value) restored[name] = value;
+  if (Object.keys(restored).length > 0) await qemu.execute('migrate-set-parameters', { ...restored });
+  const left = ours ? ownCapabilities.filter(on) : [];
+  if (left.length > 0) {
+    await qemu.execute('migrate-set-capabilities', {
+      capabilities: left.map((capability) => ({ capability, state: false })),
+    });
+    for (const capability of left) restored[capability] = false;
+  }
+  return restored;
+}

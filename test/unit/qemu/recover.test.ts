@@ -1,0 +1,111 @@
+/** What is left of a migration whose orchestrator is no more, and how it is put right. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { migrationState } from '../../../src/migration/state.ts';
+import { migrate } from '../../../src/qemu/switchover/migrate.ts';
+import { type RecoverOptions, type Recovery, recover } from '../../../src/qemu/switchover/recover.ts';
+import type { Phase } from '../../../src/report/types.ts';
+import { FakeWorld } from './fake-world.ts';
+
+let world: FakeWorld;
+beforeEach(async () => {
+  world = new FakeWorld();
+  await world.start();
+});
+afterEach(() => world.stop());
+
+/** Begins a migration that does nothing more from `phase` on. */
+async function leaveAt(phase: Phase): Promise<void> {
+  await new Promise<void>((reached) => {
+    const onPhase = (at: Phase): Promise<void> | void => {
+      if (at !== phase) return;
+      reached();
+      return new Promise(() => undefined);
+    };
+    migrate({ ...world.options(), onPhase }).catch(() => undefined);
+  });
+}
+
+function recoverSource(more: Partial<RecoverOptions> = {}): Promise<Recovery> {
+  const { source, timeouts = {} } = world.options();
+  return recover({
+    qmp: source.qmp,
+    devices: [{ id: 'dev0', socket: 'source' }],
+    timeouts,
+    connectDevice: async () => world.source,
+    ...more,
+  });
+}
+
+describe('recover', () => {
+  it('has a guest go on whose migration was left in the blackout, its device first', async () => {
+    await leaveAt('pre-switchover');
+    expect(world.sourceStatus).toBe('finish-migrate');
+    const recovery = await recoverSource();
+    expect(recovery).toMatchObject({
+      before: 'finish-migrate',
+      migration: 'pre-switchover',
+      devices: [{ id: 'dev0', state: 'PRE_COPY' }],
+    });
+    expect(world.sourceStatus).toBe('running');
+    expect(world.source.current).toBe(migrationState.RUNNING);
+    // The first of each: the one that left it alone is still there in this process, and rolls back when QEMU cancels.
+    const at = (line: string): number => world.journal.indexOf(line);
+    const order = [
+      `source.setState ${migrationState.RUNNING}`,
+      'source.stopLogging',
+      'source.hold off',
+      'source.park off',
+      'source QEMU: migrate_cancel',
+    ].map(at);
+    expect(order).not.toContain(-1);
+    expect([...order].sort((a, b) => a - b)).toEqual(order);
+  });
+
+  it('takes back settings that a migration had changed, and says so', async () => {
+    world.parameters = { 'downtime-limit': 1, 'max-bandwidth': 64 * 1024 };
+    world.capabilities = [
+      { capability: 'pause-before-switchover', state: true },
+      { capability: 'xbzrle', state: true },
+    ];
+    const { restored } = await recoverSource();
+    expect(restored).toEqual({
+      'downtime-limit': 300,
+      'max-bandwidth': 128 * 1024 * 1024,
+      'pause-before-switchover': false,
+    });
+    expect(world.journal).toContain('source QEMU: migrate-set-parameters');
+    expect(world.journal).toContain('source QEMU: migrate-set-capabilities');
+  });
+
+  it('changes no setting of a VM that is well', async () => {
+    const { restored, before } = await recoverSource();
+    expect([before, restored]).toEqual(['running', {}]);
+    expect(world.journal.filter((line) => line.includes('migrate-set'))).toEqual([]);
+    expect(world.journal).not.toContain('source QEMU: cont');
+  });
+
+  it('does not start a guest that may be running elsewhere, unless it is told that it does not', async () => {
+    await leaveAt('resume');
+    await expect.poll(() => world.sourceStatus).toBe('postmigrate');
+    const before = world.journal.length;
+    await expect(recoverSource()).rejects.toMatchObject({
+      code: 'VC_RECOVER',
+      hint: expect.stringContaining('--force'),
+    });
+    const asked = world.journal.slice(before);
+    expect(asked.filter((line) => !line.includes('query'))).toEqual([]);
+    expect((await recoverSource({ force: true })).before).toBe('postmigrate');
+    expect(world.sourceStatus).toBe('running');
+  });
+
+  it('refuses a VM that has no guest', async () => {
+    world.sourceStatus = 'inmigrate';
+    await expect(recoverSource({ force: true })).rejects.toMatchObject({ code: 'VC_RECOVER' });
+    expect(world.journal.filter((line) => line.startsWith('source.'))).toEqual([]);
+  });
+
+  it('says which device does not go on', async () => {
+    world.source.failing = { method: 'hold', after: 0 };
+    await expect(recoverSource()).rejects.toThrow(/device dev0 does not work/);
+  });
+});
