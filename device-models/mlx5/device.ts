@@ -74,6 +74,7 @@ export class Mlx5Device implements Device {
 
   resume(): void {
     this.core.clock.thaw();
+    this.core.vport.settle();
     this.#wake();
   }
 

@@ -13,9 +13,10 @@ export const macBytes = 6;
 
 /** What belongs to the virtual port rather than to an object: addresses, MTU, filters' lists, admin states. */
 export class Vport {
-  /** The address that this process was started with. */
-  readonly #ownMac: Uint8Array;
-  #factoryMac: Uint8Array;
+  /** The address that every reset brings back. */
+  #cardMac: Uint8Array;
+  /** That of a card whose state was loaded and has not run here yet. */
+  #arrivingMac: Uint8Array | undefined;
   /** `permanent_address`. */
   mac: Uint8Array;
   mtu = 0;
@@ -33,24 +34,30 @@ export class Vport {
   selfLoopback = 0;
 
   constructor(mac: Uint8Array) {
-    this.#ownMac = mac;
-    this.#factoryMac = mac;
+    this.#cardMac = mac;
     this.mac = mac;
     this.reset();
   }
 
-  /** The address that every reset brings back. It travels: the card stays the same one wherever it is served. */
+  /** The card's address of the factory. It travels: the card stays the same one wherever it is served. */
   get factoryMac(): Uint8Array {
-    return this.#factoryMac;
+    return this.#arrivingMac ?? this.#cardMac;
   }
 
-  /** The card that moved in here, or with undefined the one that was here at first. */
-  becomeCard(factoryMac: Uint8Array | undefined): void {
-    this.#factoryMac = factoryMac ?? this.#ownMac;
+  /** A card is about to move in: it is here once it runs. A migration that comes to nothing ends in a reset before that. */
+  arrive(factoryMac: Uint8Array | undefined): void {
+    this.#arrivingMac = factoryMac;
+  }
+
+  /** The device runs. */
+  settle(): void {
+    this.#cardMac = this.factoryMac;
+    this.#arrivingMac = undefined;
   }
 
   reset(): void {
-    this.mac = Uint8Array.from(this.#factoryMac);
+    this.#arrivingMac = undefined;
+    this.mac = Uint8Array.from(this.#cardMac);
     this.mtu = defaultHardMtu;
     this.promiscUc = false;
     this.promiscMc = false;

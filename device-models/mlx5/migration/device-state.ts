@@ -39,9 +39,7 @@ function loadCycles(state: StateReader, version: number): Cycles {
   return { high: cycles.uint('high', 32), low: cycles.uint('low', 32) };
 }
 
-/** What the card's address is after a reset; a state of version 1 does not tell, and leaves it to this process. */
-function loadFactoryMac(port: StateReader, version: number): Uint8Array | undefined {
-  if (version === stateVersions.first) return undefined;
+function loadFactoryMac(port: StateReader): Uint8Array {
   const mac = port.bytes('factoryMac', macBytes);
   if (!isUnicast(mac)) throw port.refuse('factoryMac', 'is no unicast address');
   return mac;
@@ -85,22 +83,16 @@ export function saveDevice(core: Mlx5Core, commands: CommandInterface): Record<s
   };
 }
 
-export interface LoadedDevice {
-  /** Where the clock stood. */
-  readonly cycles: Cycles;
-  readonly factoryMac: Uint8Array | undefined;
-}
-
 /**
  * Puts a saved function in place. The link itself is this side's own: only what the guest was told is loaded.
- * @returns what only takes effect when all of the state is good
+ * @returns where the clock stood
  */
 export function loadDevice(
   core: Mlx5Core,
   commands: CommandInterface,
   state: StateReader,
   version: number,
-): LoadedDevice {
+): Cycles {
   const { vport, counters } = core;
   core.function.phase = state.number(
     'phase',
@@ -127,7 +119,8 @@ export function loadDevice(
   core.link.reported = state.boolean('linkReported');
   core.sqs.failNext = state.boolean('failNextSend');
   const port = state.record('vport');
-  const factoryMac = loadFactoryMac(port, version);
+  // A state of version 1 does not tell: the address after a reset is this process's then.
+  vport.arrive(version === stateVersions.first ? undefined : loadFactoryMac(port));
   vport.mac = port.bytes('mac', macBytes);
   vport.mtu = port.number('mtu', 0, maxHardMtu);
   vport.promiscUc = port.boolean('promiscUc');
@@ -152,5 +145,5 @@ export function loadDevice(
   for (const name of Object.keys(counters.events) as (keyof Events)[]) {
     counters.events[name] = events.counter(name);
   }
-  return { cycles, factoryMac };
+  return cycles;
 }

@@ -80,8 +80,6 @@ export class Mlx5Migration implements DeviceMigration {
     this.#progress = undefined;
     this.#device = undefined;
     this.#records = 0;
-    // Until all of it is here and good, a reset makes the card of this process.
-    this.#core.vport.becomeCard(undefined);
   }
 
   load(record: StateRecord): void {
@@ -130,10 +128,9 @@ export class Mlx5Migration implements DeviceMigration {
     core.clearObjects();
     try {
       for (const codec of objectCodecs) this.#install(codec, ids, progress);
-      const { cycles, factoryMac } = loadDevice(core, this.#commands, device, this.#version);
+      const cycles = loadDevice(core, this.#commands, device, this.#version);
       this.#check();
       core.clock.freezeAt(cycles);
-      core.vport.becomeCard(factoryMac);
       core.objectsLoaded();
     } catch (error) {
       this.#discard();

@@ -3,7 +3,6 @@ import { describe, expect, it } from 'vitest';
 import { stateVersions } from '../../../device-models/mlx5/migration/device-state.ts';
 import { type StateRecord, StateRefused } from '../../../src/device/index.ts';
 import { mutateState, Random } from '../../fuzz/mlx5/mutate.ts';
-import { FakeHost } from './fake-host.ts';
 import { bench } from './setup.ts';
 import { type Action, anyAction, travel, Workload } from './workload.ts';
 
@@ -107,20 +106,15 @@ describe('a hostile state', () => {
     workload.host.mayInitiate = false;
     workload.device.quiesce();
     const records = [...workload.device.migration.save()].map(travel);
-    const host = new FakeHost();
+    const { device, host } = bench(workload.device.core.vectors);
     host.mayInitiate = false;
-    // A new one for each state: a card that was loaded once keeps its address.
-    const fresh = () => {
-      const { device } = bench(workload.device.core.vectors, host);
-      device.quiesce();
-      return device;
-    };
-    const empty = withoutClock(fresh().migration.save());
+    device.quiesce();
+    const empty = withoutClock(device.migration.save());
     let refused = 0;
     fc.assert(
       fc.property(fc.nat(), (seed) => {
         const spoiled = mutateState(new Random(seed), records).map(travel);
-        const device = fresh();
+        device.reset('client');
         device.migration.beginLoad(stateVersions.current);
         try {
           for (const record of spoiled) device.migration.load(record);

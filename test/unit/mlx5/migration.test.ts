@@ -172,6 +172,7 @@ describe('migration', () => {
     expect(age(loaded)).toBe(2n ** 40n + 7n);
     const mac = () => Buffer.from(loaded.device.core.vport.mac).toString('hex');
     expect(mac()).toBe(testMac.replaceAll(':', ''));
+    resume(loaded);
     loaded.device.reset('client');
     expect(mac()).toBe(other.replaceAll(':', ''));
     for (const cycles of [2 ** 53, -1, 0.5, { high: 1, low: 1 }])
@@ -191,20 +192,28 @@ describe('migration', () => {
     const to = destination(source, records, stateVersions.current, other);
     const { vport } = to.device.core;
     expect(hex(vport.mac)).toBe('020000000001');
+    resume(to);
     for (const kind of ['flr', 'client', 'power'] as const) {
       to.device.reset(kind);
       expect(hex(vport.mac)).toBe(testMac.replaceAll(':', ''));
     }
     // And on, to a third server.
     const third = destination(to, to.device.migration.save(), stateVersions.current, '52:54:00:dd:ee:ff');
+    resume(third);
     third.device.reset('client');
     expect(hex(third.device.core.vport.mac)).toBe(testMac.replaceAll(':', ''));
-    // What is refused leaves the card of this process.
-    to.device.migration.beginLoad(stateVersions.current);
+    // A card that never ran here has not moved in: the migration was given up, or its state refused.
+    const givenUp = destination(source, records, stateVersions.current, other);
+    givenUp.device.reset('client');
+    resume(givenUp);
+    expect(hex(givenUp.device.core.vport.mac)).toBe(other.replaceAll(':', ''));
+    const { migration } = givenUp.device;
+    migration.beginLoad(stateVersions.current);
     for (const record of changed(records, 'device', (value) => ({ ...value, steeringRoot: 4242 })))
-      to.device.migration.load(travel(record));
-    expect(() => to.device.migration.endLoad()).toThrow(StateRefused);
-    expect(hex(vport.mac)).toBe(other.replaceAll(':', ''));
+      migration.load(travel(record));
+    expect(() => migration.endLoad()).toThrow(StateRefused);
+    resume(givenUp);
+    expect(hex(givenUp.device.core.vport.mac)).toBe(other.replaceAll(':', ''));
   });
 
   it('announces the addresses that its driver uses, in its order, or the permanent one when it lists none', () => {
