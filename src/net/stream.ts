@@ -116,7 +116,7 @@ export class StreamPort extends SocketPort {
   #firstAttempt(): void {
     const { address, reconnectMs } = this.#options;
     try {
-      this.#connect(address);
+      this.#connect(address, false);
     } catch (error) {
       if (!isNobody(error) || reconnectMs === 0) throw error;
       this.retryLater();
@@ -144,15 +144,16 @@ export class StreamPort extends SocketPort {
   /** An attempt that nobody waits for: whatever it fails with may be over the next time. */
   #again(address: StreamAddress): void {
     try {
-      this.#connect(address);
+      this.#connect(address, true);
     } catch (error) {
       this.#complain(error);
       this.retryLater();
     }
   }
 
-  #connect(address: StreamAddress): void {
-    if (address.type === 'unix') this.#use(connectUnix(address.path), true);
+  #connect(address: StreamAddress, again: boolean): void {
+    // A guest is being served meanwhile: it can't wait for a peer that accepts nobody.
+    if (address.type === 'unix') this.#use(connectUnix(address.path, 'stream', { nonBlocking: again }), true);
     else this.#use(connectTcp(address.host, address.port), false);
   }
 

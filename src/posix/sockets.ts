@@ -157,9 +157,16 @@ export function acceptUnix(listenFd: number): number | undefined {
   throw new PosixError(`accept ${listenFd}`, error);
 }
 
-/** Connects to a listening socket. The descriptor is blocking; `recvMessage` and `sendMessage` choose per call. */
-export function connectUnix(path: string, type: SocketType = 'stream'): number {
-  return withSocket(type, 0, (fd) => {
+/**
+ * Connects to a listening socket. The descriptor is blocking; `recvMessage` and `sendMessage` choose per call.
+ * @param options.nonBlocking does not wait where as many wait to be accepted as may (EAGAIN); the descriptor is non-blocking then
+ */
+export function connectUnix(
+  path: string,
+  type: SocketType = 'stream',
+  options: { readonly nonBlocking?: boolean } = {},
+): number {
+  return withSocket(type, options.nonBlocking === true ? SOCK_NONBLOCK : 0, (fd) => {
     const length = putAddress(path, 'connect');
     check(libc.connect(fd, address.address, length), `connect ${path}`);
   });

@@ -153,6 +153,25 @@ describe('hostile clients of the switch', () => {
     expect(world.errors).toEqual([]);
   });
 
+  test('ports that are parked and left pile up to a bound', async () => {
+    const most = 4;
+    const network = world.makeSwitch({ maxPorts: most });
+    for (let times = 0; times < 3 * most; times += 1) {
+      const fd = connectUnix(world.path('sw'), 'seqpacket');
+      const datagram = Buffer.concat([hello, control({ op: 'park' }), control({ op: 'returned' })]);
+      sendMessage(fd, datagram, datagram.length, undefined, undefined, false);
+      await world.settle();
+      closeFd(fd);
+      await world.settle();
+    }
+    expect(network.stats.ports).toHaveLength(most);
+    expect(network.stats.ports.every(({ state }) => state === 'parked')).toBe(true);
+    const [a] = await world.joined(network);
+    const [, boxB] = await world.joined(network);
+    a.send([numbered(mac(9), mac(8), 5)], 64);
+    await world.until(() => boxB.sequences.includes(5));
+  });
+
   test('a tool may ask and pull cables without being a port', async () => {
     const network = world.makeSwitch();
     const [a] = await world.joined(network, { name: 'vm' });

@@ -57,7 +57,7 @@ export class SwitchPort extends SocketPort {
     });
     this.#options = options;
     try {
-      this.#connect();
+      this.#connect(false);
     } catch (error) {
       this.giveUp();
       throw new NetError(
@@ -142,8 +142,9 @@ export class SwitchPort extends SocketPort {
     super.close();
   }
 
-  #connect(): void {
-    const fd = connectUnix(this.#options.path, 'seqpacket');
+  #connect(again: boolean): void {
+    // A guest is being served meanwhile: it can't wait for a switch that accepts nobody.
+    const fd = connectUnix(this.#options.path, 'seqpacket', { nonBlocking: again });
     setSocketBuffers(fd, SOCKET_BUFFER);
     this.use(fd, ready.read);
     this.#returning = false;
@@ -161,7 +162,7 @@ export class SwitchPort extends SocketPort {
 
   protected override reconnect(): void {
     try {
-      this.#connect();
+      this.#connect(true);
       this.log.info({ path: this.#options.path }, 'switch is back');
     } catch {
       this.retryLater();

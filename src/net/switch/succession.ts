@@ -14,6 +14,8 @@ export interface SuccessionOptions {
   readonly parkLimits: QueueLimits;
   /** Seconds that frames are kept for a parked port whose process is gone. */
   readonly parkSeconds: number;
+  /** Most of them: clients that come, park and go must not fill the memory. */
+  readonly maxAbandoned: number;
   /** Seconds that a successor waits for the frames that a parked port has still to give back. */
   readonly returnSeconds: number;
 }
@@ -105,7 +107,13 @@ export class Succession {
     if (member.state === 'parked') {
       const { successor } = member;
       this.returnComplete(member);
-      if (successor === undefined)
+      if (successor === undefined && this.#abandoned > this.#options.maxAbandoned) {
+        this.#options.log.warn(
+          { port: member.name },
+          'too many ports were left parked: what was kept for one is dropped',
+        );
+        this.#leave(member);
+      } else if (successor === undefined)
         this.#after(member, parkSeconds * NS_PER_SECOND, () => {
           this.#options.log.warn(
             { port: member.name, frames: member.queue.frames },
@@ -121,6 +129,11 @@ export class Succession {
   close(): void {
     for (const timer of this.#timers.values()) timer.close();
     this.#timers.clear();
+  }
+
+  /** Parked ports whose process is gone. */
+  get #abandoned(): number {
+    return this.#options.fabric.ports.filter((port) => port.gone).length;
   }
 
   /** `member` does not wait any more to take over. */

@@ -91,6 +91,7 @@ export class Switch {
       fabric: this.#fabric,
       parkLimits: options.parkLimits ?? defaultParkLimits,
       parkSeconds: options.parkSeconds ?? 60,
+      maxAbandoned: this.#maxPorts,
       returnSeconds: options.returnSeconds ?? 1,
     });
     if (options.path === undefined) return;
@@ -169,6 +170,10 @@ export class Switch {
     if (this.#pulled.size > MAX_PULLED && oldest !== undefined) this.#pulled.delete(oldest);
   }
 
+  get #maxPorts(): number {
+    return this.#options.maxPorts ?? 64;
+  }
+
   get #queueLimits(): QueueLimits {
     return this.#options.queueLimits ?? defaultQueueLimits;
   }
@@ -189,7 +194,7 @@ export class Switch {
     for (;;) {
       const fd = this.#listener === undefined ? undefined : acceptUnix(this.#listener.fd);
       if (fd === undefined) return;
-      if (this.#connected.size >= (this.#options.maxPorts ?? 64)) {
+      if (this.#connected.size >= this.#maxPorts) {
         log.warn('too many ports: connection refused');
         closeFd(fd);
         continue;

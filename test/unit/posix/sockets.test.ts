@@ -199,6 +199,20 @@ describe('UNIX sockets', () => {
     expect(() => connectUnix(`${directory}/a\0b`)).toThrow('EINVAL');
     expect(() => connectUnix(join(directory, 'missing'))).toThrow('ENOENT');
   });
+
+  it('a connection that may not wait does not, where nobody accepts', () => {
+    const path = join(directory, 'full');
+    const listener = listenUnix(path, { backlog: 0 });
+    const fds = [listener];
+    try {
+      expect(() => {
+        for (let times = 0; times < 8; times += 1)
+          fds.push(connectUnix(path, 'stream', { nonBlocking: true }));
+      }).toThrow('EAGAIN');
+    } finally {
+      for (const fd of fds) closeFd(fd);
+    }
+  });
 });
 
 describe('descriptors', () => {
