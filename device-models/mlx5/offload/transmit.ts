@@ -102,6 +102,11 @@ export class Transmitter {
     return this.#sink.port?.offloads === true && this.#info.labels === 0;
   }
 
+  /** Whether that includes segmentation: older kernels know it of TCP only. */
+  #portCuts(): boolean {
+    return this.#info.l4 !== ipProtocol.udp || this.#sink.port?.segmentsUdp === true;
+  }
+
   #transportInHead(): boolean {
     return this.#info.l4Offset + this.#info.l4HeaderLength <= this.head.length;
   }
@@ -172,7 +177,7 @@ export class Transmitter {
     if (segments > limits.lsoSegments) return cqeSyndrome.LOCAL_LENGTH_ERR;
     if (wqe.insertVlan !== 0) head.insertVlan(wqe.insertVlan, wqe.vlanTci);
     const whole = head.length - info.l3Offset + payload;
-    if (this.#portCanFinish() && segments > 1 && whole <= maxIpLength) {
+    if (this.#portCanFinish() && this.#portCuts() && segments > 1 && whole <= maxIpLength) {
       this.#handOverWhole(wqe, payload, segments);
       return 0;
     }

@@ -123,6 +123,7 @@ export class FakeHost implements DeviceHost {
 /** A port whose other end is the test. */
 export class FakePort implements NetPort {
   offloads = false;
+  segmentsUdp = false;
   linkUp = true;
   accepting = true;
   readonly sent: Buffer[] = [];

@@ -105,8 +105,12 @@ describe('transmit', () => {
     expect(segmentFlags(0x99, false, true)).toBe(0x19);
   });
 
-  it('cuts UDP, with a tag', () => {
+  it.each([
+    ['that does nothing', false],
+    ['that cuts TCP only, as of an older kernel', true],
+  ])('cuts UDP for a port %s', (_, offloads) => {
     const { port, driver } = running();
+    port.offloads = offloads;
     const payload = Buffer.alloc(2500, 9);
     const spec = { dst: peer, src: driver.mac, protocol: 'udp' } as const;
     driver.send(buildFrame({ ...spec, payload, checksums: false }), {
@@ -118,6 +122,16 @@ describe('transmit', () => {
     expect(port.sent.map((frame) => frame.length)).toEqual([1042, 1042, 542]);
     for (const frame of port.sent) expect(checksumsRight(frame)).toBe(true);
     expect(port.sent[2]?.readUInt16BE(38)).toBe(508);
+  });
+
+  it('leaves cutting UDP to a port that can', () => {
+    const { port, driver } = running();
+    port.offloads = true;
+    port.segmentsUdp = true;
+    const spec = { dst: peer, src: driver.mac, protocol: 'udp', payload: Buffer.alloc(2500, 9) } as const;
+    driver.send(buildFrame({ ...spec, checksums: false }), { l3: true, l4: true, mss: 1000, inline: 42 });
+    expect(port.sent.map((frame) => frame.length)).toEqual([2542]);
+    expect(port.sentOffloads[0]).toMatchObject({ gsoSize: 1000 });
   });
 
   it('hands checksums and segmentation to a port that can do them', () => {
