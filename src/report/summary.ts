@@ -1,12 +1,11 @@
+import { comparisonUs } from './blackout.ts';
 import { bytes, duration } from './format.ts';
 import type { MigrationReport } from './types.ts';
 
 /** The report as text for people: what happened, the blackout's parts, what was checked. */
 export function summary(report: MigrationReport): string {
   const lines: string[] = [];
-  const compared = report.timeline
-    .filter(({ part }) => part === 'verify')
-    .reduce((sum, { startUs, endUs }) => sum + endUs - startUs, 0);
+  const compared = comparisonUs(report);
   const ofIt = compared === 0 ? '' : `, ${duration(compared)} of it for the comparison that was asked for`;
   const blackout = report.blackoutUs === null ? 'none measured' : `${duration(report.blackoutUs)}${ofIt}`;
   lines.push(

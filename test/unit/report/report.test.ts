@@ -110,6 +110,16 @@ describe('junitReport', () => {
     expect(xml).toContain('failures="3"');
     expect(xml).toContain('2 of 10 pages differ');
   });
+
+  it('measures the blackout without the comparison that was asked for, which no limit covers', () => {
+    const timeline = [...report.timeline, { part: 'verify' as const, startUs: 4000, endUs: 20_000 }];
+    const within = junitReport({ ...report, timeline, downtimeLimitMs: 20 });
+    expect(within).toContain('failures="0"');
+    expect(within).toContain('name="blackout within the downtime limit" time="0.015400"');
+    const over = junitReport({ ...report, timeline, downtimeLimitMs: 10 });
+    expect(over).toContain('message="15.4 ms without the comparison, limit 10 ms"');
+    expect(summary({ ...report, timeline })).toContain('31.4 ms, 16.0 ms of it for the comparison');
+  });
 });
 
 describe('createProgressView', () => {
