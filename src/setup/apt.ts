@@ -10,9 +10,10 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
-import { type PackageSet, type Release, type ReleaseName, releases, scriptOnlyPackages } from './catalog.ts';
+import { type PackageSet, type ReleaseName, releases, scriptOnlyPackages } from './catalog.ts';
 import { SetupError } from './errors.ts';
 import { sha256File } from './hash.ts';
+import { findMirrors, mirrorVariable, sourcesFor } from './mirrors.ts';
 
 /** One package file, as apt's signed indices describe it. */
 export interface PackageFile {
@@ -24,73 +25,12 @@ export interface PackageFile {
   readonly sha256: string;
 }
 
-/** The Debian mirrors that this machine is configured with. */
-export interface Mirrors {
-  readonly archive: string;
-  readonly security: string | undefined;
-}
-
 const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg';
-const mirrorVariable = 'VFIO_COMPANION_DEBIAN_MIRROR';
-const debianSuites =
-  /^(bullseye|bookworm|trixie|forky|duke|oldoldstable|oldstable|stable|testing|sid|unstable)$/;
 
 /** Output of a command, or `undefined` when it cannot be run or fails. */
 async function output(command: string, args: readonly string[]): Promise<string | undefined> {
   const result = await execa(command, args, { reject: false });
   return result.exitCode === 0 ? result.stdout : undefined;
-}
-
-/**
- * Reads `apt-get indextargets` lines of the form `suite|component|URI` and picks the mirrors: the first
- * source that serves a Debian release, and the first that serves a `-security` suite.
- */
-export function pickMirrors(indexTargets: string): Mirrors | undefined {
-  let archive: string | undefined;
-  let security: string | undefined;
-  for (const line of indexTargets.split('\n')) {
-    const [suite = '', component = '', uri = ''] = line.split('|');
-    if (component !== 'main' || uri === '') continue;
-    if (debianSuites.test(suite)) archive ??= uri;
-    const [release = '', rest = ''] = suite.split(/[-/](.*)/);
-    if (debianSuites.test(release) && rest === 'security') security ??= uri;
-  }
-  return archive === undefined ? undefined : { archive, security };
-}
-
-/** Mirrors from `$VFIO_COMPANION_DEBIAN_MIRROR` (`URI[ URI-of-security]`) or from the machine's apt. */
-export async function findMirrors(env: NodeJS.ProcessEnv = process.env): Promise<Mirrors> {
-  const [archive, security] = (env[mirrorVariable] ?? '').split(/[\s,]+/);
-  if (archive !== undefined && archive !== '') return { archive, security };
-  const targets = await output('apt-get', [
-    'indextargets',
-    '--format',
-    '$(RELEASE)|$(COMPONENT)|$(REPO_URI)',
-  ]);
-  if (targets === undefined) {
-    throw new SetupError(
-      'apt-get cannot be run, and packages are needed from Debian',
-      'use a Debian machine, or provide QEMU >= 10.1 by VFIO_COMPANION_QEMU',
-    );
-  }
-  const mirrors = pickMirrors(targets);
-  if (mirrors === undefined) {
-    throw new SetupError(
-      "this machine's apt configuration names no Debian mirror",
-      `set ${mirrorVariable} to the URI of one`,
-    );
-  }
-  return mirrors;
-}
-
-/** The lines of a `sources.list` for `release` on `mirrors`. */
-export function sourcesFor(release: Release, mirrors: Mirrors, signedBy: string | undefined): string {
-  const option = signedBy === undefined ? '' : ` [signed-by=${signedBy}]`;
-  const lines = release.archive.map((suite) => `deb${option} ${mirrors.archive} ${suite} main`);
-  if (mirrors.security !== undefined) {
-    for (const suite of release.security) lines.push(`deb${option} ${mirrors.security} ${suite} main`);
-  }
-  return `${lines.join('\n')}\n`;
 }
 
 /** Parses what `apt-get install --print-uris` prints: `'URI' file size SHA256:digest`. */

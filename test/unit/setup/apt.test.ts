@@ -1,59 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { parseUris, pickMirrors, sourcesFor } from '../../../src/setup/apt.ts';
-import { releases, scriptOnlyPackages } from '../../../src/setup/catalog.ts';
-
-describe('pickMirrors', () => {
-  it('takes the first Debian archive and the first security archive', () => {
-    const targets = [
-      'nodistro|main|https://other.example/node/',
-      'bookworm|contrib|http://one.example/debian/',
-      'bookworm-security|main|http://two.example/debian-security/',
-      'bookworm|main|http://three.example/debian/',
-      'bookworm-updates|main|http://four.example/debian/',
-    ].join('\n');
-    expect(pickMirrors(targets)).toEqual({
-      archive: 'http://three.example/debian/',
-      security: 'http://two.example/debian-security/',
-    });
-  });
-
-  it('knows the old spelling of security suites', () => {
-    const targets = 'stable|main|http://a.example/d/\nstable/security|main|http://b.example/s/';
-    expect(pickMirrors(targets)?.security).toBe('http://b.example/s/');
-  });
-
-  it('does without a security archive, but not without an archive', () => {
-    expect(pickMirrors('trixie|main|http://a.example/d/')).toEqual({
-      archive: 'http://a.example/d/',
-      security: undefined,
-    });
-    expect(pickMirrors('noble|main|http://ubuntu.example/')).toBeUndefined();
-    expect(pickMirrors('')).toBeUndefined();
-  });
-});
-
-describe('sourcesFor', () => {
-  it('names every suite, checked by the given key ring', () => {
-    const mirrors = { archive: 'http://a.example/d', security: 'http://b.example/s' };
-    const text = sourcesFor(releases.trixie, mirrors, '/keys.gpg');
-    expect(text.trimEnd().split('\n')).toEqual([
-      'deb [signed-by=/keys.gpg] http://a.example/d trixie main',
-      'deb [signed-by=/keys.gpg] http://a.example/d trixie-updates main',
-      'deb [signed-by=/keys.gpg] http://a.example/d trixie-backports main',
-      'deb [signed-by=/keys.gpg] http://b.example/s trixie-security main',
-    ]);
-  });
-
-  it('leaves the security suite out when there is no mirror of it, and never turns checking off', () => {
-    const text = sourcesFor(
-      releases.bookworm,
-      { archive: 'http://a.example/d', security: undefined },
-      undefined,
-    );
-    expect(text).not.toContain('security');
-    expect(text).not.toContain('trusted');
-  });
-});
+import { parseUris } from '../../../src/setup/apt.ts';
+import { scriptOnlyPackages } from '../../../src/setup/catalog.ts';
 
 describe('parseUris', () => {
   const digest = 'ab'.repeat(32);

@@ -1,0 +1,84 @@
+import { execa } from 'execa';
+import type { Release } from './catalog.ts';
+import { SetupError } from './errors.ts';
+
+/** The Debian mirrors that this machine is configured with. */
+export interface Mirrors {
+  readonly archive: string;
+  readonly security: string | undefined;
+}
+
+export const mirrorVariable = 'VFIO_COMPANION_DEBIAN_MIRROR';
+const debianSuites =
+  /^(bullseye|bookworm|trixie|forky|duke|oldoldstable|oldstable|stable|testing|sid|unstable)$/;
+
+/** A repository of the machine's apt, and one suite that is read from it. */
+interface Source {
+  readonly uri: string;
+  readonly suite: string;
+}
+
+/**
+ * Reads what `apt-get update --print-uris` prints, a line `'URI/dists/SUITE/InRelease' FILE 0` for each suite
+ * among others. A disc cannot be read here. Credentials and `mirror+file:` stay as apt takes them.
+ */
+export function parseSources(text: string): Source[] {
+  const found: Source[] = [];
+  for (const line of text.split('\n')) {
+    const [, uri = '', suite = ''] = /^'(.+)\/dists\/([^']+)\/InRelease' /.exec(line) ?? [];
+    // apt prints a blank that stood encoded in its list as a blank.
+    if (uri !== '' && !uri.startsWith('cdrom:')) found.push({ uri: uri.replaceAll(' ', '%20'), suite });
+  }
+  return found;
+}
+
+/** Picks the first source that serves a Debian release, and the first that serves security updates of one. */
+export function pickMirrors(sources: readonly Source[]): Mirrors | undefined {
+  let archive: string | undefined;
+  let security: string | undefined;
+  for (const { uri, suite } of sources) {
+    if (debianSuites.test(suite)) archive ??= uri;
+    // `stable/updates` is what security updates were called before Debian 11.
+    const [, release = ''] = /^(.*)(?:-security|\/updates)$/.exec(suite) ?? [];
+    if (debianSuites.test(release)) security ??= uri;
+  }
+  return archive === undefined ? undefined : { archive, security };
+}
+
+/** Mirrors from `$VFIO_COMPANION_DEBIAN_MIRROR` (`URI[ URI-of-security]`) or from the machine's apt. */
+export async function findMirrors(env: NodeJS.ProcessEnv = process.env): Promise<Mirrors> {
+  const [archive, security] = (env[mirrorVariable] ?? '').split(/[\s,]+/);
+  if (archive !== undefined && archive !== '') return { archive, security };
+  // Not `indextargets`, which leaves out whatever `apt-get update` has not fetched yet, in a new container all.
+  const asked = await execa('apt-get', ['update', '--print-uris'], {
+    reject: false,
+    env: { ...env, LC_ALL: 'C' },
+  });
+  if (asked.code === 'ENOENT') {
+    throw new SetupError(
+      'apt-get cannot be run, and packages are needed from Debian',
+      'use a Debian machine, or provide QEMU >= 10.1 by VFIO_COMPANION_QEMU',
+      asked,
+    );
+  }
+  // It also fails when only one of several sources cannot be had, and prints the others.
+  const mirrors = pickMirrors(parseSources(asked.stdout));
+  if (mirrors === undefined) {
+    const error = asked.stderr.split('\n').find((line) => line.startsWith('E:'));
+    throw new SetupError(
+      `this machine's apt configuration names no Debian mirror${error === undefined ? '' : ` (${error})`}`,
+      `set ${mirrorVariable} to the URI of one`,
+    );
+  }
+  return mirrors;
+}
+
+/** The lines of a `sources.list` for `release` on `mirrors`. */
+export function sourcesFor(release: Release, mirrors: Mirrors, signedBy: string | undefined): string {
+  const option = signedBy === undefined ? '' : ` [signed-by=${signedBy}]`;
+  const lines = release.archive.map((suite) => `deb${option} ${mirrors.archive} ${suite} main`);
+  if (mirrors.security !== undefined) {
+    for (const suite of release.security) lines.push(`deb${option} ${mirrors.security} ${suite} main`);
+  }
+  return `${lines.join('\n')}\n`;
+}
