@@ -13,7 +13,7 @@ import { execa } from 'execa';
 import { type PackageSet, type ReleaseName, releases, scriptOnlyPackages } from './catalog.ts';
 import { SetupError } from './errors.ts';
 import { sha256File } from './hash.ts';
-import { findMirrors, mirrorVariable, sourcesFor } from './mirrors.ts';
+import { findMirrors, type Mirrors, mirrorVariable, sourcesFor } from './mirrors.ts';
 
 /** One package file, as apt's signed indices describe it. */
 export interface PackageFile {
@@ -25,7 +25,7 @@ export interface PackageFile {
   readonly sha256: string;
 }
 
-const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg';
+const debianKeyring = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
 /** Output of a command, or `undefined` when it cannot be run or fails. */
 async function output(command: string, args: readonly string[]): Promise<string | undefined> {
@@ -72,17 +72,21 @@ export class PrivateApt {
   readonly #release: ReleaseName;
   readonly #root: string;
   readonly #pool: string;
+  readonly #signedBy: string | undefined;
+  #mirrors: Mirrors | undefined;
   #updateError: string | undefined;
   #updated = false;
 
   /**
    * @param root folder for this release's apt state
    * @param pool folder where package files are kept
+   * @param keyring whose signatures count; where it is not there, those that the machine's apt trusts
    */
-  constructor(release: ReleaseName, root: string, pool: string) {
+  constructor(release: ReleaseName, root: string, pool: string, keyring = debianKeyring) {
     this.#release = release;
     this.#root = root;
     this.#pool = pool;
+    this.#signedBy = existsSync(keyring) ? keyring : undefined;
   }
 
   /** Resolves `set` with everything it depends on, from fresh indices if they can be had. */
@@ -159,19 +163,52 @@ export class PrivateApt {
   async #configure(): Promise<void> {
     const folders = ['lists/partial', 'cache/archives/partial', 'etc/parts', 'etc/preferences.d'];
     for (const folder of folders) mkdirSync(join(this.#root, folder), { recursive: true });
-    const mirrors = await findMirrors();
-    const signedBy = existsSync(keyring) ? keyring : undefined;
-    writeFileSync(
-      join(this.#root, 'etc/sources.list'),
-      sourcesFor(releases[this.#release], mirrors, signedBy),
-      {
-        mode: 0o600,
-      },
-    );
     writeFileSync(join(this.#root, 'status'), '');
     const conf = join(this.#root, 'apt.conf');
     writeFileSync(conf, await this.#machineOptions(), { mode: 0o600 });
     chmodSync(conf, 0o600);
+    this.#mirrors ??= await this.#chooseMirrors();
+    const sources = sourcesFor(releases[this.#release], this.#mirrors, this.#signedBy);
+    writeFileSync(join(this.#root, 'etc/sources.list'), sources, { mode: 0o600 });
+  }
+
+  async #chooseMirrors(): Promise<Mirrors> {
+    const { archive, security } = await findMirrors();
+    const suites = releases[this.#release];
+    return {
+      archive: (await this.#debianOf(archive, suites.archive[0])) ?? archive[0],
+      security: (await this.#debianOf(security, suites.security[0])) ?? security[0],
+    };
+  }
+
+  /**
+   * The first of `uris` that has Debian's `suite`. Without a choice none is asked, and where none will do the
+   * caller takes the first: what is wrong with it is told when packages are wanted from it.
+   */
+  async #debianOf(uris: readonly string[], suite: string): Promise<string | undefined> {
+    if (uris.length > 1) for (const uri of uris) if (await this.#isDebian(uri, suite)) return uri;
+    return undefined;
+  }
+
+  /** Whether `uri` has a `suite` that is signed by the right key and says that it is Debian's. */
+  async #isDebian(uri: string, suite: string): Promise<boolean> {
+    const lists = join(this.#root, 'lists-try');
+    const list = join(this.#root, 'etc/sources-try.list');
+    try {
+      mkdirSync(join(lists, 'partial'), { recursive: true });
+      const option = this.#signedBy === undefined ? '' : ` [signed-by=${this.#signedBy}]`;
+      writeFileSync(list, `deb${option} ${uri} ${suite} main\n`, { mode: 0o600 });
+      const own = ['-o', `Dir::Etc::sourcelist=${list}`, '-o', `Dir::State::lists=${lists}`];
+      // Only the signed list of the indices, a few hundred kB.
+      const noIndex = ['-o', 'Acquire::IndexTargets::deb::Packages::DefaultEnabled=false'];
+      await this.#apt([...own, ...noIndex, 'update']);
+      // apt leaves there only what it has checked.
+      const signed = readdirSync(lists).find((file) => /_(In)?Release$/.test(file));
+      return signed !== undefined && /^Origin: Debian$/m.test(readFileSync(join(lists, signed), 'utf8'));
+    } finally {
+      rmSync(lists, { recursive: true, force: true });
+      rmSync(list, { force: true });
+    }
   }
 
   /** The machine's `Acquire` options (proxies, transports, time-outs), and our own folders. */

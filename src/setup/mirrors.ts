@@ -2,10 +2,16 @@ import { execa } from 'execa';
 import type { Release } from './catalog.ts';
 import { SetupError } from './errors.ts';
 
-/** The Debian mirrors that this machine is configured with. */
+/** Where packages are fetched from. */
 export interface Mirrors {
   readonly archive: string;
   readonly security: string | undefined;
+}
+
+/** What may be a Debian mirror by the names of its suites, the likeliest first. */
+export interface MirrorCandidates {
+  readonly archive: readonly [string, ...string[]];
+  readonly security: readonly string[];
 }
 
 export const mirrorVariable = 'VFIO_COMPANION_DEBIAN_MIRROR';
@@ -32,23 +38,29 @@ export function parseSources(text: string): Source[] {
   return found;
 }
 
-/** Picks the first source that serves a Debian release, and the first that serves security updates of one. */
-export function pickMirrors(sources: readonly Source[]): Mirrors | undefined {
-  let archive: string | undefined;
-  let security: string | undefined;
+/**
+ * The repositories that may be mirrors of Debian's archive, and of its security updates. Others have suites
+ * called `stable` or `bookworm` too, but hardly `stable-updates`: whoever has that comes first.
+ */
+export function rankMirrors(sources: readonly Source[]): Record<keyof MirrorCandidates, string[]> {
+  const [likely, possible, security] = [new Set<string>(), new Set<string>(), new Set<string>()];
   for (const { uri, suite } of sources) {
-    if (debianSuites.test(suite)) archive ??= uri;
+    if (debianSuites.test(suite)) possible.add(uri);
+    const [, release = '', rest = ''] = /^([^-/]+)[-/](.+)$/.exec(suite) ?? [];
+    if (!debianSuites.test(release)) continue;
     // `stable/updates` is what security updates were called before Debian 11.
-    const [, release = ''] = /^(.*)(?:-security|\/updates)$/.exec(suite) ?? [];
-    if (debianSuites.test(release)) security ??= uri;
+    if (rest === 'security' || suite.endsWith('/updates')) security.add(uri);
+    else if (rest === 'updates') likely.add(uri);
   }
-  return archive === undefined ? undefined : { archive, security };
+  return { archive: [...new Set([...likely, ...possible])], security: [...security] };
 }
 
 /** Mirrors from `$VFIO_COMPANION_DEBIAN_MIRROR` (`URI[ URI-of-security]`) or from the machine's apt. */
-export async function findMirrors(env: NodeJS.ProcessEnv = process.env): Promise<Mirrors> {
+export async function findMirrors(env: NodeJS.ProcessEnv = process.env): Promise<MirrorCandidates> {
   const [archive, security] = (env[mirrorVariable] ?? '').split(/[\s,]+/);
-  if (archive !== undefined && archive !== '') return { archive, security };
+  if (archive !== undefined && archive !== '') {
+    return { archive: [archive], security: security === undefined ? [] : [security] };
+  }
   // Not `indextargets`, which leaves out whatever `apt-get update` has not fetched yet, in a new container all.
   const asked = await execa('apt-get', ['update', '--print-uris'], {
     reject: false,
@@ -62,15 +74,16 @@ export async function findMirrors(env: NodeJS.ProcessEnv = process.env): Promise
     );
   }
   // It also fails when only one of several sources cannot be had, and prints the others.
-  const mirrors = pickMirrors(parseSources(asked.stdout));
-  if (mirrors === undefined) {
+  const { archive: likeliestFirst, security: updates } = rankMirrors(parseSources(asked.stdout));
+  const [first, ...others] = likeliestFirst;
+  if (first === undefined) {
     const error = asked.stderr.split('\n').find((line) => line.startsWith('E:'));
     throw new SetupError(
       `this machine's apt configuration names no Debian mirror${error === undefined ? '' : ` (${error})`}`,
       `set ${mirrorVariable} to the URI of one`,
     );
   }
-  return mirrors;
+  return { archive: [first, ...others], security: updates };
 }
 
 /** The lines of a `sources.list` for `release` on `mirrors`. */

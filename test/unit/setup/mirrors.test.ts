@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { releases } from '../../../src/setup/catalog.ts';
-import { findMirrors, parseSources, pickMirrors, sourcesFor } from '../../../src/setup/mirrors.ts';
+import { findMirrors, parseSources, rankMirrors, sourcesFor } from '../../../src/setup/mirrors.ts';
 
 /** What apt prints for one suite. */
 function line(uri: string, suite: string): string {
@@ -34,35 +34,38 @@ describe('parseSources', () => {
   });
 });
 
-describe('pickMirrors', () => {
-  it('takes the first Debian archive and the first security archive', () => {
+describe('rankMirrors', () => {
+  const third = { uri: 'https://third.example/apt', suite: 'stable' };
+
+  it('finds archives and security archives', () => {
     const sources = [
       { uri: 'https://other.example/node', suite: 'nodistro' },
       { uri: 'http://two.example/debian-security', suite: 'bookworm-security' },
       { uri: 'http://three.example/debian', suite: 'bookworm' },
-      { uri: 'http://four.example/debian', suite: 'bookworm-updates' },
+      { uri: 'http://ubuntu.example', suite: 'noble' },
     ];
-    expect(pickMirrors(sources)).toEqual({
-      archive: 'http://three.example/debian',
-      security: 'http://two.example/debian-security',
+    expect(rankMirrors(sources)).toEqual({
+      archive: ['http://three.example/debian'],
+      security: ['http://two.example/debian-security'],
     });
+  });
+
+  it('has what also has -updates first, whatever comes before it', () => {
+    const sources = [
+      third,
+      { uri: 'http://deb.example/debian', suite: 'bookworm' },
+      { uri: 'http://deb.example/debian', suite: 'bookworm-updates' },
+    ];
+    expect(rankMirrors(sources).archive).toEqual(['http://deb.example/debian', third.uri]);
   });
 
   it('knows the old spelling of security suites', () => {
-    const sources = [
-      { uri: 'http://a.example/d', suite: 'stable' },
-      { uri: 'http://b.example/s', suite: 'stable/updates' },
-    ];
-    expect(pickMirrors(sources)?.security).toBe('http://b.example/s');
+    const sources = [third, { uri: 'http://b.example/s', suite: 'stable/updates' }];
+    expect(rankMirrors(sources)).toEqual({ archive: [third.uri], security: ['http://b.example/s'] });
   });
 
-  it('does without a security archive, but not without an archive', () => {
-    expect(pickMirrors([{ uri: 'http://a.example/d', suite: 'trixie' }])).toEqual({
-      archive: 'http://a.example/d',
-      security: undefined,
-    });
-    expect(pickMirrors([{ uri: 'http://ubuntu.example', suite: 'noble' }])).toBeUndefined();
-    expect(pickMirrors([])).toBeUndefined();
+  it('finds nothing in nothing', () => {
+    expect(rankMirrors([])).toEqual({ archive: [], security: [] });
   });
 });
 
@@ -95,8 +98,8 @@ Dir::State::lists "${root}/lists";
 deb http://sec.example/debian-security bookworm-security main
 `);
     expect(await findMirrors(env)).toEqual({
-      archive: 'http://deb.example/debian',
-      security: 'http://sec.example/debian-security',
+      archive: ['http://deb.example/debian'],
+      security: ['http://sec.example/debian-security'],
     });
   });
 
@@ -104,7 +107,7 @@ deb http://sec.example/debian-security bookworm-security main
     const env = machine(`deb http://deb.example/debian bookworm main
 deb nosuchmethod://deb.example/debian bookworm-updates main
 `);
-    expect(await findMirrors(env)).toMatchObject({ archive: 'http://deb.example/debian' });
+    expect(await findMirrors(env)).toMatchObject({ archive: ['http://deb.example/debian'] });
   });
 
   it('says what to set where there is none, and what apt says of its configuration', async () => {
