@@ -5,6 +5,7 @@ import { bytes } from '../src/report/format.ts';
 import { type DemoScene, migrateAndProve, say } from './demo-scene.ts';
 import { type Ends, Flow, type PingReport, Pings, type TcpReport, type UdpReport } from './flows.ts';
 import { configureGuest, guestWarnings, Network, plainNet } from './network.ts';
+import { bootTimeoutMs } from './scene.ts';
 
 const streamRate = 2_000_000;
 const datagramRate = 1000;
@@ -26,7 +27,7 @@ export const networkScene: DemoScene = async (finish) => {
     vm: { cpus: 2 },
   });
   finish(() => bed.close());
-  await bed.agent.waitReady({ timeoutMs: 120_000 });
+  await bed.agent.waitReady({ timeoutMs: bootTimeoutMs });
   await configureGuest(bed);
   const card = await bed.agent.check("ethtool -i eth0 | grep -E '^(driver|firmware-version)' | tr '\\n' ' '");
   say(`The guest runs Linux ${await bed.agent.check('uname -r')}; eth0: ${card}`);

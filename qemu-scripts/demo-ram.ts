@@ -1,12 +1,13 @@
 /** The demonstration without a network: a device that writes guest memory by itself. */
 import type { Testbed } from '../src/qemu/index.ts';
 import { type DemoScene, migrateAndProve, say } from './demo-scene.ts';
-import { bootScene, checkGuest, startLoad } from './scene.ts';
+import { bootTimeoutMs, checkGuest, startLoad, startScene } from './scene.ts';
 
 export const ramScene: DemoScene = async (finish) => {
   say('Booting a guest under QEMU, with a vfio-user device that this process serves …');
-  const bed = await bootScene();
+  const bed = await startScene();
   finish(() => bed.close());
+  await bed.agent.waitReady({ timeoutMs: bootTimeoutMs });
   say(`The guest runs Linux ${await bed.agent.check('uname -r')}.`);
   await startLoad(bed, { mib: 64, rate: 32, pages: 500, intervalUs: 200 });
   say('A program in it rewrites and checks 64 MiB; the device writes a ring of 500 pages by itself.\n');

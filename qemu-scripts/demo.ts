@@ -9,6 +9,7 @@ import { locateQemu } from '../src/setup/index.ts';
 import { networkScene } from './demo-network.ts';
 import { ramScene } from './demo-ram.ts';
 import { type DemoScene, say } from './demo-scene.ts';
+import { interruptible, playScene } from './interruption.ts';
 
 export interface DemoOptions {
   /** Where the HTML report goes. */
@@ -29,23 +30,13 @@ export async function demo(options: DemoOptions): Promise<void> {
   if (options.device === 'mlx5' && (await runInNamespace())) return;
   const { version } = await locateQemu();
   say(`QEMU ${version}, Node ${process.version}; nothing is patched, and nothing is installed in the guest.`);
-  const ends: (() => Promise<void>)[] = [];
-  const interrupted = new Promise<never>((_resolve, reject) => {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
-      process.once(signal, () => reject(new Error(`${signal}: everything ended`)));
-  });
-  try {
-    const scene = scenes[options.device]((end) => ends.push(end));
-    scene.catch(() => undefined);
-    const { report, proven } = await Promise.race([scene, interrupted]);
-    say(`\n${summary(report)}\n\nProven:`);
-    for (const line of proven) say(`  ${line}`);
-    const path = resolve(options.report);
-    await writeWhole(path, await htmlReport(report, proven));
-    say(`Report: ${path}`);
-  } finally {
-    for (const end of ends.reverse()) await end();
-  }
+  const scene = scenes[options.device];
+  const { report, proven } = await interruptible((interrupted) => playScene(scene, interrupted));
+  say(`\n${summary(report)}\n\nProven:`);
+  for (const line of proven) say(`  ${line}`);
+  const path = resolve(options.report);
+  await writeWhole(path, await htmlReport(report, proven));
+  say(`Report: ${path}`);
 }
 
 /** Where only a user namespace of our own can make taps: does it all again in one. False: go on here. */
@@ -54,7 +45,17 @@ async function runInNamespace(): Promise<boolean> {
   if (able.ok || able.wrapper === undefined || process.env[inside] !== undefined) return false;
   const [command = '', ...before] = able.wrapper;
   const args = [...before, process.execPath, ...process.execArgv, ...process.argv.slice(1)];
-  const result = await execa(command, args, { stdio: 'inherit', reject: false, env: { [inside]: '1' } });
+  const result = await interruptible((interrupted) => {
+    const run = execa(command, args, {
+      stdio: 'inherit',
+      reject: false,
+      env: { [inside]: '1' },
+      // It takes the time that ending takes.
+      forceKillAfterDelay: false,
+    });
+    interrupted.addEventListener('abort', () => run.kill('SIGTERM'));
+    return run;
+  });
   process.exitCode = result.exitCode ?? 1;
   return true;
 }

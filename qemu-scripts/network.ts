@@ -53,10 +53,14 @@ export class Network {
   static async create(options: NetworkOptions = {}): Promise<Network> {
     const peer = options.peer ?? (canUseTaps().ok ? 'linux' : 'test-peer');
     const folder = mkdtempSync(join(tmpdir(), 'vc-net-'));
-    const testNet =
-      peer === 'linux'
-        ? await TestNet.create({ taps: 1, address: `${plainNet.peer}/24`, mtu: 9000 })
-        : undefined;
+    let testNet: TestNet | undefined;
+    try {
+      if (peer === 'linux')
+        testNet = await TestNet.create({ taps: 1, address: `${plainNet.peer}/24`, mtu: 9000 });
+    } catch (error) {
+      rmSync(folder, { recursive: true, force: true });
+      throw error;
+    }
     const network = new Network(peer, folder, testNet);
     try {
       await network.#start(options.parkLimit ?? 8192);

@@ -7,16 +7,30 @@ const linuxMemory = '192M';
 const ringAddress = 0xc40_0000;
 const device = 'pcitool 1b36:11e1';
 
-/** Boots a guest and waits until it is ready. */
-export async function bootScene(options: Partial<TestbedOptions> = {}): Promise<Testbed> {
+/** How long a guest may take to boot, under software emulation on a busy machine. */
+export const bootTimeoutMs = 120_000;
+
+/** Starts to boot a guest. */
+export async function startScene(options: Partial<TestbedOptions> = {}): Promise<Testbed> {
   const bed = await Testbed.start({
     devices: [{ id: 'dev0', model: 'ram' }],
     vm: { append: `mem=${linuxMemory}` },
     ...options,
   });
   console.log(`guest boots in ${bed.folder}`);
-  await bed.agent.waitReady({ timeoutMs: 120_000 });
   return bed;
+}
+
+/** Boots a guest and waits until it is ready. */
+export async function bootScene(options: Partial<TestbedOptions> = {}): Promise<Testbed> {
+  const bed = await startScene(options);
+  try {
+    await bed.agent.waitReady({ timeoutMs: bootTimeoutMs });
+    return bed;
+  } catch (error) {
+    await bed.close();
+    throw error;
+  }
 }
 
 /** Starts the checker in the guest and the device's writing of `pages` pages, one every `intervalUs`. */
