@@ -1,6 +1,6 @@
 import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { execa } from 'execa';
 import type { GuestKernel } from './image.ts';
 import { cacheRoot } from './paths.ts';
@@ -77,11 +77,23 @@ export async function probeKvm(qemu: Qemu, kernel: GuestKernel, fresh = false): 
     if (known?.boot === boot && known.qemu === id) return known.kvm;
   }
   const kvm = await tryAccelerator(qemu, kernel, 'kvm');
-  mkdirSync(cacheRoot(), { recursive: true });
-  const draft = `${file}.${process.pid}`;
-  writeFileSync(draft, JSON.stringify({ boot, qemu: id, kvm } satisfies Remembered));
-  renameSync(draft, file);
+  remember(file, { boot, qemu: id, kvm });
   return kvm;
+}
+
+function remember(file: string, answer: Remembered): void {
+  const draft = `${file}.${process.pid}`;
+  try {
+    mkdirSync(dirname(file), { recursive: true });
+    try {
+      writeFileSync(draft, JSON.stringify(answer));
+      renameSync(draft, file);
+    } finally {
+      rmSync(draft, { force: true });
+    }
+  } catch {
+    // A cache that we only read, or a full disk: the next one asks again, which costs seconds and nothing else.
+  }
 }
 
 function remembered(file: string): Remembered | undefined {
