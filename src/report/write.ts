@@ -1,19 +1,69 @@
 import { randomBytes } from 'node:crypto';
-import { rename, rm, writeFile } from 'node:fs/promises';
+import { fstatSync, type Stats } from 'node:fs';
+import { lstat, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { CompanionError } from '../errors.ts';
 
-/** Writes a file whole or not at all: a full disk leaves an earlier file as it was. */
+/**
+ * Writes a file whole or not at all: a full disk leaves an earlier file as it was. What a link leads to is written, and
+ * the link stays; devices, pipes and what is our own output are written to, not replaced.
+ */
 export async function writeWhole(path: string, text: string): Promise<void> {
-  const draft = `${path}.${randomBytes(4).toString('hex')}.part`;
   try {
-    await writeFile(draft, text);
-    await rename(draft, path);
+    await writeTo(path, text);
   } catch (error) {
-    await rm(draft, { force: true });
     const reason = error instanceof Error ? error.message : String(error);
     throw new CompanionError('VC_REPORT', `the report can't be written to ${path}: ${reason}`, {
       hint: 'the migration itself is not affected; give --report a place with room',
       cause: error,
     });
   }
+}
+
+async function writeTo(path: string, text: string): Promise<void> {
+  const found = await unlessMissing(stat(path));
+  if (found === undefined) {
+    // A link to what is not there yet has nothing that could be left half written.
+    const link = await unlessMissing(lstat(path));
+    return link === undefined ? replace(path, text) : writeFile(path, text);
+  }
+  const output = [process.stdout, process.stderr].find(({ fd }) => isOpenAs(found, fd));
+  // Opened once more, /dev/stdout of `> FILE` would be written from its start by either.
+  if (output !== undefined) return writeOut(output, text);
+  return found.isFile() ? replace(await realpath(path), text) : writeFile(path, text);
+}
+
+async function replace(path: string, text: string): Promise<void> {
+  const draft = `${path}.${randomBytes(4).toString('hex')}.part`;
+  try {
+    await writeFile(draft, text);
+    await rename(draft, path);
+  } catch (error) {
+    await rm(draft, { force: true });
+    throw error;
+  }
+}
+
+async function unlessMissing(look: Promise<Stats>): Promise<Stats | undefined> {
+  try {
+    return await look;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+function isOpenAs({ dev, ino }: Stats, fd: number): boolean {
+  try {
+    const open = fstatSync(fd);
+    return open.dev === dev && open.ino === ino;
+  } catch {
+    // Closed by whoever started us.
+    return false;
+  }
+}
+
+function writeOut(stream: NodeJS.WriteStream, text: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    stream.write(text, (error) => (error ? reject(error) : resolve()));
+  });
 }

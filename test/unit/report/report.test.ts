@@ -1,7 +1,19 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { htmlReport } from '../../../src/report/html.ts';
 import { junitReport } from '../../../src/report/junit.ts';
 import { createProgressView } from '../../../src/report/progress.ts';
@@ -172,17 +184,61 @@ describe('Timeline', () => {
 });
 
 describe('writeWhole', () => {
+  let folder: string;
+  const inFolder = (name: string): string => join(folder, name);
+  const text = (name: string): string => readFileSync(inFolder(name), 'utf8');
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'vc-report-'));
+  });
+  afterEach(() => {
+    vi.restoreAllMocks();
+    rmSync(folder, { recursive: true });
+  });
+
   it('replaces a file as a whole, and says what can not be written', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'vc-report-'));
-    try {
-      const path = join(folder, 'report.html');
-      writeFileSync(path, 'old');
-      await expect(writeWhole(join(folder, 'none', 'x'), 'new')).rejects.toThrow(/can't be written/);
-      await writeWhole(path, 'new');
-      expect(readFileSync(path, 'utf8')).toBe('new');
-      expect(readdirSync(folder)).toEqual(['report.html']);
-    } finally {
-      rmSync(folder, { recursive: true });
-    }
+    const path = inFolder('report.html');
+    writeFileSync(path, 'old');
+    await expect(writeWhole(inFolder('none/x'), 'new')).rejects.toThrow(/can't be written/);
+    await expect(writeWhole(folder, 'new')).rejects.toThrow(/can't be written/);
+    const before = statSync(path).ino;
+    await writeWhole(path, 'new');
+    expect(text('report.html')).toBe('new');
+    expect(statSync(path).ino).not.toBe(before);
+    expect(readdirSync(folder)).toEqual(['report.html']);
+  });
+
+  it('writes what a link leads to, and leaves the link', async () => {
+    mkdirSync(inFolder('artefacts'));
+    writeFileSync(inFolder('artefacts/1.xml'), 'old');
+    symlinkSync('artefacts/1.xml', inFolder('there'));
+    symlinkSync('artefacts/2.xml', inFolder('not yet'));
+    const before = statSync(inFolder('there')).ino;
+    await writeWhole(inFolder('there'), 'one');
+    await writeWhole(inFolder('not yet'), 'two');
+    for (const link of ['there', 'not yet']) expect(lstatSync(inFolder(link)).isSymbolicLink()).toBe(true);
+    expect([text('artefacts/1.xml'), text('artefacts/2.xml')]).toEqual(['one', 'two']);
+    expect(statSync(inFolder('there')).ino).not.toBe(before);
+    expect(readdirSync(inFolder('artefacts'))).toEqual(['1.xml', '2.xml']);
+  });
+
+  it('writes to a pipe instead of taking its place', async () => {
+    const path = inFolder('pipe');
+    execFileSync('mkfifo', [path]);
+    const [read] = await Promise.all([readFile(path, 'utf8'), writeWhole(path, 'new')]);
+    expect(read).toBe('new');
+    expect(lstatSync(path).isFIFO()).toBe(true);
+    expect(readdirSync(folder)).toEqual(['pipe']);
+  });
+
+  it('writes where our own output goes as our own output', async () => {
+    const write = vi.spyOn(process.stdout, 'write').mockImplementation((...args: unknown[]) => {
+      const done = args.at(-1);
+      if (typeof done === 'function') done();
+      return true;
+    });
+    symlinkSync('/proc/self/fd/1', inFolder('stdout'));
+    await writeWhole(inFolder('stdout'), 'new');
+    expect(write).toHaveBeenCalledWith('new', expect.anything());
+    expect(lstatSync(inFolder('stdout')).isSymbolicLink()).toBe(true);
   });
 });
