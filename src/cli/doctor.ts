@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { CompanionError } from '../errors.ts';
-import { probeKvm } from '../setup/accel.ts';
+import { kvmDevice, probeKvm } from '../setup/accel.ts';
 import { defaultKernel, isKernelName, kernels } from '../setup/catalog.ts';
 import { findImage, type GuestKernel } from '../setup/image.ts';
 import { locateLibvfioUser } from '../setup/libvfio-user.ts';
@@ -97,12 +97,17 @@ async function findImages(store: Store, findings: Finding[]): Promise<Map<string
   return images;
 }
 
-async function kvmFinding(qemu: Qemu | undefined, kernel: GuestKernel | undefined): Promise<Finding> {
+/** Whether KVM runs `kernel` now, whatever was the answer before. */
+export async function kvmFinding(
+  qemu: Qemu | undefined,
+  kernel: GuestKernel | undefined,
+  device: string = kvmDevice,
+): Promise<Finding> {
   if (qemu === undefined || kernel === undefined) {
     const remedy = 'make setup; the probe boots a guest';
     return { name: 'KVM', state: 'gap', value: 'not probed', remedy };
   }
-  const probe = await probeKvm(qemu, kernel);
+  const probe = await probeKvm(qemu, kernel, { fresh: true, device });
   if (probe.works) return { name: 'KVM', state: 'ok', value: 'runs a guest' };
   return {
     name: 'KVM',
