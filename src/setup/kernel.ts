@@ -54,13 +54,19 @@ async function runFromTree(
 /** The shared libraries, dynamic loader included, that `program` of the userland in `tree` loads. */
 export async function listLibraries(tree: string, program: string): Promise<string[]> {
   const text = Buffer.from(await runFromTree(tree, ['--list'], program, [])).toString();
-  const found = [join(tree, library, 'ld-linux-x86-64.so.2')];
+  const loader = join(tree, library, 'ld-linux-x86-64.so.2');
+  const found = new Set([loader]);
   for (const line of text.split('\n')) {
-    const path = /=> (\/\S+) \(0x/.exec(line)?.[1];
-    if (path?.startsWith(tree)) found.push(path);
-    else if (line.includes('not found')) throw new SetupError(`${program}: ${line.trim()}`, 'report this');
+    const path = /=> (\/.+) \(0x/.exec(line)?.[1];
+    if (path?.startsWith(`${tree}/`)) found.add(path);
+    // One of this machine would not be there in the guest.
+    else if (path !== undefined || line.includes('not found')) {
+      throw new SetupError(`${program}: not in the guest's packages: ${line.trim()}`, 'report this');
+    }
   }
-  return found;
+  // All of them are linked dynamically, to libc at the least.
+  if (found.size === 1) throw new SetupError(`${program}: no libraries in "${text.trim()}"`, 'report this');
+  return [...found];
 }
 
 /**

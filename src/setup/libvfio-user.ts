@@ -52,13 +52,13 @@ const clientUnits = ['migration', 'tran', 'tran_sock'];
  */
 export function locateLibvfioUser(
   env: NodeJS.ProcessEnv = process.env,
-  cache: string = cacheRoot(env),
+  cache?: string,
 ): LibvfioUser | undefined {
   const named = env[libraryVariable];
   if (named !== undefined && named !== '') {
     return checked(resolve(named), 'environment', undefined, undefined);
   }
-  const folder = join(cache, folderName);
+  const folder = join(cache ?? cacheRoot(env), folderName);
   const manifest = readManifest(folder);
   if (manifest === undefined) return undefined;
   const samples = { client: join(folder, 'client'), server: join(folder, 'server') };
@@ -136,13 +136,13 @@ export function originOf(tarball: string): string {
 }
 
 /** Unpacks only `subprojects/libvfio-user` of the tarball, as `folder`. */
-async function extract(tarball: string, folder: string, tools: string): Promise<void> {
-  const program = join(tools, 'usr/bin/xz');
+export async function extract(tarball: string, folder: string, tools: string): Promise<void> {
+  // Not `tar -I`, which takes a blank in the path for the end of the program's name.
+  const env = { LD_LIBRARY_PATH: join(tools, multiarch) };
+  const xz = execa(join(tools, 'usr/bin/xz'), ['-dc', tarball], { env, buffer: false });
   const what = ['--strip-components=3', '--wildcards', '*/subprojects/libvfio-user/*'];
   try {
-    await execa('tar', ['-x', '--no-same-owner', '-I', program, '-f', tarball, '-C', folder, ...what], {
-      env: { LD_LIBRARY_PATH: join(tools, multiarch) },
-    });
+    await xz.pipe('tar', ['-x', '--no-same-owner', '-f', '-', '-C', folder, ...what]);
   } catch (cause) {
     throw new SetupError(
       `cannot unpack ${tarball}`,

@@ -1,9 +1,9 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { execaSync } from 'execa';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { locateLibvfioUser, originOf } from '../../../src/setup/libvfio-user.ts';
+import { extract, locateLibvfioUser, originOf } from '../../../src/setup/libvfio-user.ts';
 import { libraryFault, libraryGeneration, requiredSymbols } from '../../../src/setup/libvfio-user-library.ts';
 import { findOnPath } from '../../../src/setup/qemu.ts';
 
@@ -46,6 +46,22 @@ describe('where the library is from', () => {
     writeFileSync(path, 'not an ELF file, but long enough to have had a header of one');
     expect(libraryFault(path)).toMatch(/^cannot be loaded/);
   });
+});
+
+test('the source is unpacked by an xz whose path has a blank', async () => {
+  const [tools, out] = [join(folder, 'a b/tools'), join(folder, 'a b/out')];
+  for (const path of [join(tools, 'usr/bin'), out]) mkdirSync(path, { recursive: true });
+  const xz = join(tools, 'usr/bin/xz');
+  writeFileSync(xz, '#!/bin/sh\nexec cat "$2"\n');
+  chmodSync(xz, 0o755);
+  const copy = join(folder, 'src/qemu-7/subprojects/libvfio-user/lib');
+  mkdirSync(copy, { recursive: true });
+  writeFileSync(join(copy, 'dma.c'), 'text');
+  const tarball = join(folder, 'a b/qemu_7.orig.tar.xz');
+  execaSync('tar', ['-c', '-f', tarball, '-C', join(folder, 'src'), 'qemu-7']);
+  await extract(tarball, out, tools);
+  expect(readFileSync(join(out, 'lib/dma.c'), 'utf8')).toBe('text');
+  await expect(extract(join(folder, 'no tarball'), out, tools)).rejects.toThrow('cannot unpack');
 });
 
 describe.skipIf(compiler === undefined)('a library is looked at before it is called', () => {

@@ -1,7 +1,11 @@
-import { describe, expect, it } from 'vitest';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { cpioArchive, type Entry } from '../../../images/cpio.ts';
 import { compressedKernel } from '../../../src/setup/bzimage.ts';
-import { moduleClosure } from '../../../src/setup/kernel.ts';
+import { SetupError } from '../../../src/setup/errors.ts';
+import { listLibraries, moduleClosure } from '../../../src/setup/kernel.ts';
 import { cacheRoot } from '../../../src/setup/paths.ts';
 import { parseVersion, recentEnough } from '../../../src/setup/qemu.ts';
 
@@ -128,5 +132,67 @@ describe('cacheRoot', () => {
     expect(cacheRoot({ VFIO_COMPANION_CACHE: '/a', XDG_CACHE_HOME: '/b' })).toBe('/a');
     expect(cacheRoot({ XDG_CACHE_HOME: '/b' })).toBe('/b/vfio-companion');
     expect(cacheRoot({ XDG_CACHE_HOME: 'relative' })).toMatch(/\/\.cache\/vfio-companion$/);
+  });
+
+  it('is absolute, so that every program means the same folder', () => {
+    expect(cacheRoot({ VFIO_COMPANION_CACHE: '.cache/x' })).toBe(join(process.cwd(), '.cache/x'));
+    expect(cacheRoot({ VFIO_COMPANION_CACHE: '/a b/c/' })).toBe('/a b/c');
+  });
+
+  it('refuses what apt or the dynamic loader would take for two folders', () => {
+    for (const path of ['/a:b', '/a;b', '/a"b']) {
+      expect(() => cacheRoot({ VFIO_COMPANION_CACHE: path }), path).toThrow(SetupError);
+    }
+  });
+
+  it.each(['', 'relative'])('says what to set where HOME is "%s"', (home) => {
+    vi.stubEnv('HOME', home);
+    try {
+      expect(() => cacheRoot({})).toThrow('no home folder');
+      expect(cacheRoot({ XDG_CACHE_HOME: '/b' })).toBe('/b/vfio-companion');
+    } finally {
+      vi.unstubAllEnvs();
+    }
+  });
+});
+
+describe('listLibraries', () => {
+  let folder: string;
+
+  /** A userland, in a folder with a blank, whose dynamic loader prints `lines`. */
+  function userland(...lines: string[]): string {
+    const tree = join(folder, 'a b');
+    const libraries = join(tree, 'usr/lib/x86_64-linux-gnu');
+    mkdirSync(libraries, { recursive: true });
+    const loader = join(libraries, 'ld-linux-x86-64.so.2');
+    const all = lines.map((line) => line.replace('TREE', libraries));
+    writeFileSync(loader, `#!/bin/sh\ncat <<'END'\n${all.join('\n')}\nEND\n`);
+    chmodSync(loader, 0o755);
+    return tree;
+  }
+
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'vfio-companion-libraries-'));
+  });
+
+  afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+  it('finds those of a tree whose path has a blank', async () => {
+    const tree = userland(
+      '\tlinux-vdso.so.1 (0x00007fff)',
+      '\tlibc.so.6 => TREE/libc.so.6 (0x00007f00)',
+      '\t/lib64/ld-linux-x86-64.so.2 => TREE/ld-linux-x86-64.so.2 (0x00007f10)',
+    );
+    const names = (await listLibraries(tree, 'bin/dash')).map((path) => relative(tree, path));
+    const library = 'usr/lib/x86_64-linux-gnu';
+    expect(names).toEqual([`${library}/ld-linux-x86-64.so.2`, `${library}/libc.so.6`]);
+  });
+
+  it.each([
+    ['none at all', '\tlinux-vdso.so.1 (0x00007fff)', 'no libraries'],
+    ['one that is nowhere', '\tlibmnl.so.0 => not found', 'libmnl.so.0 => not found'],
+    ['one of this machine', '\tlibc.so.6 => /lib/libc.so.6 (0x00007f00)', "not in the guest's packages"],
+  ])('does not go on with %s', async (_, line, message) => {
+    await expect(listLibraries(userland(line), 'bin/dash')).rejects.toThrow(message);
   });
 });
