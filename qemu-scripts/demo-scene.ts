@@ -24,17 +24,22 @@ export async function migrateAndProve(bed: Testbed): Promise<DemoResult> {
   return { report, proven: proveEqual(report) };
 }
 
-/** Throws unless everything was compared and nothing differs. */
-function proveEqual(report: MigrationReport): string[] {
+/** @throws Error unless everything was compared and nothing differs */
+export function proveEqual(report: Pick<MigrationReport, 'ram' | 'devices'>): string[] {
   const { ram, devices } = report;
   if (ram === null) throw new Error('RAM was not compared');
   if (ram.differing > 0) throw new Error(`${ram.differing} of ${ram.pages} pages of RAM differ`);
   const proven = [`RAM: ${ram.differing} of ${ram.pages} pages differ`];
   for (const device of devices) {
     if (device.stateEqual !== true) throw new Error(`${device.id}: the state was not found equal`);
+    if (device.configCompared !== true) throw new Error(`${device.id}: the configuration was not compared`);
     if (device.configDifferences.length > 0) throw new Error(`${device.id}: configuration differs`);
     if (device.msixTableEqual === false) throw new Error(`${device.id}: the MSI-X table differs`);
-    proven.push(`${device.id}: state, PCI configuration and MSI-X table are equal on both sides`);
+    const equal =
+      device.msixTableEqual === null
+        ? 'state and PCI configuration'
+        : 'state, PCI configuration and MSI-X table';
+    proven.push(`${device.id}: ${equal} are equal on both sides`);
   }
   return proven;
 }

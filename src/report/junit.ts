@@ -1,5 +1,5 @@
 import { comparisonUs, limitedBlackoutUs } from './blackout.ts';
-import type { MigrationReport } from './types.ts';
+import type { DeviceReport, MigrationReport } from './types.ts';
 
 function escapeXml(text: string): string {
   const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
@@ -12,6 +12,8 @@ interface Case {
   readonly name: string;
   readonly seconds: number;
   readonly failure?: string;
+  /** Why it was not looked at. */
+  readonly skipped?: string;
 }
 
 /** The migration as a JUnit test suite: one case for the migration, one for each thing that was compared. */
@@ -52,29 +54,39 @@ export function junitReport(report: MigrationReport): string {
         seconds: 0,
         ...(device.stateEqual ? {} : { failure: 'differs' }),
       });
-    if (device.msixTableEqual !== null)
+    if (device.configCompared !== null)
       cases.push({
-        name: `${name}: configuration and MSI-X table are equal`,
+        name: `${name}: configuration${device.msixTableEqual === null ? ' is' : ' and MSI-X table are'} equal`,
         seconds: 0,
-        ...(device.msixTableEqual && device.configDifferences.length === 0
-          ? {}
-          : { failure: device.configDifferences.join(', ') || 'MSI-X table differs' }),
+        ...configuration(device),
       });
   }
   const failures = cases.filter(({ failure }) => failure !== undefined).length;
-  const lines = cases.map(({ name, seconds, failure }) => {
+  const skips = cases.filter(({ skipped }) => skipped !== undefined).length;
+  const lines = cases.map(({ name, seconds, failure, skipped }) => {
     const open = `    <testcase classname="vfio-companion.migrate" name="${escapeXml(name)}" time="${seconds.toFixed(6)}"`;
-    return failure === undefined
+    if (failure !== undefined) return `${open}><failure message="${escapeXml(failure)}"/></testcase>`;
+    return skipped === undefined
       ? `${open}/>`
-      : `${open}><failure message="${escapeXml(failure)}"/></testcase>`;
+      : `${open}><skipped message="${escapeXml(skipped)}"/></testcase>`;
   });
   return [
     '<?xml version="1.0" encoding="UTF-8"?>',
     '<testsuites>',
-    `  <testsuite name="vfio-companion migrate" tests="${cases.length}" failures="${failures}" timestamp="${escapeXml(report.startedAt)}" time="${(report.totalMs / 1000).toFixed(3)}">`,
+    `  <testsuite name="vfio-companion migrate" tests="${cases.length}" failures="${failures}" skipped="${skips}" timestamp="${escapeXml(report.startedAt)}" time="${(report.totalMs / 1000).toFixed(3)}">`,
     ...lines,
     '  </testsuite>',
     '</testsuites>',
     '',
   ].join('\n');
+}
+
+function configuration({
+  configCompared,
+  configDifferences,
+  msixTableEqual,
+}: DeviceReport): Pick<Case, 'failure' | 'skipped'> {
+  const differing = [...configDifferences, ...(msixTableEqual === false ? ['MSI-X table differs'] : [])];
+  if (differing.length > 0) return { failure: differing.join(', ') };
+  return configCompared === true ? {} : { skipped: 'the device could not be reached for it' };
 }

@@ -1,6 +1,6 @@
 import { comparisonUs } from './blackout.ts';
 import { bytes, duration } from './format.ts';
-import type { MigrationReport } from './types.ts';
+import type { DeviceReport, MigrationReport } from './types.ts';
 
 /** The report as text for people: what happened, the blackout's parts, what was checked. */
 export function summary(report: MigrationReport): string {
@@ -29,7 +29,7 @@ export function summary(report: MigrationReport): string {
   lines.push('');
   for (const device of report.devices) {
     const checks = [
-      device.configDifferences.length === 0 ? '' : `differs: ${device.configDifferences.join(', ')}`,
+      configuration(device),
       device.msixTableEqual === null ? '' : `MSI-X table ${device.msixTableEqual ? 'equal' : 'DIFFERS'}`,
       device.stateEqual === null ? '' : `state ${device.stateEqual ? 'equal' : 'DIFFERS'}`,
     ].filter((text) => text !== '');
@@ -43,4 +43,10 @@ export function summary(report: MigrationReport): string {
     );
   for (const warning of report.warnings) lines.push(`warning: ${warning}`);
   return lines.join('\n').trimEnd();
+}
+
+function configuration({ configCompared, configDifferences }: DeviceReport): string {
+  if (configDifferences.length > 0) return `differs: ${configDifferences.join(', ')}`;
+  if (configCompared === null) return '';
+  return configCompared ? 'configuration equal' : 'configuration NOT COMPARED';
 }

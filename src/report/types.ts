@@ -90,6 +90,8 @@ export interface DeviceReport {
   readonly replayedRegisters: number;
   /** How configuration registers were reached at the destination. */
   readonly replayPath: 'ecam' | 'ports' | 'early' | 'none';
+  /** Null: not asked for, or not come to. False: it was, and the device could not be reached for it. */
+  readonly configCompared: boolean | null;
   readonly configDifferences: readonly string[];
   readonly msixTableEqual: boolean | null;
   readonly stateEqual: boolean | null;

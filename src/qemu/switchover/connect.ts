@@ -112,6 +112,7 @@ function deviceRun(
     carriedPages: 0,
     replayed: 0,
     replayPath: 'none',
+    configCompared: null,
     configDifferences: [],
     msixTableEqual: null,
     stateEqual: null,

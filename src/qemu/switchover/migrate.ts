@@ -97,6 +97,7 @@ function deviceReport(device: DeviceRun): DeviceReport {
     carriedPages: device.carriedPages,
     replayedRegisters: device.replayed,
     replayPath: device.replayPath,
+    configCompared: device.configCompared,
     configDifferences: device.configDifferences,
     msixTableEqual: device.msixTableEqual,
     stateEqual: device.stateEqual,

@@ -56,6 +56,7 @@ export interface DeviceRun {
   carriedPages: number;
   replayed: number;
   replayPath: 'ecam' | 'ports' | 'early' | 'none';
+  configCompared: boolean | null;
   configDifferences: string[];
   msixTableEqual: boolean | null;
   stateEqual: boolean | null;

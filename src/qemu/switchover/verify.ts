@@ -55,7 +55,15 @@ async function verifyConfig(run: Run, device: DeviceRun): Promise<void> {
   const info = frozen(device);
   const needed = neededBits(device);
   const reachable = (commandOf(info.config) & needed) === needed && device.address.bus >= 0;
-  if (!reachable) return;
+  device.configCompared = reachable;
+  if (!reachable) {
+    const why =
+      device.address.bus < 0
+        ? 'its bus has no number'
+        : 'the guest has its memory or bus mastering switched off';
+    run.warn(`device ${device.id}: ${why}, so its configuration and MSI-X table could not be compared`);
+    return;
+  }
   const operations: DmaOperation[] = [];
   const table = msixTableAddress(info);
   const withTable = table !== undefined && device.msixTable !== undefined;

@@ -19,7 +19,7 @@ import { junitReport } from '../../../src/report/junit.ts';
 import { createProgressView } from '../../../src/report/progress.ts';
 import { summary } from '../../../src/report/summary.ts';
 import { Timeline } from '../../../src/report/timeline.ts';
-import type { MigrationReport, PrecopySample, Progress } from '../../../src/report/types.ts';
+import type { DeviceReport, MigrationReport, PrecopySample, Progress } from '../../../src/report/types.ts';
 import { writeWhole } from '../../../src/report/write.ts';
 
 function sample(elapsedMs: number): PrecopySample {
@@ -62,6 +62,7 @@ const report: MigrationReport = {
       carriedPages: 0,
       replayedRegisters: 5,
       replayPath: 'ecam',
+      configCompared: true,
       configDifferences: [],
       msixTableEqual: true,
       stateEqual: true,
@@ -121,6 +122,28 @@ describe('junitReport', () => {
     const xml = junitReport({ ...report, ram, downtimeLimitMs: 20, error: null, outcome: 'source' });
     expect(xml).toContain('failures="3"');
     expect(xml).toContain('2 of 10 pages differ');
+  });
+
+  it('has a case for the configuration of a device without MSI-X, too', () => {
+    const [device] = report.devices;
+    const of = (change: Partial<DeviceReport>): MigrationReport => ({
+      ...report,
+      devices: device === undefined ? [] : [{ ...device, msixTableEqual: null, ...change }],
+    });
+    expect(junitReport(of({}))).toMatch(/: configuration is equal" time="0.000000"\/>/);
+    const differing = junitReport(of({ configDifferences: ['BAR 0: 0x1 became 0x2'] }));
+    expect(differing).toContain('<failure message="BAR 0: 0x1 became 0x2"/>');
+    expect(junitReport(of({ configCompared: null }))).not.toContain('configuration');
+  });
+
+  it('skips the case of a configuration that could not be compared, and the summary says so', () => {
+    const [device] = report.devices;
+    const devices = device === undefined ? [] : [{ ...device, configCompared: false, msixTableEqual: null }];
+    const xml = junitReport({ ...report, devices });
+    expect(xml).toContain('failures="0" skipped="1"');
+    expect(xml).toMatch(/configuration is equal" time="0.000000"><skipped message="[^"]+"\/>/);
+    expect(summary({ ...report, devices })).toContain('configuration NOT COMPARED');
+    expect(summary(report)).toContain('configuration equal');
   });
 
   it('measures the blackout without the comparison that was asked for, which no limit covers', () => {
