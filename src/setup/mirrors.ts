@@ -57,8 +57,8 @@ export function rankMirrors(sources: readonly Source[]): Record<keyof MirrorCand
 
 /** Mirrors from `$VFIO_COMPANION_DEBIAN_MIRROR` (`URI[ URI-of-security]`) or from the machine's apt. */
 export async function findMirrors(env: NodeJS.ProcessEnv = process.env): Promise<MirrorCandidates> {
-  const [archive, security] = (env[mirrorVariable] ?? '').split(/[\s,]+/);
-  if (archive !== undefined && archive !== '') {
+  const [archive, security] = (env[mirrorVariable] ?? '').split(/[\s,]+/).filter((uri) => uri !== '');
+  if (archive !== undefined) {
     return { archive: [archive], security: security === undefined ? [] : [security] };
   }
   // Not `indextargets`, which leaves out whatever `apt-get update` has not fetched yet, in a new container all.

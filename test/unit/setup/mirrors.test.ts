@@ -69,6 +69,19 @@ describe('rankMirrors', () => {
   });
 });
 
+describe('VFIO_COMPANION_DEBIAN_MIRROR', () => {
+  const [archive, security] = ['http://deb.example/debian', 'http://sec.example/debian'];
+
+  it.each([
+    [archive, [archive], []],
+    [`  ${archive}  `, [archive], []],
+    [`${archive}, ${security}\n`, [archive], [security]],
+  ])('takes "%s"', async (value, archives, securities) => {
+    const found = await findMirrors({ VFIO_COMPANION_DEBIAN_MIRROR: value });
+    expect(found).toEqual({ archive: archives, security: securities });
+  });
+});
+
 describe.runIf(existsSync('/usr/bin/apt-get'))('findMirrors', () => {
   let root: string;
 
