@@ -29,7 +29,8 @@ export async function htmlReport(report: MigrationReport, proven: readonly strin
   // The charting library is large and needed for nothing else.
   const { convergenceChart, timelineChart } = await import('./charts.ts');
   const good = report.outcome === 'migrated' && report.error === null;
-  const title = good ? 'Migration' : `Migration failed: ${report.error?.code ?? report.outcome}`;
+  const what = report.outcome === 'migrated' ? 'Migrated, but something failed' : 'Migration failed';
+  const title = good ? 'Migration' : `${what}: ${report.error?.code ?? report.outcome}`;
   const charts = [
     ...(report.timeline.length > 0 ? [timelineChart(report)] : []),
     ...(report.samples.length > 0 ? [convergenceChart(report)] : []),

@@ -1,6 +1,13 @@
 import { comparisonUs } from './blackout.ts';
 import { bytes, duration } from './format.ts';
-import type { DeviceReport, MigrationReport } from './types.ts';
+import type { DeviceReport, MigrationReport, Outcome } from './types.ts';
+
+/** Where the guest is that was not migrated. */
+const whereabouts: Readonly<Record<Exclude<Outcome, 'migrated'>, string>> = {
+  source: 'the guest runs at the source',
+  lost: 'the guest is lost',
+  unknown: 'where the guest runs is unknown',
+};
 
 /** The report as text for people: what happened, the blackout's parts, what was checked. */
 export function summary(report: MigrationReport): string {
@@ -11,8 +18,12 @@ export function summary(report: MigrationReport): string {
   lines.push(
     report.outcome === 'migrated'
       ? `Migrated in ${(report.totalMs / 1000).toFixed(2)} s; the guest stood still for ${blackout} (limit ${report.downtimeLimitMs} ms).`
-      : `Not migrated (${report.outcome}): ${report.error?.message ?? ''}`,
+      : `Not migrated; ${whereabouts[report.outcome]}.`,
   );
+  if (report.error !== null) {
+    lines.push(`error: ${report.error.message} [${report.error.code}]`);
+    if (report.error.hint !== undefined) lines.push(`hint: ${report.error.hint}`);
+  }
   lines.push(
     `RAM ${bytes(report.ramBytes)}, ${report.rounds} rounds; QEMU ${report.qemu.source} to ${report.qemu.destination}.`,
   );

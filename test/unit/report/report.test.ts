@@ -80,6 +80,15 @@ describe('summary', () => {
     expect(text).toContain('stood still for 31.4 ms (limit 300 ms)');
     expect(text).toMatch(/marking nic0 +2\.00 ms +\+0\.90 ms +512 pages/);
     expect(text).toContain('RAM proof: 0 of 65536 pages differ');
+    expect(text).not.toMatch(/^(error|hint):/m);
+  });
+
+  it('tells where the guest is when it was not migrated, why, and the way out', () => {
+    const error = { code: 'VC_X', message: 'it broke', hint: 'mend it', phase: 'replay' as const };
+    const text = summary({ ...report, outcome: 'source', blackoutUs: null, error });
+    expect(text).toMatch(
+      /^Not migrated; the guest runs at the source\.\nerror: it broke \[VC_X\]\nhint: mend it\n/,
+    );
   });
 });
 
@@ -107,6 +116,19 @@ describe('htmlReport', () => {
     const html = await htmlReport({ ...report, outcome: 'source', error, timeline: [], samples: [] });
     expect(html).toContain('Migration failed: VC_X');
     expect(html).toContain('it broke &lt;here&gt;');
+  });
+
+  it('says what failed after the guest had arrived, and the way out', async () => {
+    const error = {
+      code: 'VC_X',
+      message: 'vectors were not fired',
+      hint: 'look at <it>',
+      phase: 'resume' as const,
+    };
+    const html = await htmlReport({ ...report, error, timeline: [], samples: [] });
+    expect(html).toContain('<h1 class="bad">Migrated, but something failed: VC_X</h1>');
+    expect(html).toContain('Migrated in 1.23 s');
+    expect(html).toContain('error: vectors were not fired [VC_X]\nhint: look at &lt;it&gt;');
   });
 });
 
