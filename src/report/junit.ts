@@ -1,11 +1,16 @@
 import { comparisonUs, limitedBlackoutUs } from './blackout.ts';
 import type { DeviceReport, MigrationReport } from './types.ts';
 
+/** All but `Char` of XML 1.0 (section 2.2): what can't stand in a document at all, not even escaped. */
+const forbidden = /[^\t\n\r\u{20}-\u{d7ff}\u{e000}-\u{fffd}\u{10000}-\u{10ffff}]/gu;
+
 function escapeXml(text: string): string {
   const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
-  // Control characters other than tab and line ends can't stand in XML 1.0 at all.
-  const printable = [...text].filter((c) => c >= ' ' || c === '\n' || c === '\t').join('');
-  return printable.replace(/[&<>"]/g, (c) => entities[c] ?? c);
+  // All of it stands in attributes, where a parser takes a line end that is not escaped for a space.
+  return text
+    .replace(forbidden, '')
+    .replace(/[&<>"]/g, (c) => entities[c] ?? c)
+    .replace(/[\t\n\r]/g, (c) => `&#${c.charCodeAt(0)};`);
 }
 
 interface Case {

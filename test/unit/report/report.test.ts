@@ -146,6 +146,12 @@ describe('junitReport', () => {
     expect(xml).toContain('2 of 10 pages differ');
   });
 
+  it('leaves out what XML 1.0 forbids, lone surrogates included', () => {
+    const message = 'a\0b\x1bc\x08d\ud800e\udfff\ufffef\uffffg\nh\u{1f600}\ufffd\x7f<';
+    const error = { code: 'VC_X', message, phase: 'check' as const };
+    expect(junitReport({ ...report, error })).toContain('message="abcdefg&#10;h\u{1f600}\ufffd\x7f&lt;"');
+  });
+
   it('has a case for the configuration of a device without MSI-X, too', () => {
     const [device] = report.devices;
     const of = (change: Partial<DeviceReport>): MigrationReport => ({
