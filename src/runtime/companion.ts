@@ -34,6 +34,8 @@ export interface CompanionTarget {
   msixTable(): { readonly address: number; readonly size: number } | undefined;
   /** The client on the device socket. */
   client(): MessageDma | undefined;
+  /** Carries out what that client has sent while it was waited for. */
+  settle(): void;
   readonly memory: GuestMemory;
   /** Pages written and not yet reported, by address; clears them. */
   takeDirtyPages(): Float64Array;
@@ -236,6 +238,7 @@ export class CompanionService {
     return this.#target.busMaster ? this.#target.msixTable() : undefined;
   }
 
+  /** A DMA_READ, and behind it whatever the client had sent before it answered. */
   #readOnce(iova: number, length: number): { errno: number; bytes?: Uint8Array } {
     const bytes = Buffer.alloc(length);
     try {
@@ -245,6 +248,9 @@ export class CompanionService {
       const value = errnoOf(error);
       if (unanswered.includes(value)) throw error;
       return { errno: value };
+    } finally {
+      // Writes to BARs have only been received until now, and what follows stops the device.
+      this.#target.settle();
     }
   }
 

@@ -2,7 +2,6 @@ import type { DeviceMigration } from '../device/migration.ts';
 import type { Device, DeviceModel, OptionTable, ResetKind } from '../device/model.ts';
 import type { BarIndex } from '../device/pci-description.ts';
 import { createDirtyLog, type DirtyScopeName, type DirtyTracker, GuestMemoryMap } from '../dma/index.ts';
-import type { MessageDma } from '../dma/types.ts';
 import { errno, RequestError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Reactor } from '../loop/types.ts';
@@ -76,7 +75,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   readonly #device: Device;
   readonly #health: DeviceHealth;
   readonly #migration: MigrationController | undefined;
-  #client: MessageDma | undefined;
+  #client: ClientLink | undefined;
   /** Whether the orchestrator moved the state machine last. */
   #byOrchestrator = false;
   #held: boolean;
@@ -122,7 +121,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       pci: this.config,
       bars: this.#bars,
       health: this.#health,
-      client: () => this.#client,
+      client: () => this.#client?.dma,
       mayInitiate: () => this.mayInitiate,
     });
     this.#device = model.create(host, options);
@@ -179,7 +178,8 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
         },
         registers: () => describeRegisters(config),
         msixTable: () => this.#msixTable(),
-        client: () => this.#client,
+        client: () => this.#client?.dma,
+        settle: () => this.#client?.settle(),
         memory: this.memory,
         takeDirtyPages: () => this.dirtyLog.takeDirtyPages(),
         peekDirtyPages: (from, limit) => this.dirtyLog.peekDirtyPages(from, limit),
@@ -228,7 +228,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   }
 
   attach(link: ClientLink): void {
-    this.#client = link.dma;
+    this.#client = link;
     this.memory.setMessageDma(link.dma);
     this.memory.setClientDirtySink(link.dirty);
   }

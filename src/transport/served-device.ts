@@ -84,6 +84,11 @@ export interface ServedMigration {
 /** What a transport hands to the device when a client has connected and negotiated. */
 export interface ClientLink {
   readonly dma: MessageDma;
+  /**
+   * Carries out now what the client has sent while it was waited for: outside of its own requests that comes only when the
+   * loop has its turn again. Does nothing while such a wait goes on.
+   */
+  settle(): void;
   /** Told of every write to mapped memory, beside the device's own dirty log; for a transport that keeps a log itself. */
   readonly dirty?: DirtySink;
 }

@@ -5,6 +5,7 @@ import { type DeviceModel, defineModel, type OptionTable, RegisterBlock } from '
 import { errno } from '../../src/errors.ts';
 import { migrationState } from '../../src/migration/index.ts';
 import { closeFd, eventfdCreate, eventfdDrain, memfdCreate } from '../../src/posix/index.ts';
+import * as operations from '../../src/vfio-user/client/operations.ts';
 import { pciIrq, pciRegion } from '../../src/vfio-user/constants.ts';
 import { type ServerUnderTest, serversUnderTest } from './harness.ts';
 import { Bench } from './runtime-harness.ts';
@@ -294,6 +295,40 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       expect(info).toMatchObject({ held: true, stateName: 'PRE_COPY_P2P', protocol: 2 });
       expect(orchestrator.companion('halt')).toEqual({ dataSize: expect.any(Number) });
       expect(orchestrator.getState()).toBe(migrationState.STOP_COPY);
+    });
+
+    it('comes to rest with everything done that the client had sent before it answered', () => {
+      bench = start('ram');
+      bench.guestMemory(0, 0x10000);
+      const { client, orchestrator } = bench;
+      const scratch = (value: number) => {
+        const bytes = Buffer.alloc(4);
+        bytes.writeUInt32LE(value);
+        return operations.regionWrite(0, at('SCRATCH'), bytes);
+      };
+      client.run(scratch(0x1111));
+      orchestrator.setState(migrationState.PRE_COPY);
+      // A posted write that still waits in QEMU's queue is sent before the answer to the barrier.
+      client.onDma = ({ count }) => {
+        if (count > 0x1000) return;
+        client.onDma = undefined;
+        client.post(scratch(0x2222));
+      };
+      const { PRE_COPY_P2P, RESUMING, STOP } = migrationState;
+      // All at once, as an orchestrator does that has one device.
+      const rest = orchestrator.submit(operations.companion('rest', { park: false, state: PRE_COPY_P2P }));
+      const halt = orchestrator.submit(operations.companion('halt', {}));
+      const state = orchestrator.submit(operations.readState(65536));
+      for (const each of [rest, halt]) each.wait();
+      expect(client.onDma).toBeUndefined();
+      const there = start('ram', { held: true });
+      extra.push(there);
+      there.orchestrator.setState(RESUMING);
+      there.orchestrator.writeState(state.wait());
+      for (let more = orchestrator.readState(4096); more.length > 0; more = orchestrator.readState(4096))
+        there.orchestrator.writeState(more);
+      there.orchestrator.setState(STOP);
+      expect(there.client.readRegister(0, at('SCRATCH')).toString(16)).toBe('2222');
     });
 
     it('rehearses marking without touching a byte', () => {

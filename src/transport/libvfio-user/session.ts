@@ -292,7 +292,7 @@ export class Session implements DmaPort {
         if (observer.logging) context.markDirty(iova, length);
       },
     };
-    device.attach({ dma: this.#dma, dirty });
+    device.attach({ dma: this.#dma, dirty, settle: () => void this.#serve() });
   }
 
   // ---- the device's own messages

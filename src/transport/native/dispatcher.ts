@@ -38,6 +38,8 @@ export interface DispatcherOptions {
   /** Keeps a request for the end of the wait for DMA; `bytes` is what it holds on to. */
   readonly enqueue: (bytes: number, run: () => void) => void;
   readonly negotiated: () => void;
+  /** See `ClientLink`. */
+  readonly settle: () => void;
   readonly drop: (why: string) => void;
 }
 
@@ -186,7 +188,7 @@ export class Dispatcher implements HandlerContext {
       // Only QEMU announces these; a client made of libvfio-user's sources must not be asked for 4 GiB.
       const probe = peer.proposed.has('pgsizes') && peer.proposed.has('max_dma_maps');
       this.#dma = new DmaChannel(this.#options.dmaPort, this.#dmaOut, { ...this.#options.dma, chunk, probe });
-      this.device.attach({ dma: this.#dma });
+      this.device.attach({ dma: this.#dma, settle: this.#options.settle });
     }
     this.#peer = peer;
     this.#replies.detailed = peer.companion && this.offer.companion;

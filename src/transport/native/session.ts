@@ -78,6 +78,7 @@ export class Session implements DmaPort {
       dma,
       enqueue: (bytes, run) => this.#enqueue(bytes, run),
       negotiated: () => this.#negotiationTimer.cancel(),
+      settle: () => this.#resume(),
       drop: (why) => this.drop(why),
     });
     const socket = this.#socket;
