@@ -31,7 +31,7 @@ export interface NetworkOptions {
   readonly parkLimit?: number;
 }
 
-/** What may wait in a tap for the switch: on a loaded machine that can be seconds of traffic. */
+/** What may wait in a tap for the switch, and there for a guest: on a loaded machine that can be seconds of traffic. */
 const queueFrames = 10_000;
 
 /** A switch with a peer behind it. `close()` leaves nothing. */
@@ -137,6 +137,7 @@ export class Network {
       'dist/src/cli/main.js',
       'switch',
       ...['--socket', this.socket, '--park-limit', String(parkLimit)],
+      ...['--queue-limit', String(queueFrames)],
       ...uplinks.flatMap((spec) => ['--uplink', spec]),
     ]);
     if (this.testNet === undefined) {

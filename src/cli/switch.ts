@@ -2,13 +2,15 @@ import { type Command, InvalidArgumentError } from 'commander';
 import { CompanionError } from '../errors.ts';
 import { createLogger, type LogLevel } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
+import type { QueueLimits } from '../net/frame-queue.ts';
 import { askSwitch, openPort, Switch } from '../net/index.ts';
 
-const BYTES_PER_PARKED_FRAME = 4096;
+const BYTES_PER_FRAME = 4096;
 
 interface SwitchCommandOptions {
   readonly socket: string;
   readonly parkLimit: number;
+  readonly queueLimit: number;
   readonly uplink: readonly string[];
   readonly pcap?: string;
   readonly age: number;
@@ -22,6 +24,10 @@ function positive(text: string): number {
   if (!Number.isInteger(value) || value <= 0)
     throw new InvalidArgumentError('a positive whole number is wanted.');
   return value;
+}
+
+function limitsOf(frames: number): QueueLimits {
+  return { frames, bytes: frames * BYTES_PER_FRAME };
 }
 
 /** Asks a running switch instead of being one; whether that was wanted. */
@@ -49,7 +55,8 @@ async function runSwitch(options: SwitchCommandOptions): Promise<void> {
     log,
     path: options.socket,
     ageSeconds: options.age,
-    parkLimits: { frames: options.parkLimit, bytes: options.parkLimit * BYTES_PER_PARKED_FRAME },
+    parkLimits: limitsOf(options.parkLimit),
+    queueLimits: limitsOf(options.queueLimit),
   });
   const stop = () => reactor.stop();
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, stop);
@@ -73,6 +80,7 @@ export function registerSwitch(program: Command): void {
     .description('run a network switch that devices join with --net switch:PATH')
     .requiredOption('--socket <path>', 'where ports connect')
     .option('--park-limit <frames>', 'frames kept for a device while it migrates', positive, 1024)
+    .option('--queue-limit <frames>', 'frames that wait for a port that is slow', positive, 1024)
     .option('--age <seconds>', 'forget an address after so long a silence', positive, 300)
     .option(
       '--uplink <spec>',
