@@ -1,6 +1,6 @@
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CompanionError } from '../errors.ts';
-import { createLogger, type LogLevel } from '../log.ts';
+import { createLogger, type LogLevel, logLevels } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
 import type { QueueLimits } from '../net/frame-queue.ts';
 import { askSwitch, openPort, Switch } from '../net/index.ts';
@@ -91,6 +91,6 @@ export function registerSwitch(program: Command): void {
     .option('--pcap <file>', 'capture what passes the first uplink')
     .option('--set-link <port=up|down>', 'pull or plug the cable of a port of a running switch, then exit')
     .option('--stats', 'print the ports and counters of a running switch as JSON, then exit')
-    .option('--log-level <level>', 'trace, debug, info, warn, error or silent', 'info')
+    .addOption(new Option('--log-level <level>', 'how much to log').choices(logLevels).default('info'))
     .action(runSwitch);
 }

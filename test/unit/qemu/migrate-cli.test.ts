@@ -1,5 +1,7 @@
+import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
 import { parseCapability, parseDevice, parseParameter, parseQmpAddress } from '../../../src/cli/migrate.ts';
+import { registerSwitch } from '../../../src/cli/switch.ts';
 
 describe('arguments of vfio-companion migrate', () => {
   it('take a monitor as a path or as host and port', () => {
@@ -29,5 +31,17 @@ describe('arguments of vfio-companion migrate', () => {
     expect(parseParameter('multifd-channels=4', { a: 'b' })).toEqual({ a: 'b', 'multifd-channels': 4 });
     expect(parseParameter('tls-creds=x=y', {})).toEqual({ 'tls-creds': 'x=y' });
     expect(() => parseParameter('=1', {})).toThrow();
+  });
+});
+
+describe('arguments of vfio-companion switch', () => {
+  it('name the levels of its log when another is asked for', async () => {
+    const program = new Command().exitOverride().configureOutput({ writeErr: () => undefined });
+    registerSwitch(program);
+    program.commands[0]?.exitOverride().configureOutput({ writeErr: () => undefined });
+    const args = ['switch', '--socket', '/nowhere/switch', '--log-level', 'foo'];
+    await expect(program.parseAsync(args, { from: 'user' })).rejects.toThrow(
+      /Allowed choices are trace, debug/,
+    );
   });
 });
