@@ -1,22 +1,14 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { CompanionError, errno } from '../errors.ts';
 import { AsyncVfioUserClient } from '../vfio-user/client/async-client.ts';
+import { parseValue } from './value.ts';
 
 type Arguments = Readonly<Record<string, unknown>>;
 
-/** `KEY=VALUE`, where VALUE is what JSON says it is (true, 5), else text. */
 function collect(text: string, all: Arguments): Arguments {
   const equals = text.indexOf('=');
   if (equals < 1) throw new InvalidArgumentError('write KEY=VALUE');
-  return { ...all, [text.slice(0, equals)]: parsed(text.slice(equals + 1)) };
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text) as unknown;
-  } catch {
-    return text;
-  }
+  return { ...all, [text.slice(0, equals)]: parseValue(text.slice(equals + 1)) };
 }
 
 /** Binary data as hexadecimal text. */

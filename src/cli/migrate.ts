@@ -14,6 +14,7 @@ import { createProgressView } from '../report/progress.ts';
 import { summary } from '../report/summary.ts';
 import type { MigrationReport } from '../report/types.ts';
 import { writeWhole } from '../report/write.ts';
+import { parseValue } from './value.ts';
 
 interface CliOptions {
   readonly from: QmpAddress;
@@ -38,14 +39,15 @@ interface CliOptions {
   readonly log: LogLevel;
 }
 
-/** "PATH", "unix:PATH" or "tcp:HOST:PORT". */
+/** "PATH", "unix:PATH" or "tcp:HOST:PORT", where an IPv6 address may stand in brackets. */
 export function parseQmpAddress(text: string): QmpAddress {
   if (text.startsWith('unix:')) return text.slice('unix:'.length);
   if (!text.startsWith('tcp:')) return text;
-  const parts = /^tcp:(.*):(\d{1,5})$/.exec(text);
-  const port = Number(parts?.[2]);
+  const parts = /^tcp:(?:\[([^[\]]+)\]|([^[\]]*)):(\d{1,5})$/.exec(text);
+  const [, bracketed, plain] = parts ?? [];
+  const port = Number(parts?.[3]);
   if (parts === null || port < 1 || port > 65_535) throw new InvalidArgumentError('write tcp:HOST:PORT');
-  return { host: parts[1] === '' || parts[1] === undefined ? '127.0.0.1' : parts[1], port };
+  return { host: bracketed || plain || '127.0.0.1', port };
 }
 
 /** "ID=SOURCE,DESTINATION" */
@@ -63,11 +65,20 @@ export function parseCapability(text: string, all: Record<string, boolean>): Rec
   return { ...all, [parts[1]]: parts[2] !== 'off' };
 }
 
+/**
+ * As QEMU's own monitor and `--capability` write a boolean. None of the values that a parameter has names for is called
+ * so (QEMU 11.1.3, `query-qmp-schema`); an id that is gets quotes.
+ */
+const onOrOff: ReadonlyMap<string, boolean> = new Map([
+  ['on', true],
+  ['off', false],
+]);
+
 export function parseParameter(text: string, all: Record<string, unknown>): Record<string, unknown> {
   const equals = text.indexOf('=');
   if (equals < 1) throw new InvalidArgumentError('write NAME=VALUE');
   const value = text.slice(equals + 1);
-  return { ...all, [text.slice(0, equals)]: /^\d+$/.test(value) ? Number(value) : value };
+  return { ...all, [text.slice(0, equals)]: onOrOff.get(value) ?? parseValue(value) };
 }
 
 function positive(text: string): number {
@@ -103,7 +114,7 @@ export function registerMigrate(program: Command): void {
     )
     .option(
       '--parameter <name=value>',
-      'migration parameter of both QEMUs; may be repeated',
+      'migration parameter of both QEMUs: on, off, or what JSON says it is, else text; may be repeated',
       parseParameter,
       {},
     )

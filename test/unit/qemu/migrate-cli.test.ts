@@ -9,7 +9,8 @@ describe('arguments of vfio-companion migrate', () => {
     expect(parseQmpAddress('unix:/run/a.qmp')).toBe('/run/a.qmp');
     expect(parseQmpAddress('tcp:::1:4444')).toEqual({ host: '::1', port: 4444 });
     expect(parseQmpAddress('tcp::4444')).toEqual({ host: '127.0.0.1', port: 4444 });
-    for (const wrong of ['tcp:host', 'tcp:host:0', 'tcp:host:70000'])
+    expect(parseQmpAddress('tcp:[::1]:4444')).toEqual({ host: '::1', port: 4444 });
+    for (const wrong of ['tcp:host', 'tcp:host:0', 'tcp:host:70000', 'tcp:[::1:4444', 'tcp:[]:4444'])
       expect(() => parseQmpAddress(wrong)).toThrow(/tcp:HOST:PORT/);
   });
 
@@ -31,6 +32,22 @@ describe('arguments of vfio-companion migrate', () => {
     expect(parseParameter('multifd-channels=4', { a: 'b' })).toEqual({ a: 'b', 'multifd-channels': 4 });
     expect(parseParameter('tls-creds=x=y', {})).toEqual({ 'tls-creds': 'x=y' });
     expect(() => parseParameter('=1', {})).toThrow();
+  });
+
+  it.each<[string, unknown]>([
+    ['direct-io=on', true],
+    ['direct-io=off', false],
+    ['direct-io=true', true],
+    ['multifd-compression=none', 'none'],
+    ['mode=normal', 'normal'],
+    ['max-bandwidth=0', 0],
+    ['tls-hostname=10.0.0.1', '10.0.0.1'],
+    ['tls-creds="on"', 'on'],
+    ['tls-hostname="5"', '5'],
+    ['tls-creds=', ''],
+    ['cpr-exec-command=["a","b"]', ['a', 'b']],
+  ])('take the parameter %s for what QEMU takes it for', (text, value) => {
+    expect(Object.values(parseParameter(text, {}))).toEqual([value]);
   });
 });
 
