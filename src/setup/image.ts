@@ -16,6 +16,7 @@ import { SetupError } from './errors.ts';
 import { identity, sha256Small } from './hash.ts';
 import { ensureKernel, kernelFolder, listLibraries, userlandFolder } from './kernel.ts';
 import { checkoutRoot } from './paths.ts';
+import { requireX64 } from './programs.ts';
 import type { Store } from './store.ts';
 import { faultOf, makeFolder, readManifest } from './tree.ts';
 
@@ -86,6 +87,7 @@ export async function ensureImage(store: Store, name: KernelName = defaultKernel
   if ((await faultOf(store.path(folder), store.deep)) !== undefined) {
     await store.exclusively(async () => {
       if ((await faultOf(store.path(folder), store.deep)) === undefined) return;
+      requireX64('a guest image');
       store.say(`${folder}: building the guest image`);
       const version = kernel.facts.version ?? '';
       await makeFolder(store.path(folder), id, [], async (into) => {

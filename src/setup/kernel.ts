@@ -4,6 +4,7 @@ import { execa } from 'execa';
 import { compressedKernel } from './bzimage.ts';
 import { guestModules, guestPackages, type KernelName, kernels, type ReleaseName } from './catalog.ts';
 import { SetupError } from './errors.ts';
+import { whyFailed } from './programs.ts';
 import type { Store } from './store.ts';
 import { type Manifest, unpack } from './tree.ts';
 
@@ -44,10 +45,10 @@ async function runFromTree(
   const all = ['--library-path', libraries, ...loaderArgs, program, ...args];
   const result = await execa(loader, all, { encoding: 'buffer', maxBuffer: outputLimit, reject: false });
   if (result.exitCode === 0) return result.stdout;
-  const said = Buffer.from(result.stderr).toString().trim().split('\n').at(-1) ?? '';
   throw new SetupError(
-    `${program} failed: ${said}`,
+    `${program} failed: ${whyFailed(result, Buffer.from(result.stderr).toString())}`,
     'make setup again; if it stays so, delete the cache folder',
+    result,
   );
 }
 

@@ -3,6 +3,7 @@ import { delimiter, join } from 'node:path';
 import { execa } from 'execa';
 import { minimumQemu, qemuPackages } from './catalog.ts';
 import { SetupError } from './errors.ts';
+import { whyFailed } from './programs.ts';
 import type { Store } from './store.ts';
 import { faultOf, readManifest, unpack } from './tree.ts';
 
@@ -34,14 +35,18 @@ export function recentEnough(version: string): boolean {
   return major > minimumQemu.major || (major === minimumQemu.major && minor >= minimumQemu.minor);
 }
 
-/** Runs `command` to learn its version and devices; `undefined` if it does not run. */
-export async function probeQemu(
-  command: string,
-): Promise<{ version: string; vfioUser: boolean } | undefined> {
+/** What a QEMU says of itself, or why it could not. */
+export type ProbedQemu =
+  | { readonly version: string; readonly vfioUser: boolean }
+  | { readonly version?: undefined; readonly reason: string; readonly cause: unknown };
+
+/** Runs `command` to learn its version and devices. */
+export async function probeQemu(command: string): Promise<ProbedQemu> {
   const options = { reject: false, timeout: 30_000, all: true } as const;
   const said = await execa(command, ['--version'], options);
+  if (said.exitCode !== 0) return { reason: whyFailed(said, said.stderr), cause: said };
   const version = parseVersion(said.all);
-  if (said.exitCode !== 0 || version === undefined) return undefined;
+  if (version === undefined) return { reason: 'it names no version', cause: said };
   const devices = await execa(command, ['-device', 'help'], options);
   return { version, vfioUser: devices.all.includes('"vfio-user-pci"') };
 }
@@ -66,8 +71,13 @@ export async function findSystemQemu(env: NodeJS.ProcessEnv = process.env): Prom
   const named = env[variable];
   if (named !== undefined && named !== '') {
     const probed = await probeQemu(named);
-    if (probed === undefined) {
-      throw new SetupError(`${variable}=${named} does not run`, `correct or unset ${variable}`);
+    if (probed.version === undefined) {
+      const { reason, cause } = probed;
+      throw new SetupError(
+        `${variable}=${named} does not run: ${reason}`,
+        `correct or unset ${variable}`,
+        cause,
+      );
     }
     if (!probed.vfioUser) {
       throw new SetupError(
@@ -80,7 +90,7 @@ export async function findSystemQemu(env: NodeJS.ProcessEnv = process.env): Prom
   const system = findOnPath(program, env.PATH ?? '');
   if (system === undefined) return undefined;
   const probed = await probeQemu(system);
-  if (probed === undefined || !probed.vfioUser || !recentEnough(probed.version)) return undefined;
+  if (probed.version === undefined || !probed.vfioUser || !recentEnough(probed.version)) return undefined;
   return { command: system, args: [], ...probed, source: 'system' };
 }
 
@@ -106,11 +116,12 @@ export async function ensureQemu(store: Store): Promise<Qemu> {
     await unpack(store.pool, packages, into);
     const wrapper = writeWrapper(into);
     const probed = await probeQemu(wrapper);
-    if (probed === undefined || !probed.vfioUser) {
-      throw new SetupError(
-        `the unpacked QEMU ${probed === undefined ? 'does not run' : `${probed.version} has no vfio-user-pci`}`,
-        `point VFIO_COMPANION_QEMU to a QEMU >= 10.1`,
-      );
+    const hint = `point ${variable} to a QEMU >= 10.1`;
+    if (probed.version === undefined) {
+      throw new SetupError(`the unpacked QEMU does not run: ${probed.reason}`, hint, probed.cause);
+    }
+    if (!probed.vfioUser) {
+      throw new SetupError(`the unpacked QEMU ${probed.version} has no vfio-user-pci`, hint);
     }
     return { version: probed.version, vfioUser: 'yes' };
   });

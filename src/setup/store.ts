@@ -5,6 +5,7 @@ import type { PackageSet, ReleaseName } from './catalog.ts';
 import { SetupError } from './errors.ts';
 import { identity } from './hash.ts';
 import { withLock } from './lock.ts';
+import { requireExecutable, requireX64 } from './programs.ts';
 import { faultOf, type Manifest, makeFolder, readManifest } from './tree.ts';
 
 /** The fact under which a folder remembers what was asked of Debian and how it was made. */
@@ -94,6 +95,9 @@ export class Store {
       const same = manifest !== undefined && manifest.id === packagesId(manifest.packages, request);
       if (same && fault === undefined && !this.#update) return manifest;
       if (fault !== undefined && fault !== 'not there') this.say(`${name}: ${fault}; making it again`);
+      // Before anything is downloaded: what is in the packages is run while the folder is made.
+      requireX64(name);
+      await requireExecutable(this.root);
       const asked = manifest?.facts[requestFact] === request && !this.#update;
       const packages = await this.#packageFiles(set, asked ? manifest.packages : undefined);
       const id = packagesId(packages, request);

@@ -61,7 +61,9 @@ describe('findSystemQemu', () => {
     });
     await expect(findSystemQemu({ PATH, VFIO_COMPANION_QEMU: bad })).rejects.toThrow('without vfio-user-pci');
     const missing = join(folder, 'missing');
-    await expect(findSystemQemu({ PATH, VFIO_COMPANION_QEMU: missing })).rejects.toThrow('does not run');
+    await expect(findSystemQemu({ PATH, VFIO_COMPANION_QEMU: missing })).rejects.toThrow(
+      `${missing} does not run: it cannot be started: ENOENT`,
+    );
   });
 });
 

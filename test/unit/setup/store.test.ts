@@ -177,6 +177,22 @@ describe('Store', () => {
     await expect(ensure()).rejects.toThrow('no network');
   });
 
+  it('downloads nothing on a machine that cannot run what is in the packages', async () => {
+    const arch = Object.getOwnPropertyDescriptor(process, 'arch') ?? {};
+    Object.defineProperty(process, 'arch', { ...arch, value: 'arm64' });
+    try {
+      await expect(ensure()).rejects.toMatchObject({
+        message: 'thing can be made on an x86-64 machine only, and this one is arm64',
+        hint: expect.stringContaining('VFIO_COMPANION_QEMU'),
+      });
+      expect(asked).toEqual([]);
+    } finally {
+      Object.defineProperty(process, 'arch', arch);
+    }
+    // What another machine has made can still be used.
+    await ensure();
+  });
+
   it('lets two set-ups at once do the work once', async () => {
     asked = [];
     let fills = 0;
