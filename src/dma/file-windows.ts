@@ -2,8 +2,8 @@ import { fstatSync } from 'node:fs';
 import { errno, RequestError } from '../errors.ts';
 import { MappedMemory, mmapProt, WINDOW_SIZE } from '../posix/index.ts';
 
-/** Most windows at a time: 1 TiB of guest memory. Each costs a garbage collection when it is made. */
-export const MAX_WINDOWS = 1024;
+/** Most windows in use at a time: 1 TiB of guest memory. Each costs a garbage collection when it is made. */
+const MAX_WINDOWS = 1024;
 
 /** What a descriptor of a DMA mapping stands for. */
 export interface SharedFile {
@@ -48,15 +48,40 @@ export class FileWindows {
   /** Users of any window, by file. */
   readonly #users = new Map<string, number>();
   #count = 0;
+  readonly #max: number;
+
+  /** @param max most windows in use; as many may wait for `collect` beside them */
+  constructor(max = MAX_WINDOWS) {
+    this.#max = max;
+  }
 
   /**
-   * The window that holds byte `offset` of the file, to be given back with `release`.
+   * Throws RequestError ENOSPC if the windows over bytes `[offset, end)` of the file would be too many: asked before the
+   * first is acquired, for making a thousand to give them back takes seconds.
+   */
+  checkRoom(file: SharedFile, offset: number, end: number, writable: boolean): void {
+    const first = windowStart(offset);
+    if (end - first > this.#max * WINDOW_SIZE) throw this.#noRoom();
+    let fresh = 0;
+    let revived = 0;
+    for (let start = first; start < end; start += WINDOW_SIZE) {
+      const known = this.#known(file, start, Math.min(end - start, WINDOW_SIZE), writable);
+      if (known === undefined) fresh += 1;
+      else if (known.users === 0) revived += 1;
+    }
+    const used = this.#count - this.#unused.size;
+    // What is unused can't be unmapped here, below device code that may look at it.
+    if (used + revived + fresh > this.#max || this.#count + fresh > 2 * this.#max) throw this.#noRoom();
+  }
+
+  /**
+   * The window that holds byte `offset` of the file, to be given back with `release`. See `checkRoom`.
    *
    * @param end how far it is needed at least, an offset in the file that exists
-   * @throws RequestError ENOSPC, PosixError of mmap
+   * @throws PosixError of mmap
    */
   acquire(file: SharedFile, offset: number, end: number, writable: boolean): FileWindow {
-    const start = offset - (offset % WINDOW_SIZE);
+    const start = windowStart(offset);
     const needed = Math.min(end - start, WINDOW_SIZE);
     const window = this.#known(file, start, needed, writable) ?? this.#map(file, start, writable);
     this.#use(window, 1);
@@ -71,17 +96,27 @@ export class FileWindows {
   }
 
   /**
-   * Unmaps what has no users. A file that other windows hold in memory anyway keeps all of its windows: firmware
-   * takes away a region and maps most of it again a moment later.
+   * Unmaps what has no users. A file that other windows hold in memory anyway keeps its windows while there is room:
+   * firmware takes away a region and maps most of it again a moment later.
    */
   collect(): void {
+    for (const window of this.#unused) if (!this.#users.has(window.identity)) this.#unmap(window);
+    // The longest unused first.
     for (const window of this.#unused) {
-      if (this.#users.has(window.identity)) continue;
-      if (this.#windows.get(window.key) === window) this.#windows.delete(window.key);
-      window.memory.unmap();
-      this.#unused.delete(window);
-      this.#count -= 1;
+      if (this.#count <= this.#max) break;
+      this.#unmap(window);
     }
+  }
+
+  #unmap(window: SharedWindow): void {
+    if (this.#windows.get(window.key) === window) this.#windows.delete(window.key);
+    window.memory.unmap();
+    this.#unused.delete(window);
+    this.#count -= 1;
+  }
+
+  #noRoom(): RequestError {
+    return new RequestError(errno.ENOSPC, `DMA mappings of more than ${this.#max} GiB`);
   }
 
   /**
@@ -105,8 +140,6 @@ export class FileWindows {
   }
 
   #map(file: SharedFile, start: number, writable: boolean): SharedWindow {
-    if (this.#count >= MAX_WINDOWS)
-      throw new RequestError(errno.ENOSPC, `DMA mappings of more than ${MAX_WINDOWS} GiB`);
     // Readable whenever it is writable: processors have no other kind of page.
     const prot = writable ? mmapProt.READ | mmapProt.WRITE : mmapProt.READ;
     const memory = MappedMemory.map(file.fd, start, Math.min(file.size - start, WINDOW_SIZE), prot);
@@ -117,6 +150,10 @@ export class FileWindows {
     this.#count += 1;
     return window;
   }
+}
+
+function windowStart(offset: number): number {
+  return offset - (offset % WINDOW_SIZE);
 }
 
 function keyOf(file: SharedFile, start: number, writable: boolean): string {

@@ -41,15 +41,16 @@ export class GuestMemoryMap implements GuestMemory {
   /** The regions' pieces, where accesses look; see `Span`. */
   readonly #spans = new AddressList<Span>(noSpan);
   readonly #maxRegions: number;
-  readonly #windows = new FileWindows();
+  readonly #windows: FileWindows;
   #messages: MessageDma | undefined;
   #deviceSink: DirtySink | undefined;
   #clientSink: DirtySink | undefined;
   /** Whichever of the two there is, or both. */
   #dirty: DirtySink | undefined;
 
-  constructor(options: { maxRegions?: number } = {}) {
+  constructor(options: { maxRegions?: number; maxWindows?: number } = {}) {
     this.#maxRegions = options.maxRegions ?? MAX_DMA_REGIONS;
+    this.#windows = new FileWindows(options.maxWindows);
   }
 
   /** The way to memory without a descriptor; undefined: no client. */

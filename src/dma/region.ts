@@ -64,7 +64,7 @@ interface RegionRequest {
 /**
  * Makes a region over the windows of the file behind it. The offset need not be a multiple of the page size.
  *
- * @throws RequestError EINVAL when the file is too short, and what `FileWindows.acquire` throws
+ * @throws RequestError EINVAL when the file is too short, ENOSPC when there are too many; PosixError of mmap
  */
 export function makeRegion(
   request: RegionRequest,
@@ -83,9 +83,11 @@ export function makeRegion(
   const fdEnd = fdOffset + size;
   if (fdEnd > file.size)
     throw new RequestError(errno.EINVAL, `can't map bytes ${fdOffset}+${size} of a file of ${file.size}`);
+  const writable = (prot & dmaProt.write) !== 0;
+  source.checkRoom(file, fdOffset, fdEnd, writable);
   try {
     for (let at = fdOffset; at < fdEnd; ) {
-      const window = source.acquire(file, at, fdEnd, (prot & dmaProt.write) !== 0);
+      const window = source.acquire(file, at, fdEnd, writable);
       windows.push(window);
       const start = at % WINDOW_SIZE;
       const length = Math.min(fdEnd - at, WINDOW_SIZE - start);

@@ -301,7 +301,13 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   }
 
   dmaMap(region: { iova: number; size: number; prot: number; fd?: number; fdOffset: number }): void {
-    this.memory.map(region);
+    try {
+      this.memory.map(region);
+    } catch (error) {
+      // It may have failed half-way.
+      this.#collectLater();
+      throw error;
+    }
     // What is reached by message only is written by the client, who knows of it.
     if (region.fd !== undefined) this.dirtyLog.mapped(region.iova, region.size, region.prot);
   }

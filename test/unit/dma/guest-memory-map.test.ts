@@ -171,6 +171,54 @@ describe('mapping', () => {
     small.unmap(0, P);
     small.map({ iova: 2 * P, size: P, prot: both, fdOffset: 0 });
   });
+
+  it('refuses more memory than it can map, at once and leaving nothing behind', () => {
+    const before = mappings();
+    const size = 1025 * WINDOW_SIZE;
+    const huge = memfdCreate(NAME, size);
+    expect(refusal(() => memory.map({ iova: 0, size, prot: both, fd: huge, fdOffset: 0 }))).toBe(
+      errno.ENOSPC,
+    );
+    closeFd(huge);
+    expect(mappings()).toBe(before);
+    map(0, 1);
+    memory.writeUint32BE(0, 1);
+  });
+
+  it('takes the room of windows that nobody uses any more', () => {
+    const before = mappings();
+    const small = new GuestMemoryMap({ maxWindows: 2 });
+    const wide = memfdCreate(NAME, 6 * WINDOW_SIZE);
+    const add = (index: number) => {
+      const fd = dupFd(wide);
+      const at = index * WINDOW_SIZE;
+      const refused = refusal(() => small.map({ iova: at, size: P, prot: both, fd, fdOffset: at }));
+      if (refused !== undefined) closeFd(fd);
+      return refused;
+    };
+    const remove = (index: number) => small.unmap(index * WINDOW_SIZE, P);
+    // The file stays in memory, and with it the windows of other regions: while there is room.
+    add(0);
+    for (let index = 1; index < 5; index += 1) {
+      expect(add(index)).toBeUndefined();
+      expect(add(5)).toBe(errno.ENOSPC);
+      remove(index);
+      small.collect();
+      expect(mappings()).toBe(before + 2);
+    }
+    // Before `collect` nothing is unmapped, so what waits for it is bounded, too.
+    expect(add(1)).toBeUndefined();
+    remove(1);
+    expect(add(2)).toBeUndefined();
+    remove(2);
+    expect(add(3)).toBe(errno.ENOSPC);
+    small.collect();
+    expect(add(3)).toBeUndefined();
+    small.unmapAll();
+    small.collect();
+    closeFd(wide);
+    expect(mappings()).toBe(before);
+  });
 });
 
 describe('unmapping', () => {
