@@ -23,6 +23,7 @@ build: $(BUILT)
 # By content: a checkout that touches the lock file is no reason to install again. `npm ci` refuses when the
 # registry lacks optional packages of other platforms; `npm install` then takes the same versions.
 $(INSTALLED): package-lock.json
+	@src/setup/check-node.sh "$$($(NODE) -p process.versions.node 2>/dev/null)"
 	@sum=$$(sha256sum package-lock.json); \
 	if [ -d node_modules ] && [ "$$sum" = "$$(cat $@ 2>/dev/null)" ]; then touch $@; exit; fi; \
 	echo 'setup: installing npm packages'; log=$$(mktemp); \

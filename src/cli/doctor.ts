@@ -21,7 +21,11 @@ export interface Finding {
   readonly remedy?: string;
 }
 
-const oldestNode = { major: 20, minor: 15 } as const;
+/** The oldest of each line of Node that will do, as in `src/setup/check-node.sh`; any newer line will. */
+const oldestNodes = [
+  { major: 20, minor: 19 },
+  { major: 22, minor: 12 },
+] as const;
 /** Programs that set-up runs, and the packages that have them. */
 const tools = [
   { program: 'gcc', package: 'gcc libc6-dev', use: 'compiles the guest programs' },
@@ -51,12 +55,14 @@ export async function doctor(): Promise<Finding[]> {
   return findings;
 }
 
-function nodeFinding(version: string): Finding {
+/** Whether Node `version` will do. */
+export function nodeFinding(version: string): Finding {
   const [major = 0, minor = 0] = version.split('.').map(Number);
-  const enough = major > oldestNode.major || (major === oldestNode.major && minor >= oldestNode.minor);
+  const own = oldestNodes.find((oldest) => oldest.major === major);
+  const enough = own === undefined ? oldestNodes.every((oldest) => major > oldest.major) : minor >= own.minor;
   if (enough) return { name: 'Node', state: 'ok', value: version };
-  const remedy = `install Node ${oldestNode.major}.${oldestNode.minor} or newer`;
-  return { name: 'Node', state: 'fault', value: version, remedy };
+  const wanted = oldestNodes.map((oldest) => `${oldest.major}.${oldest.minor}`).join(' or ');
+  return { name: 'Node', state: 'fault', value: version, remedy: `install Node ${wanted}, or newer` };
 }
 
 async function findQemu(store: Store, findings: Finding[]): Promise<Qemu | undefined> {
