@@ -193,9 +193,10 @@ export class Flow<T extends { done: boolean; error: string }> {
 
   /** Ends the flow in order and returns the final reports. @throws Error when an end reports a fault */
   async end(): Promise<Ends<T>> {
-    // Both are asked before either is waited for: a TCP end goes when the other one has ended, too.
-    await this.#peer?.terminate();
+    // Both are asked before either is waited for: a TCP end goes when the other one has ended, too. The guest first, which hears it late on a
+    // busy machine: what it sends until then is still listened for.
     await this.#guest.terminate();
+    await this.#peer?.terminate();
     await this.#guest.ended();
     await this.#peer?.ended();
     const ends = await this.look();

@@ -124,9 +124,11 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     await bed.agent.check('sleep 1');
     const { guest, peer } = await udp.end();
     const blackoutMs = (blackoutUs ?? 0) / 1000;
+    // Until the switch knows, on a machine that has other things to do.
+    const busyMs = 200;
     // With an echo for a peer what goes missing is on its way back, a few at most.
     if (bare.peer === 'linux') expect(guest.hole).toBeGreaterThan((blackoutMs / 2) * (perSecond / 1000));
-    expect(guest.hole).toBeLessThanOrEqual(blackoutMs * (perSecond / 1000) + 100);
+    expect(guest.hole).toBeLessThanOrEqual(blackoutMs * (perSecond / 1000) + busyMs);
     expect([guest.reordered, guest.duplicates, peer.reordered, peer.duplicates]).toEqual([0, 0, 0, 0]);
     if (bare.peer === 'linux') expect(peer.missing).toBe(0);
   });
