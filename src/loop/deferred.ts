@@ -23,11 +23,15 @@ export class DeferredTasks {
     this.#tasks.push({ run, onError });
   }
 
-  /** Runs at most `limit` tasks, those included that are added meanwhile; returns whether there were any. */
+  /**
+   * Runs at most `limit` of the tasks that wait now; returns whether there were any. What they add is for another time: work
+   * that goes on by deferring its next stretch lets others come in between.
+   */
   run(limit: number): boolean {
-    let left = limit;
-    for (; left > 0; left -= 1) {
+    const count = Math.min(limit, this.#tasks.length - this.#next);
+    for (let left = count; left > 0; left -= 1) {
       const task = this.#tasks[this.#next];
+      // One of them may have closed the loop.
       if (task === undefined) break;
       this.#next += 1;
       try {
@@ -38,7 +42,7 @@ export class DeferredTasks {
     }
     if (this.#next === this.#tasks.length) this.clear();
     else if (this.#next > COMPACT_AFTER) this.#compact();
-    return left < limit;
+    return count > 0;
   }
 
   clear(): void {

@@ -40,7 +40,10 @@ export interface Reactor {
   now(): number;
   watch(fd: number, interest: number, callback: (readiness: number) => void, onError?: ErrorHandler): Watch;
   timer(callback: () => void, onError?: ErrorHandler): Timer;
-  /** Runs `task` after the current callback returns, before the loop waits again; first in, first out. */
+  /**
+   * Runs `task` after the current callback returns, before the loop waits again; first in, first out. What a task
+   * defers runs after the next callback, or once the loop has looked at its descriptors.
+   */
   defer(task: () => void, onError?: ErrorHandler): void;
   /**
    * Called over and over while the loop busy-waits; returns true when it found work. A server polls its

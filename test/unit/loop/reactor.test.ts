@@ -229,7 +229,29 @@ describe('deferred tasks', () => {
       });
     }
     reactor.turn(-1);
-    expect(seen).toEqual(['a', 'a1', 'a2', 'a3', 'b', 'b1', 'b2', 'b3']);
+    expect(seen).toEqual(['a', 'a1', 'a2', 'b', 'a3', 'b1', 'b2']);
+    // Does not sleep: a task is left.
+    reactor.turn(-1);
+    expect(seen.at(-1)).toBe('b3');
+  });
+
+  it('let descriptors come between a task and the one that it defers, without a sleep', () => {
+    const fd = event();
+    const seen: string[] = [];
+    const work = (left: number) => {
+      seen.push('work');
+      if (left > 0) reactor.defer(() => work(left - 1));
+    };
+    reactor.watch(fd, ready.read, () => {
+      eventfdDrain(fd);
+      seen.push('event');
+    });
+    eventfdSignal(fd);
+    reactor.defer(() => work(9));
+    reactor.turn(-1);
+    expect(seen).toEqual(['work', 'event', 'work']);
+    for (let round = 0; round < 8; round += 1) reactor.turn(-1);
+    expect(seen.filter((what) => what === 'work')).toHaveLength(10);
   });
 
   it('that breed without end do not starve descriptors, and none is lost', () => {
