@@ -6,7 +6,7 @@ import { errno, RequestError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Reactor } from '../loop/types.ts';
 import { ready } from '../loop/types.ts';
-import type { MigrationController } from '../migration/index.ts';
+import { type MigrationController, migrationState } from '../migration/index.ts';
 import { ConfigSpace, InterruptController } from '../pci/index.ts';
 import { adoptEventfd, closeFd, eventfdDrain, eventfdSignal } from '../posix/index.ts';
 import {
@@ -78,6 +78,8 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   #client: ClientLink | undefined;
   /** Whether the orchestrator moved the state machine last. */
   #byOrchestrator = false;
+  /** Whether the client on the device socket, not the orchestrator, started the dirty log last. */
+  #loggedByClient = false;
   #held: boolean;
   /** From quiesce to resume. */
   #quiet = false;
@@ -157,11 +159,21 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       options: settings.migration,
       log,
     });
-    this.migration = servedMigration(this.#migration, () => {
-      this.#byOrchestrator = false;
+    this.migration = servedMigration(this.#migration, {
+      moves: () => {
+        this.#byOrchestrator = false;
+      },
+      logs: () => {
+        this.#loggedByClient = true;
+      },
     });
-    this.orchestrated = servedMigration(this.#migration, () => {
-      this.#byOrchestrator = true;
+    this.orchestrated = servedMigration(this.#migration, {
+      moves: () => {
+        this.#byOrchestrator = true;
+      },
+      logs: () => {
+        this.#loggedByClient = false;
+      },
     });
     this.companion = new CompanionService(
       {
@@ -233,7 +245,16 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.memory.setClientDirtySink(link.dirty);
   }
 
+  /** What the client began of a migration ends with it (docs/decisions/0011-a-client-that-leaves.md). */
   detach(): void {
+    this.#dropClient();
+    if (this.#loggedByClient) this.#migration?.stopDmaLogging();
+    this.#loggedByClient = false;
+    if (!this.#byOrchestrator && this.#migration && this.#migration.state !== migrationState.RUNNING)
+      this.reset();
+  }
+
+  #dropClient(): void {
     this.#client = undefined;
     this.memory.setMessageDma(undefined);
     this.memory.setClientDirtySink(undefined);
@@ -337,7 +358,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#migration?.close();
     this.companion.release();
     this.#device.close?.();
-    this.detach();
+    this.#dropClient();
     this.memory.collect();
     this.#bars.close();
   }

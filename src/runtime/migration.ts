@@ -37,10 +37,18 @@ export function createMigration(parts: MigrationParts): MigrationController | un
   });
 }
 
-/** What one driver of the migration gets of `controller`; `moves` is called before each of its state changes. */
+/** What is told of one driver of a migration. */
+export interface DriverHooks {
+  /** Before each of its state changes. */
+  moves(): void;
+  /** After it has started the dirty log. */
+  logs(): void;
+}
+
+/** What one driver of the migration gets of `controller`. */
 export function servedMigration(
   controller: MigrationController | undefined,
-  moves: () => void,
+  { moves, logs }: DriverHooks,
 ): ServedMigration | undefined {
   if (!controller) return undefined;
   return {
@@ -56,7 +64,11 @@ export function servedMigration(
     precopyInfo: () => controller.precopyInfo(),
     read: (target) => controller.read(target),
     write: (source) => controller.write(source),
-    startDmaLogging: (pageSize, ranges) => controller.startDmaLogging(pageSize, ranges),
+    startDmaLogging: (pageSize, ranges) => {
+      const chosen = controller.startDmaLogging(pageSize, ranges);
+      logs();
+      return chosen;
+    },
     stopDmaLogging: () => controller.stopDmaLogging(),
     reportDmaLogging: (iova, length, pageSize, bitmap) =>
       controller.reportDmaLogging(iova, length, pageSize, bitmap),
