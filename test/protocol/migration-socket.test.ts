@@ -1,8 +1,13 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { CompanionError, errno, RequestError } from '../../src/errors.ts';
 import { operations, PeerError } from '../../src/vfio-user/client/index.ts';
+import { command } from '../../src/vfio-user/constants.ts';
 import { FakeDevice, FakeMigration } from './fake-device.ts';
 import { type RunningServer, type ServerOptions, type ServerUnderTest, serversUnderTest } from './harness.ts';
+import { bytes, raw, u32 } from './raw-messages.ts';
+
+/** Of a message that the client did not make. */
+const id = 777;
 
 let server: RunningServer;
 let migration: FakeMigration;
@@ -50,6 +55,19 @@ describe.each(withOurMigration)('$name server, migration on the device socket', 
     expect([...client.reportDmaLogging(0, 4096 * 65, 4096)]).toEqual([5, ...Array(15).fill(0)]);
     client.stopDmaLogging();
     expect(migration.logging).toBeUndefined();
+  });
+
+  it('takes data whatever room its sender leaves for a reply, which has none', () => {
+    start(under);
+    const client = server.connect();
+    const data = Buffer.from('data');
+    for (const argsz of [0, 12, 2 ** 32 - 1]) {
+      const payload = Buffer.concat([bytes(u32(argsz), u32(data.length)), data]);
+      client.expect(id);
+      client.sendRaw(raw(id, command.MIG_DATA_WRITE, payload));
+      expect(client.rawReply(id).head.error).toBe(0);
+    }
+    expect(migration.loaded.toString()).toBe('datadatadata');
   });
 
   it('probes what is there, and nothing else', () => {

@@ -16,12 +16,9 @@ function migrationOf({ device }: HandlerContext, what: string): ServedMigration 
   return migration;
 }
 
-function checkTransfer({ offer, peer }: HandlerContext, what: string, argsz: number, size: number): void {
+function checkTransfer({ offer, peer }: HandlerContext, what: string, size: number): void {
   const limit = Math.min(offer.maxDataXferSize, peer.maxDataXferSize);
   if (size > limit) throw new RequestError(errno.EINVAL, `${what}: ${size} bytes, ${limit} were negotiated`);
-  if (argsz < s.migData.size + size) {
-    throw new RequestError(errno.EINVAL, `${what}: argsz ${argsz} is too small for ${size} bytes`);
-  }
 }
 
 const deviceFeature = handler(messages.DEVICE_FEATURE, onBoth, (context, { value, data }) => {
@@ -40,7 +37,10 @@ const deviceFeature = handler(messages.DEVICE_FEATURE, onBoth, (context, { value
 const migDataRead = handler(messages.MIG_DATA_READ, onBoth, (context, { value }) => {
   const { argsz, size } = value;
   const migration = migrationOf(context, 'MIG_DATA_READ');
-  checkTransfer(context, 'MIG_DATA_READ', argsz, size);
+  checkTransfer(context, 'MIG_DATA_READ', size);
+  if (argsz < s.migData.size + size) {
+    throw new RequestError(errno.EINVAL, `MIG_DATA_READ: argsz ${argsz} is too small for ${size} bytes`);
+  }
   // A blackout may wait for the replies to what was asked before.
   context.sendReplies();
   const target = context.scratch(size).subarray(0, size);
@@ -53,10 +53,11 @@ const migDataRead = handler(messages.MIG_DATA_READ, onBoth, (context, { value })
   };
 });
 
+/** `argsz` is the most that the reply may hold (vfio-user.rst), which holds nothing: any will do. */
 const migDataWrite = handler(messages.MIG_DATA_WRITE, onBoth, (context, { value, data }) => {
-  const { argsz, size } = value;
+  const { size } = value;
   const migration = migrationOf(context, 'MIG_DATA_WRITE');
-  checkTransfer(context, 'MIG_DATA_WRITE', argsz, size);
+  checkTransfer(context, 'MIG_DATA_WRITE', size);
   if (data.length < size) {
     throw new RequestError(errno.EINVAL, `MIG_DATA_WRITE: size is ${size}, but ${data.length} bytes follow`);
   }
