@@ -118,6 +118,8 @@ export class InterruptController implements Interrupts {
   /** To be called after the guest changed the command register or an MSI or MSI-X capability. */
   configChanged(): void {
     this.#msix.flush();
+    // Before MSI was enabled nobody knew how many messages there would be.
+    this.#msi.fold(this.#msiGranted);
     this.#msi.flush();
     this.#intx.evaluate();
   }

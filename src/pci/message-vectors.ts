@@ -109,6 +109,16 @@ export class MessageVectors {
     this.#setPending(vector, true);
   }
 
+  /** Fewer messages than vectors: what waits at one that has none waits at the one that it shares. */
+  fold(granted: number): void {
+    if (this.#pendingCount === 0) return;
+    for (let vector = granted; vector < this.count; vector++) {
+      if (!this.isPending(vector)) continue;
+      this.#setPending(vector, false);
+      this.#setPending(vector % granted, true);
+    }
+  }
+
   #flushOne(vector: number): void {
     if (this.isPending(vector)) this.trigger(vector);
   }

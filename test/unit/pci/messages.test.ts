@@ -150,6 +150,24 @@ describe('MSI', () => {
     const made = connect(irqIndex.msi, 0, 4);
     expect(fds.taken()).toEqual([made[1]]);
   });
+
+  test.each([1, 2])('remembered messages wrap around, too, when %i are granted of 4', (granted) => {
+    const { fds, config, interrupts, connect } = makeFunction(msiOnly);
+    interrupts.trigger(3);
+    enable(config, granted);
+    expect(interrupts.pendingVectors).toEqual([3 % granted]);
+    const made = connect(irqIndex.msi, 0, granted);
+    expect(fds.taken()).toEqual([made[3 % granted]]);
+    expect(interrupts.pendingVectors).toEqual([]);
+  });
+
+  test('a remembered message is sent when the descriptor is there before MSI is enabled', () => {
+    const { fds, config, interrupts, connect } = makeFunction(msiOnly);
+    interrupts.trigger(2);
+    const made = connect(irqIndex.msi, 0, 1);
+    enable(config, 1);
+    expect([fds.taken(), interrupts.pendingVectors]).toEqual([made, []]);
+  });
 });
 
 describe('errors and release requests', () => {
