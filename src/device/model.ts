@@ -70,7 +70,7 @@ export interface Device {
   quiesce?(): void;
   /** The device runs (again, or for the first time after a load): look at everything that may wait. */
   resume?(): void;
-  /** The guest changed the command register (bus master, memory space). */
+  /** The guest changed the command register (bus master, memory space) or the power state, on which both depend. */
   commandChanged?(): void;
   readonly migration?: DeviceMigration;
   /**

@@ -99,6 +99,8 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       commandChanged: () => this.#commandChanged(),
       msiControlChanged: () => this.interrupts.configChanged(),
       msixControlChanged: () => this.interrupts.configChanged(),
+      // In D3hot a function is no bus master, whatever its command register says.
+      powerStateChanged: () => this.#commandChanged(),
       functionLevelReset: () => this.#functionLevelReset(),
     });
     this.interrupts = new InterruptController(description, this.config, {
