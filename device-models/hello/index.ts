@@ -31,6 +31,11 @@ export const hello = defineModel({
     const bank = new RegisterBlock(registers, { DOORBELL: { write: () => greet() } });
 
     function greet(): void {
+      // Not a bus master: no DMA, and no message to interrupt with.
+      if (!host.pci.busMaster) {
+        bank.set('STATUS', 2);
+        return;
+      }
       const length = Math.min(greeting.length, bank.get('LENGTH'));
       try {
         host.dma.write(bank.get('ADDRESS'), greeting.subarray(0, length));

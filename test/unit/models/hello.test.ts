@@ -21,6 +21,16 @@ it('reports an address outside guest memory instead of failing', () => {
   expect(host.dma.writes).toEqual([]);
 });
 
+it('fails, and neither writes nor interrupts, when it may not be bus master', () => {
+  const { device, host } = createTestDevice(hello);
+  host.pci.busMaster = false;
+  writeRegister(device.bars[0], 0x08, 0x4000, 8);
+  writeRegister(device.bars[0], 0x10, 100);
+  writeRegister(device.bars[0], 0x14, 1);
+  expect(readRegister(device.bars[0], 0x18)).toBe(2);
+  expect([host.dma.writes, host.triggered]).toEqual([[], []]);
+});
+
 it('travels with its registers', () => {
   const source = createTestDevice(hello).device;
   const target = createTestDevice(hello).device;
