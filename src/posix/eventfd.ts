@@ -27,8 +27,8 @@ export function eventfdCreate(): number {
 
 /**
  * Makes sure that a descriptor from a peer is an eventfd, and that it is polled before it is signalled or drained if
- * that could block: a full one, or a pipe in its place, would stop the device loop for ever. The descriptor
- * stays the caller's.
+ * that could block: a full one, or a pipe in its place, would stop the device loop for ever. One that does not block is
+ * trusted to stay so (docs/decisions/0012-a-clients-eventfds.md). The descriptor stays the caller's.
  *
  * @throws RequestError EINVAL, as the kernel's VFIO answers (`eventfd_ctx_fdget`)
  */
