@@ -12,7 +12,7 @@ import { migrationState } from '../../src/migration/index.ts';
 import { closeFd, socketPair } from '../../src/posix/index.ts';
 import { LibvfioUserServer } from '../../src/transport/libvfio-user/index.ts';
 import { VfioUserClient } from '../../src/vfio-user/client/index.ts';
-import { command, pciRegion } from '../../src/vfio-user/constants.ts';
+import { command, headerFlags, pciRegion } from '../../src/vfio-user/constants.ts';
 import { encodeRequest, messages } from '../../src/vfio-user/messages.ts';
 import { openDescriptors } from '../fuzz/target.ts';
 import { FakeDevice, FakeMigration } from './fake-device.ts';
@@ -23,7 +23,10 @@ import {
   type RunningServer,
   type ServerUnderTest,
 } from './harness.ts';
+import { bytes, raw, regionAt, short, u32 } from './raw-messages.ts';
 import { Bench } from './runtime-harness.ts';
+
+const { noReply } = headerFlags;
 
 const benches: Bench[] = [];
 let server: RunningServer | undefined;
@@ -292,6 +295,28 @@ describe.each(libraryServers)('$name server', (under) => {
     expect(readdirSync(directory)).toEqual([]);
     rmSync(directory, { recursive: true });
     expect(device.calls).toEqual(['attach', 'detach', 'attach', 'detach']);
+  });
+
+  it('carries out nothing that a dropped client had sent, however much, and serves the next one', () => {
+    const device = new FakeDevice();
+    server = under.serve(device);
+    const client = server.connect();
+    client.writeRegister(0, 0, 1);
+    const write = raw(
+      5,
+      command.REGION_WRITE,
+      Buffer.concat([regionAt(0, 0, 4), bytes(u32(7))]),
+      36,
+      noReply,
+    );
+    // A reply to nothing, shorter than its own header, in front of more messages than are served at a time.
+    const malformed = raw(5, command.DMA_READ, short(0), 8, headerFlags.typeReply | noReply);
+    client.sendRaw(Buffer.concat([malformed, ...Array<Buffer>(600).fill(write)]));
+    server.turn();
+    client.close();
+    server.turn();
+    expect(device.calls).toEqual(['attach', 'write 0:0', 'detach']);
+    expect(server.connect().readRegister(0, 0)).toBe(1);
   });
 
   it('ends a client whose connection breaks in the middle of a message', () => {

@@ -97,13 +97,14 @@ export class VfuContext {
   }
 
   /**
-   * Has the library negotiate with the client on `fd` and serve it from then on.
+   * Has the library negotiate with the client on `fd` and serve it from then on. Throws PosixError EAGAIN when the library
+   * has not accepted whom it got before.
    *
    * @param version the client's first message, whole
    * @param fds descriptors that came with it; they stay the caller's
    */
   attach(fd: number, version: Buffer, fds: readonly number[]): Greeting {
-    const peer = connectUnix(`/proc/self/fd/${this.#door}`);
+    const peer = connectUnix(`/proc/self/fd/${this.#door}`, 'stream', { nonBlocking: true });
     try {
       sendMessage(peer, version, version.length, undefined, fds, true);
       const attached = this.#library.attach(this.#context) === 0;

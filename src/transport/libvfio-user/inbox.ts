@@ -96,6 +96,16 @@ export class Inbox {
     return target.subarray(0, at);
   }
 
+  /** Takes all that waits and looks at none of it; the kernel closes what descriptors there are. */
+  discard(): void {
+    try {
+      while (recvBytes(this.fd, this.#reply, 0, this.#reply.length, false) > 0);
+    } catch (error) {
+      // A connection that was reset holds nothing.
+      if (!(error instanceof PosixError)) throw error;
+    }
+  }
+
   /**
    * Takes (more of) the reply that was looked at.
    *

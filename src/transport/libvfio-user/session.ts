@@ -353,7 +353,9 @@ export class Session implements DmaPort {
     this.#poller.close();
     this.#timer.close();
     adapter.clear();
-    // The library notices that the socket is shut, and gives its regions and descriptors back.
+    // The library would carry out what waits on the socket, a message each time, before it comes to the end.
+    this.#inbox.discard();
+    // Now it notices that the socket is shut, and gives its regions and descriptors back.
     for (let tries = 0; !this.#detached && tries < messagesPerTurn; tries++) {
       const result = adapter.enter(this.#run);
       if (adapter.takeLost() || result === -errno.ENOTCONN) this.#detached = true;
