@@ -63,6 +63,7 @@ export class Testbed {
   /** The guest's control agent; follows the guest. */
   readonly agent: GuestAgent;
   readonly #sides = new Set<Side>();
+  readonly #starting = new Set<Promise<Side>>();
   #current: Side;
   #hops = 0;
 
@@ -94,9 +95,15 @@ export class Testbed {
   async prepare(overrides: Readonly<Record<string, Partial<TestbedDevice>>> = {}): Promise<Side> {
     this.#hops += 1;
     const devices = this.options.devices.map((device) => ({ ...device, ...overrides[device.id] }));
-    const side = await startSide({ ...this.options, devices }, this.folder, this.#hops, true);
-    this.#sides.add(side);
-    return side;
+    const starting = startSide({ ...this.options, devices }, this.folder, this.#hops, true);
+    this.#starting.add(starting);
+    try {
+      const side = await starting;
+      this.#sides.add(side);
+      return side;
+    } finally {
+      this.#starting.delete(starting);
+    }
   }
 
   /** What `migrate` has to be given to take the guest from where it is to `destination`. */
@@ -149,9 +156,10 @@ export class Testbed {
     this.agent.attach(side.vm.agentPath);
   }
 
-  /** Ends all processes and removes all files. Idempotent. */
+  /** Ends all processes and removes all files, those of a side that is just being started, too. Idempotent. */
   async close(): Promise<void> {
     this.agent.close();
+    await Promise.allSettled(this.#starting);
     await Promise.all([...this.#sides].map((side) => this.#end(side)));
     rmSync(this.folder, { recursive: true, force: true });
   }

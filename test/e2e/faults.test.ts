@@ -461,7 +461,11 @@ describe('processes and files', () => {
     await bed.migrate(patient);
     const { vm, servers } = bed.current;
     const pids = [vm.pid, ...[...servers.values()].map(({ pid }) => pid)];
+    // One that is just being started, too.
+    const late = bed.prepare();
     await bed.close();
+    const { vm: lateVm, servers: lateServers } = await late;
+    pids.push(lateVm.pid, ...[...lateServers.values()].map(({ pid }) => pid));
     expect(pids.filter(alive)).toEqual([]);
     expect(existsSync(bed.folder)).toBe(false);
   });

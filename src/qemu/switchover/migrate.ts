@@ -6,7 +6,7 @@ import { check } from './check.ts';
 import { commit } from './commit.ts';
 import { connectAll, disconnectAll } from './connect.ts';
 import { finish } from './final.ts';
-import { type MigrateOptions, MigrationFailed } from './options.ts';
+import { hintOf, type MigrateOptions, MigrationFailed } from './options.ts';
 import { preCopy } from './precopy.ts';
 import { quiesce } from './quiesce.ts';
 import { replay } from './replay.ts';
@@ -111,6 +111,7 @@ function reportOf(
 ): MigrationReport {
   const stopUs = run.timeline.zeroUs;
   const { cause, phase } = failure ?? {};
+  const hint = cause === undefined ? undefined : hintOf(cause, outcome);
   return {
     outcome,
     startedAt: run.startedAt,
@@ -131,7 +132,7 @@ function reportOf(
         : {
             code: cause.code,
             message: cause.message,
-            ...(cause.hint === undefined ? {} : { hint: cause.hint }),
+            ...(hint === undefined ? {} : { hint }),
             phase,
           },
     warnings: run.warnings,

@@ -82,6 +82,11 @@ export const defaultTimeouts: Timeouts = {
   rollback: 15_000,
 };
 
+/** The way out of a failed migration. */
+export function hintOf(cause: CompanionError, outcome: Outcome): string | undefined {
+  return outcome === 'unknown' ? unknownHint : cause.hint;
+}
+
 const unknownHint =
   'ask both QEMUs (query-status): if the destination does not run the guest, end it, then `cont` the source; never start both';
 
@@ -100,7 +105,7 @@ export class MigrationFailed extends CompanionError {
       lost: 'the guest is lost',
       unknown: 'where the guest runs is unknown',
     };
-    const hint = outcome === 'unknown' ? unknownHint : cause.hint;
+    const hint = hintOf(cause, outcome);
     super(cause.code, `${cause.message}; ${where[outcome]}`, {
       errno: cause.errno,
       cause,

@@ -206,7 +206,8 @@ describe('a destination that has been told all', () => {
         if (phase === 'precopy') world.silent.delete('destination stop');
       },
     });
-    await expect(failed).rejects.toMatchObject({ outcome: 'unknown' });
+    const hint = expect.stringContaining('never start both');
+    await expect(failed).rejects.toMatchObject({ outcome: 'unknown', hint, report: { error: { hint } } });
     expect(world.sourceStatus).not.toBe('running');
   });
 });
