@@ -1,6 +1,7 @@
 import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pino } from 'pino';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { models } from '../../device-models/index.ts';
 import { command as order, registers } from '../../device-models/ram/registers.ts';
@@ -9,7 +10,8 @@ import { errno } from '../../src/errors.ts';
 import { silentLogger } from '../../src/log.ts';
 import { createReactor } from '../../src/loop/index.ts';
 import { migrationState } from '../../src/migration/index.ts';
-import { closeFd, socketPair } from '../../src/posix/index.ts';
+import { closeFd, eventfdCreate, PosixError, socketPair } from '../../src/posix/index.ts';
+import { Inbox } from '../../src/transport/libvfio-user/inbox.ts';
 import { LibvfioUserServer } from '../../src/transport/libvfio-user/index.ts';
 import { VfioUserClient } from '../../src/vfio-user/client/index.ts';
 import { command, headerFlags, pciRegion } from '../../src/vfio-user/constants.ts';
@@ -317,6 +319,38 @@ describe.each(libraryServers)('$name server', (under) => {
     server.turn();
     expect(device.calls).toEqual(['attach', 'write 0:0', 'detach']);
     expect(server.connect().readRegister(0, 0)).toBe(1);
+  });
+
+  it('ends a client whose message can’t be looked at, and says so once', () => {
+    const device = new FakeDevice();
+    const errors: string[] = [];
+    const log = pino({ level: 'error' }, { write: (line: string) => void errors.push(JSON.parse(line).msg) });
+    server = under.serve(device, { log });
+    // As when there is no room for its descriptors.
+    const look = vi.spyOn(Inbox.prototype, 'peekWhole').mockImplementation(() => {
+      throw new PosixError('recv 5: descriptors lost', errno.EPROTO);
+    });
+    const client = server.connect();
+    expect(() => client.dmaMap({ iova: 0, size: 4096, prot: 3 })).toThrow(/disconnected/);
+    look.mockRestore();
+    expect(errors).toEqual(['the server failed']);
+    expect(device.calls).toEqual(['attach', 'detach']);
+    expect(server.connect().readRegister(0, 0)).toBe(0);
+  });
+
+  it('refuses a greeting that can’t be taken, and leaves nothing behind', () => {
+    server = under.serve(new FakeDevice());
+    const before = openDescriptors();
+    const take = vi.spyOn(Inbox.prototype, 'take').mockImplementation((fds) => {
+      fds.push(eventfdCreate());
+      throw new PosixError('recv 5: descriptors lost', errno.EPROTO);
+    });
+    const client = server.raw();
+    expect(() => client.negotiate()).toThrow(/disconnected/);
+    client.close();
+    take.mockRestore();
+    expect(openDescriptors()).toBe(before);
+    expect(server.connect().readRegister(0, 0)).toBe(0);
   });
 
   it('ends a client whose connection breaks in the middle of a message', () => {

@@ -161,6 +161,8 @@ export class Session implements DmaPort {
         served = true;
         if (this.#answeredRead && !this.#linger.for(this.#waitingHere)) break;
       }
+    } catch (error) {
+      this.#serverFailed(error);
     } finally {
       this.#serving = false;
     }
@@ -169,10 +171,20 @@ export class Session implements DmaPort {
   }
 
   #serveNested(): boolean {
-    this.#flush();
     let served = false;
-    while (!this.#gone && this.#step()) served = true;
+    try {
+      this.#flush();
+      while (!this.#gone && this.#step()) served = true;
+    } catch (error) {
+      this.#serverFailed(error);
+    }
     return served;
+  }
+
+  /** Ours, not the device's: the message that it failed at is still there, and would fail again for ever. */
+  #serverFailed(error: unknown): void {
+    this.#options.log.error({ err: error }, 'the server failed');
+    this.#hangUp('the server failed');
   }
 
   /** One message, if one is there. */
@@ -256,8 +268,8 @@ export class Session implements DmaPort {
       return;
     }
     const fds: number[] = [];
-    const message = withoutTwinSocket(this.#inbox.take(fds));
     try {
+      const message = withoutTwinSocket(this.#inbox.take(fds));
       const { attached, reply } = context.attach(fd, message, fds);
       if (attached) this.#accept(message, device);
       if (reply.length > 0) this.send(reply, reply.length);
