@@ -172,12 +172,12 @@ describe.each(libraryServers)('$name server', (under) => {
 
   it('is not held up by a client that does not negotiate, and ends it', async () => {
     const device = new FakeDevice();
-    server = under.serve(device, { negotiationTimeoutMs: 20 });
+    server = under.serve(device, { negotiationTimeoutMs: 200 });
     const client = server.raw();
     const hello = encodeRequest(messages.VERSION, 1, { major: 0, minor: 0 }, Buffer.from('{}\0'));
     client.sendRaw(hello.subarray(0, 19));
     server.turn();
-    await new Promise((resolve) => setTimeout(resolve, 30));
+    await new Promise((resolve) => setTimeout(resolve, 250));
     server.turn();
     expect(() => client.getInfo()).toThrow(/disconnected/);
     expect(server.connect().getInfo().flags).toBe(3);
