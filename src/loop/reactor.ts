@@ -107,6 +107,10 @@ class EpollReactor implements Reactor {
     this.#deferred.add(task, onError);
   }
 
+  follow(task: () => void, onError?: ErrorHandler): void {
+    this.#deferred.addNext(task, onError);
+  }
+
   poller(poll: () => boolean, onError?: ErrorHandler): Watch {
     const entry: Poller = { poll, onError };
     const close = () => {

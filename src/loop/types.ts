@@ -46,6 +46,11 @@ export interface Reactor {
    */
   defer(task: () => void, onError?: ErrorHandler): void;
   /**
+   * Runs `task` right after the current callback or deferred task, before any other. Only for what must not be overtaken and does
+   * not go on like this for ever.
+   */
+  follow(task: () => void, onError?: ErrorHandler): void;
+  /**
    * Called over and over while the loop busy-waits; returns true when it found work. A server polls its
    * socket here, so that a request is answered without a sleep and a wake-up. It watches the socket as
    * well: the loop busy-waits only when that pays. See `busyWaitNs`.

@@ -143,7 +143,7 @@ export class Session implements DmaPort {
     this.#waits -= 1;
     if (this.#waits > 0) return;
     this.#options.adapter.waiting = false;
-    if (!this.#serving) this.#options.reactor.defer(() => void this.#serve());
+    if (!this.#serving) this.#options.reactor.follow(() => void this.#serve());
   }
 
   // ---- the loop

@@ -146,8 +146,9 @@ export class Session implements DmaPort {
     this.#socket.unpin();
     this.#waits -= 1;
     if (this.#waits > 0 || this.#serving) return;
-    // The wait began outside of any request (a timer, another socket): serve what was left once that is over.
-    this.#options.reactor.defer(() => this.#resume());
+    // The wait began outside of any request (a timer, another socket): serve what was left once that is over, before anybody
+    // could stop the device and save a state in which it is missing.
+    this.#options.reactor.follow(() => this.#resume());
   }
 
   serveWhileWaiting(timeoutMs: number): boolean {

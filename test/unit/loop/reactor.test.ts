@@ -254,6 +254,31 @@ describe('deferred tasks', () => {
     expect(seen.filter((what) => what === 'work')).toHaveLength(10);
   });
 
+  it('are followed at once by what must not be overtaken', () => {
+    const fd = event();
+    const seen: string[] = [];
+    reactor.watch(fd, ready.read, () => {
+      eventfdDrain(fd);
+      seen.push('event');
+    });
+    eventfdSignal(fd);
+    reactor.defer(() => {
+      seen.push('first');
+      reactor.defer(() => seen.push('later'));
+      reactor.follow(() => seen.push('followed'));
+      reactor.follow(() => {
+        throw new Error('follower');
+      });
+    });
+    reactor.defer(() => seen.push('second'));
+    reactor.turn(-1);
+    expect(seen).toEqual(['first', 'followed', 'second', 'event', 'later']);
+    expect(errors.map(String)).toEqual(['Error: follower']);
+    reactor.follow(() => seen.push('alone'));
+    reactor.turn(-1);
+    expect(seen.at(-1)).toBe('alone');
+  });
+
   it('that breed without end do not starve descriptors, and none is lost', () => {
     const fd = event();
     let served = 0;
