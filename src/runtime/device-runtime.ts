@@ -81,6 +81,8 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   /** Whether the client on the device socket, not the orchestrator, started the dirty log last. */
   #loggedByClient = false;
   #held: boolean;
+  /** By a function level reset that came while the model was at work. */
+  #modelResetDue = false;
   /** From quiesce to resume. */
   #quiet = false;
 
@@ -250,6 +252,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   /** What the client began of a migration ends with it (docs/decisions/0011-a-client-that-leaves.md). */
   detach(): void {
     this.#dropClient();
+    this.#unwound();
     if (this.#loggedByClient) this.#migration?.stopDmaLogging();
     this.#loggedByClient = false;
     if (!this.#byOrchestrator && this.#migration && this.#migration.state !== migrationState.RUNNING)
@@ -316,10 +319,13 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     }
     const bar = this.#bar(index, offset, count);
     this.#health.check();
+    this.#health.enter();
     try {
       this.#bars.write(bar, offset, count, source, at);
     } catch (error) {
       this.#health.failed(error);
+    } finally {
+      this.#health.leave();
     }
   }
 
@@ -367,14 +373,34 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   #resetDevice(kind: ResetKind): void {
     this.#log.debug(`${this.name}: reset (${kind})`);
-    this.#health.mend();
     this.config.reset(kind);
+    this.#resetModel(kind);
+  }
+
+  #resetModel(kind: ResetKind): void {
+    this.#health.mend();
     this.interrupts.reset();
     this.#health.run(() => this.#device.reset(kind));
   }
 
+  /** In the middle of the model's DMA by message, the model is reset once it has unwound, and can do no harm until then. */
   #functionLevelReset(): void {
+    if (this.#health.busy && this.#client?.unwind(() => this.#unwound())) {
+      this.config.reset('flr');
+      this.interrupts.hold();
+      this.#modelResetDue = true;
+      return;
+    }
     this.#resetDevice('flr');
+    this.#migration?.deviceWasReset();
+  }
+
+  #unwound(): void {
+    if (!this.#modelResetDue) return;
+    this.#modelResetDue = false;
+    this.#log.debug(`${this.name}: reset of the model`);
+    this.#resetModel('flr');
+    if (!this.#held && !this.#quiet) this.interrupts.release();
     this.#migration?.deviceWasReset();
   }
 

@@ -20,6 +20,7 @@ export class DeviceHealth {
   readonly #log: Logger;
   readonly #onBroken: () => void;
   #broken = false;
+  #depth = 0;
 
   constructor(name: string, log: Logger, onBroken: () => void) {
     this.#name = name;
@@ -29,6 +30,20 @@ export class DeviceHealth {
 
   get broken(): boolean {
     return this.#broken;
+  }
+
+  /** Whether the model's code is on the stack, in the middle of something. */
+  get busy(): boolean {
+    return this.#depth > 0;
+  }
+
+  /** The model's code is called for a request; to be followed by `leave` in any case. */
+  enter(): void {
+    this.#depth += 1;
+  }
+
+  leave(): void {
+    this.#depth -= 1;
   }
 
   /** Throws when the device is broken. */
@@ -46,11 +61,14 @@ export class DeviceHealth {
   /** Runs model code that nobody waits for (timers, deferred work): nothing leaves it. */
   run(task: () => void): void {
     if (this.#broken) return;
+    this.#depth += 1;
     try {
       task();
     } catch (error) {
       if (error instanceof CompanionError) this.#log.warn({ err: error }, `${this.#name}: ${error.message}`);
       else this.#break(error);
+    } finally {
+      this.#depth -= 1;
     }
   }
 

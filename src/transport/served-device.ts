@@ -89,6 +89,13 @@ export interface ClientLink {
    * loop has its turn again. Does nothing while such a wait goes on.
    */
   settle(): void;
+  /**
+   * For a reset that finds the device in the middle of DMA by message: ends that, refuses more of it until the device has
+   * unwound, and then calls `reset`, in order with the requests that were kept meanwhile. Not called if the client leaves first.
+   *
+   * @returns false, with nothing done, when there is no such wait
+   */
+  unwind(reset: () => void): boolean;
   /** Told of every write to mapped memory, beside the device's own dirty log; for a transport that keeps a log itself. */
   readonly dirty?: DirtySink;
 }

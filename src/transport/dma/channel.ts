@@ -247,6 +247,7 @@ export class DmaChannel implements MessageDma {
     try {
       this.#wait.progress = this.#port.now();
       while (offset < length && transfer.failed === 0 && transfer.broken === undefined) {
+        this.#wait.checkCancelled();
         if (
           transfer.inFlight < window &&
           (transfer.inFlight === 0 || transfer.bytesInFlight + chunk <= limit) &&

@@ -110,7 +110,13 @@ export class DeviceAdapter implements ContextHandlers {
       return;
     }
     if (!this.waiting) this.#device.reset();
-    else this.#postpone(() => this.#device.reset());
+    else this.postpone(() => this.#device.reset());
+  }
+
+  /** Does `work` when the device waits no more, in order with the writes that are due; throws EBUSY. */
+  postpone(work: () => void): void {
+    if (this.#due.length >= maxDue) throw new RequestError(errno.EBUSY, 'too much waits for DMA');
+    this.#due.push(work);
   }
 
   dmaRegistered(iova: number, length: number, prot: number, mapped: boolean): void {
@@ -194,11 +200,6 @@ export class DeviceAdapter implements ContextHandlers {
     libc.memcpy(target.address, buffer, count);
     if (alone) this.#slabTaken = true;
     this.#due.push({ region, offset, count, source: target.bytes });
-  }
-
-  #postpone(work: () => void): void {
-    if (this.#due.length >= maxDue) throw new RequestError(errno.EBUSY, 'too much waits for DMA');
-    this.#due.push(work);
   }
 
   #drainConfig(): void {

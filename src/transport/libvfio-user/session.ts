@@ -295,7 +295,8 @@ export class Session implements DmaPort {
     const chunk = Math.min(maxDataXferSize, defaultOffer.maxDataXferSize);
     const probe = proposed.has('pgsizes') && proposed.has('max_dma_maps');
     const out = Buffer.allocUnsafeSlow(DmaChannel.outputSize);
-    this.#dma = new DmaChannel(this, out, { ...dma, chunk, probe });
+    const channel = new DmaChannel(this, out, { ...dma, chunk, probe });
+    this.#dma = channel;
     this.#timer.cancel();
     const observer = new RequestObserver(this.#inbox, adapter, device, this.#peer);
     this.#observer = observer;
@@ -304,7 +305,16 @@ export class Session implements DmaPort {
         if (observer.logging) context.markDirty(iova, length);
       },
     };
-    device.attach({ dma: this.#dma, dirty, settle: () => void this.#serve() });
+    const unwind = (reset: () => void): boolean => {
+      if (this.#waits === 0) return false;
+      adapter.postpone(() => {
+        channel.allow();
+        reset();
+      });
+      channel.cancel();
+      return true;
+    };
+    device.attach({ dma: channel, dirty, settle: () => void this.#serve(), unwind });
   }
 
   // ---- the device's own messages

@@ -40,6 +40,8 @@ export interface DispatcherOptions {
   readonly negotiated: () => void;
   /** See `ClientLink`. */
   readonly settle: () => void;
+  /** Whether the device waits for DMA. */
+  readonly waiting: () => boolean;
   readonly drop: (why: string) => void;
 }
 
@@ -187,8 +189,13 @@ export class Dispatcher implements HandlerContext {
       const chunk = Math.min(peer.maxDataXferSize, this.offer.maxDataXferSize);
       // Only QEMU announces these; a client made of libvfio-user's sources must not be asked for 4 GiB.
       const probe = peer.proposed.has('pgsizes') && peer.proposed.has('max_dma_maps');
-      this.#dma = new DmaChannel(this.#options.dmaPort, this.#dmaOut, { ...this.#options.dma, chunk, probe });
-      this.device.attach({ dma: this.#dma, settle: this.#options.settle });
+      const dma = new DmaChannel(this.#options.dmaPort, this.#dmaOut, { ...this.#options.dma, chunk, probe });
+      this.#dma = dma;
+      this.device.attach({
+        dma,
+        settle: this.#options.settle,
+        unwind: (reset) => this.#unwind(dma, reset),
+      });
     }
     this.#peer = peer;
     this.#replies.detailed = peer.companion && this.offer.companion;
@@ -197,6 +204,16 @@ export class Dispatcher implements HandlerContext {
     const data = formatCapabilities(this.offer, peer);
     const value = { major: protocolVersion.major, minor };
     this.#replies.success(id, command.VERSION, flags, { value, data });
+  }
+
+  #unwind(dma: DmaChannel, reset: () => void): boolean {
+    if (!this.#options.waiting()) return false;
+    dma.cancel();
+    this.#options.enqueue(0, () => {
+      dma.allow();
+      reset();
+    });
+    return true;
   }
 
   /** Every other request. */

@@ -79,6 +79,7 @@ export class Session implements DmaPort {
       enqueue: (bytes, run) => this.#enqueue(bytes, run),
       negotiated: () => this.#negotiationTimer.cancel(),
       settle: () => this.#resume(),
+      waiting: () => this.#waits > 0,
       drop: (why) => this.drop(why),
     });
     const socket = this.#socket;
