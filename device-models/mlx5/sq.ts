@@ -35,8 +35,13 @@ export interface SendQueueSettings {
 
 /** A send queue. `ci` counts basic blocks. */
 export class SendQueue extends WorkQueue<SendQueueSettings> {
-  /** Has WQEs to send and waits for its turn. */
+  /** A doorbell was not carried out to its end: the queue waits for its turn, or for the device to run. */
   pending = false;
+
+  protected override restart(): void {
+    super.restart();
+    this.pending = false;
+  }
 }
 
 /** Executes send WQEs. */
@@ -91,9 +96,12 @@ export class SendQueues {
     if (sq !== undefined) this.run(sq);
   }
 
-  /** After a pause: every queue up to its doorbell record. */
+  /**
+   * After a pause: every queue up to its doorbell record, as its last doorbell asked. A queue that starts anew has had
+   * none: a driver that recovers it leaves the record alone, which has the producer index of before until the next send.
+   */
   runAll(): void {
-    for (const sq of this.table.values()) this.run(sq);
+    for (const sq of this.table.values()) if (sq.ci !== 0 || sq.pending) this.run(sq);
   }
 
   #runPending(): void {
@@ -104,7 +112,10 @@ export class SendQueues {
   run(sq: SendQueue): void {
     const flushing = sq.state === queueState.ERR && sq.settings.flushInError;
     if (sq.state !== queueState.RDY && !flushing) return;
-    if (!this.#host.mayInitiate || !this.#host.pci.busMaster) return;
+    if (!this.#host.mayInitiate || !this.#host.pci.busMaster) {
+      sq.pending = true;
+      return;
+    }
     if (this.#running) {
       // A frame that comes back to this device may make its driver's doorbell ring while one is being sent.
       this.#later(sq);

@@ -244,7 +244,6 @@ describe('transmit', () => {
     driver.poll();
     expect(driver.completions.at(-1)?.[0x37]).toBe(5);
     driver.modifySq(sq, 3, 0);
-    driver.memory.writeUInt32BE(0, sq.dbr + 4);
     sq.pc = 0;
     driver.modifySq(sq, 0, 1);
     driver.send(frame);
