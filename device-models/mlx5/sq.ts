@@ -165,13 +165,18 @@ export class SendQueues {
       sq.ci = (sq.ci + this.#wqe.basicBlocks) & indexMask;
       if (this.#wqe.signalled) this.#complete(sq, index);
       bytes += this.#wqe.payloadLength;
-      // An LSO of tiny segments is as much work as so many frames.
-      frames += this.#wqe.opcode === wqeOpcode.LSO ? this.#wqe.payloadLength / this.#wqe.mss : 1;
+      frames += this.#frames();
       if (bytes >= limits.sendBurstBytes || frames >= limits.sendBurstFrames) {
         if (sq.ci !== producer) this.#later(sq);
         return;
       }
     }
+  }
+
+  /** Frames that the WQE became: an LSO of tiny segments is as much work as so many, one of little payload as one. */
+  #frames(): number {
+    const { opcode, payloadLength, mss } = this.#wqe;
+    return opcode === wqeOpcode.LSO ? Math.max(1, Math.ceil(payloadLength / mss)) : 1;
   }
 
   /** One WQE at `sq.ci`; returns 0 or a `cqeSyndrome`. */

@@ -49,6 +49,7 @@ export interface Cq {
 export interface Sq {
   readonly sqn: number;
   readonly ring: number;
+  readonly logSize: number;
   readonly dbr: number;
   readonly cq: Cq;
   pc: number;

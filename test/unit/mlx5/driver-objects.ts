@@ -103,8 +103,8 @@ export abstract class DriverObjects extends DriverBase {
     this.pages(input, at + prm.wq.byte('pas'), ring, bytes);
   }
 
-  createSq(cq: Cq, tisn: number): Sq {
-    const bytes = 64 << logSqSize;
+  createSq(cq: Cq, tisn: number, logSize = logSqSize): Sq {
+    const bytes = 64 << logSize;
     const ring = this.alloc(bytes);
     const dbr = this.alloc(8, 64);
     const input = Buffer.alloc(272 + 8 * Math.ceil(bytes / pageBytes));
@@ -112,9 +112,9 @@ export abstract class DriverObjects extends DriverBase {
     prm.sqc.set(input, 'flush_in_error_en', 1, 0x20);
     prm.sqc.set(input, 'tis_lst_sz', tisn === 0 ? 0 : 1, 0x20);
     prm.sqc.set(input, 'tis_num_0', tisn, 0x20);
-    this.#wq(input, 0x50, ring, bytes, dbr, 6, logSqSize);
+    this.#wq(input, 0x50, ring, bytes, dbr, 6, logSize);
     const sqn = prm.createSqOut.get(this.command('CREATE_SQ', input), 'sqn');
-    const sq = { sqn, ring, dbr, cq, pc: 0, cc: 0 };
+    const sq = { sqn, ring, logSize, dbr, cq, pc: 0, cc: 0 };
     this.modifySq(sq, 0, 1);
     return sq;
   }

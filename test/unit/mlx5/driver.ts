@@ -7,7 +7,6 @@ import {
   type Eq,
   logCqSize,
   logRqSize,
-  logSqSize,
   type Rq,
   type SendOptions,
   type Sq,
@@ -198,12 +197,12 @@ export class FakeDriver extends DriverObjects {
   // --- data path ---------------------------------------------------------------------------------------------
 
   #slot(sq: Sq): number {
-    return sq.ring + (sq.pc % 2 ** logSqSize) * 64;
+    return sq.ring + (sq.pc % 2 ** sq.logSize) * 64;
   }
 
   ring(sq: Sq): void {
     this.memory.writeUInt32BE(sq.pc & 0xffff, sq.dbr + 4);
-    const last = sq.ring + ((sq.pc - 1) % 2 ** logSqSize) * 64;
+    const last = sq.ring + ((sq.pc - 1) % 2 ** sq.logSize) * 64;
     this.write64(this.uarBase + 0x800, this.memory.readUInt32BE(last), (sq.sqn << 8) | 1);
   }
 
@@ -248,7 +247,7 @@ export class FakeDriver extends DriverObjects {
     wqe[20] = (options.l3 ? 0x40 : 0) | (options.l4 ? 0x80 : 0);
     wqe.writeUInt16BE(options.mss ?? 0, 22);
     const blocks = Math.ceil(at / 64);
-    while ((sq.pc % 2 ** logSqSize) + blocks > 2 ** logSqSize) {
+    while ((sq.pc % 2 ** sq.logSize) + blocks > 2 ** sq.logSize) {
       this.postNop(sq, false);
       // The WQE's index has moved.
       wqe.writeUInt32BE(((sq.pc & 0xffff) << 8) | (options.mss === undefined ? 0x0a : 0x0e), 0);

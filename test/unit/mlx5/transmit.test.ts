@@ -292,6 +292,23 @@ describe('transmit', () => {
     expect(port.sent.length).toBe(8 * payload);
   });
 
+  it.each([
+    ['one byte', 1],
+    ['no', 0],
+  ])('lets others have a turn among LSOs of %s payload, which are frames too', (_what, payload) => {
+    const { driver, port, host } = running();
+    const sq = driver.createSq(driver.channels[0]?.tx.cq ?? expect.fail('no CQ'), driver.tis, 12);
+    const frame = buildFrame({ protocol: 'tcp', payload: Buffer.alloc(payload) });
+    const count = limits.sendBurstFrames + 500;
+    for (let left = count; left > 0; left--) {
+      driver.build(sq, frame, { mss: 1448, inline: 54, signalled: false });
+    }
+    driver.ring(sq);
+    expect(port.sent.length).toBe(limits.sendBurstFrames);
+    host.advance(1_000);
+    expect(port.sent.length).toBe(count);
+  });
+
   it('goes around the ring many times, with multi-block WQEs', () => {
     const { port, driver } = running();
     const frame = buildFrame({ dst: peer, src: driver.mac, payload: Buffer.alloc(700, 1) });
