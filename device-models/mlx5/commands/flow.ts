@@ -53,14 +53,26 @@ function readWords(input: Buffer, at: number): Uint32Array {
   return words;
 }
 
-/** Miss action and table of a flow table context, checked against the level of the table that they are for. */
-function readMiss(core: Mlx5Core, input: Buffer, at: number): { action: number; table: number } {
+/** Frames only ever go to higher levels, so that no path is a loop. */
+function requireHigher(table: FlowTable, level: number): void {
+  require(table.level > level, 'badLevel', `level ${level} to level ${table.level}`);
+}
+
+/** Miss action and table of a flow table context, checked against the `level` of the table that they are for. */
+function readMiss(
+  core: Mlx5Core,
+  input: Buffer,
+  at: number,
+  level: number,
+): { action: number; table: number } {
   const action = flowTableContext.get(input, 'table_miss_action', at);
-  const table = flowTableContext.get(input, 'table_miss_id', at);
+  const id = flowTableContext.get(input, 'table_miss_id', at);
   if (action === missAction.DEFAULT) return { action, table: 0 };
   require(action === missAction.FWD, 'badAction', `table_miss_action ${action}`);
-  require(core.steering.tables.find(table) !== undefined, 'badDestination', `flow table ${table}`);
-  return { action, table };
+  const table = core.steering.tables.find(id);
+  require(table !== undefined, 'badDestination', `flow table ${id}`);
+  requireHigher(table, level);
+  return { action, table: id };
 }
 
 function createFlowTable(core: Mlx5Core, input: Buffer, output: Buffer): void {
@@ -69,7 +81,7 @@ function createFlowTable(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const level = flowTableContext.get(input, 'level', at);
   const logSize = flowTableContext.get(input, 'log_size', at);
   require(logSize <= limits.logFlowTableSize, 'badSize', `flow table log_size ${logSize}`);
-  const miss = readMiss(core, input, at);
+  const miss = readMiss(core, input, at, level);
   const { tables } = core.steering;
   const table = tables.add(new FlowTable(tables.allocate(), level, logSize, miss));
   createFlowTableOut.set(output, 'table_id', table.id);
@@ -80,7 +92,7 @@ function modifyFlowTable(core: Mlx5Core, input: Buffer): void {
   const table = core.steering.tables.get(modifyFlowTableIn.get(input, 'table_id'));
   const select = modifyFlowTableIn.get(input, 'modify_field_select');
   require(select === modifyMissTable, 'badModifyMask', `modify_field_select ${select}`);
-  const miss = readMiss(core, input, modifyFlowTableIn.byte('flow_table_context'));
+  const miss = readMiss(core, input, modifyFlowTableIn.byte('flow_table_context'), table.level);
   table.setMiss(miss.action, miss.table);
 }
 
@@ -158,8 +170,7 @@ function readDestinations(core: Mlx5Core, input: Buffer, at: number, from: FlowT
       require(type === destinationType.FLOW_TABLE, 'badDestination', `destination type ${type}`);
       const table = core.steering.tables.find(id);
       require(table !== undefined, 'badDestination', `flow table ${id}`);
-      // Frames only ever go to higher levels, so that no path is a loop.
-      require(table.level > from.level, 'badLevel', `level ${from.level} to level ${table.level}`);
+      requireHigher(table, from.level);
     }
     destinations.push({ type, id });
   }

@@ -13,6 +13,9 @@ export const missAction = { DEFAULT: 0, FWD: 1 } as const;
 /** `table_type`: NIC receive is the only one that this function has. */
 export const tableType = { NIC_RX: 0 } as const;
 
+/** Where a frame is before the root table. */
+const belowAllLevels = -1;
+
 export interface Destination {
   readonly type: number;
   readonly id: number;
@@ -183,18 +186,24 @@ export class Steering {
   steer(result: SteeringResult): void {
     result.tirs.length = 0;
     result.flowTag = 0;
-    if (this.root !== undefined) this.#walk(this.root, result, limits.steeringHops);
+    if (this.root !== undefined) this.#walk(this.root, result, limits.steeringHops, belowAllLevels);
   }
 
-  /** @returns the hops left, so that a tree of tables is bounded as a whole */
-  #walk(tableId: number, result: SteeringResult, hops: number): number {
+  /**
+   * Only to higher levels: the commands see to that, but another table may have the id of one that is gone.
+   * @param above the level that the frame comes from
+   * @returns the hops left, so that a tree of tables is bounded as a whole
+   */
+  #walk(tableId: number, result: SteeringResult, hops: number, above: number): number {
     let next: number | undefined = tableId;
     let left = hops;
+    let level = above;
     while (next !== undefined && left > 0) {
       left--;
       const table = this.tables.find(next);
       next = undefined;
-      if (table === undefined) return left;
+      if (table === undefined || table.level <= level) return left;
+      level = table.level;
       const entry = table.lookup(this.packet);
       if (entry === undefined) {
         if (table.missAction === missAction.FWD) next = table.missTable;
@@ -208,7 +217,7 @@ export class Steering {
         } else if (next === undefined) {
           next = destination.id;
         } else {
-          left = this.#walk(destination.id, result, left);
+          left = this.#walk(destination.id, result, left, level);
         }
       }
     }

@@ -306,17 +306,22 @@ export abstract class DriverObjects extends DriverBase {
   }
 
   promisc(on: boolean): void {
-    const input = Buffer.alloc(64);
-    const at = prm.modifyFlowTableIn.byte('flow_table_context');
     if (on) {
       this.tables.promisc = this.createTable(3, 0);
       this.createGroup('promisc', 0, 0, () => {});
       this.setEntry('promisc', 0, 0, { table: 'ttc' });
     }
+    this.setMiss('tc', on ? 'promisc' : 'vlan');
+  }
+
+  /** Where frames go that match nothing in `table`. */
+  setMiss(table: string, to: string): void {
+    const input = Buffer.alloc(64);
+    const at = prm.modifyFlowTableIn.byte('flow_table_context');
     prm.modifyFlowTableIn.set(input, 'modify_field_select', 1);
-    prm.modifyFlowTableIn.set(input, 'table_id', this.tables.tc ?? 0);
+    prm.modifyFlowTableIn.set(input, 'table_id', this.tables[table] ?? 0);
     prm.flowTableContext.set(input, 'table_miss_action', 1, at);
-    prm.flowTableContext.set(input, 'table_miss_id', this.tables[on ? 'promisc' : 'vlan'] ?? 0, at);
+    prm.flowTableContext.set(input, 'table_miss_id', this.tables[to] ?? 0, at);
     this.command('MODIFY_FLOW_TABLE', input);
   }
 }

@@ -1,7 +1,8 @@
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { limits } from '../../../device-models/mlx5/limits.ts';
 import * as prm from '../../../device-models/mlx5/prm/index.ts';
+import { FlowTable, missAction } from '../../../device-models/mlx5/steering/tables.ts';
 import { CommandFailed } from './driver.ts';
 import { buildFrame } from './frames.ts';
 import { type Bench, bench, running } from './setup.ts';
@@ -118,15 +119,35 @@ describe('malformed commands', () => {
     expect(status(() => driver.setEntry('ttc', 2, 10, { tir: 0xffffff }))).toBe(commandStatus.BAD_PARAM_ERR);
     expect(status(() => driver.createGroup('ttc', 5, 6, () => {}))).toBe(commandStatus.BAD_PARAM_ERR);
     expect(status(() => driver.createGroup('ttc', 11, 99, () => {}))).toBe(commandStatus.BAD_PARAM_ERR);
-    // A miss may name any table: a circle of misses ends after a bounded number of hops.
-    const input = Buffer.alloc(64);
-    prm.modifyFlowTableIn.set(input, 'modify_field_select', 1);
-    prm.modifyFlowTableIn.set(input, 'table_id', driver.tables.tc ?? 0);
-    const at = prm.modifyFlowTableIn.byte('flow_table_context');
-    prm.flowTableContext.set(input, 'table_miss_action', 1, at);
-    prm.flowTableContext.set(input, 'table_miss_id', driver.tables.tc ?? 0, at);
-    driver.command('MODIFY_FLOW_TABLE', input);
+    // A table may miss to one of a higher level only: neither to itself nor back to where a frame came from.
+    const miss = (from: string, to: string) => status(() => driver.setMiss(from, to));
+    for (const [from, to] of [
+      ['tc', 'tc'],
+      ['l2', 'vlan'],
+      ['ttc', 'tc'],
+    ] as const) {
+      expect(miss(from, to)).toBe(commandStatus.BAD_PARAM_ERR);
+    }
+    expect(status(() => driver.createTable(7, 0, driver.tables.ttc))).toBe(commandStatus.BAD_PARAM_ERR);
+    expect(status(() => driver.createTable(6, 0, driver.tables.ttc))).toBe(commandStatus.BAD_PARAM_ERR);
+    expect(miss('tc', 'ttc')).toBe(0);
+    expect(miss('tc', 'vlan')).toBe(0);
     expect(port.inject(buildFrame({ dst: driver.mac }))).toBe(true);
+    driver.poll();
+    expect(driver.received).toHaveLength(1);
+  });
+
+  it('can not make steering go in circles by another table in the place of one that is gone', () => {
+    const { device, driver, port } = running();
+    const { steering } = device.core;
+    driver.setMiss('tc', 'ttc');
+    const old = steering.tables.delete(driver.tables.ttc ?? 0);
+    const circle = new FlowTable(old.id, 0, 0, { action: missAction.FWD, table: driver.tables.tc ?? 0 });
+    steering.tables.add(circle);
+    const lookup = vi.spyOn(FlowTable.prototype, 'lookup');
+    expect(port.inject(buildFrame({ dst: driver.mac }))).toBe(true);
+    expect(lookup).toHaveBeenCalledTimes(1);
+    lookup.mockRestore();
     driver.poll();
     expect(driver.received).toEqual([]);
   });
