@@ -7,10 +7,11 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { execa } from 'execa';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import {
   MigrationFailed,
   migrate,
+  Qmp,
   QmpConnectionError,
   type Side,
   type Testbed,
@@ -34,6 +35,9 @@ import {
 afterEach(endOfTest);
 afterAll(closeGuest);
 
+/** For what has to happen, on a machine however busy. */
+const patience = { timeout: 20_000 } as const;
+
 type Victim = 'source server' | 'destination server' | 'source QEMU' | 'destination QEMU';
 
 async function strike(
@@ -47,16 +51,20 @@ async function strike(
   else await side.servers.get('dev0')?.kill(signal);
 }
 
-async function running(side: Side): Promise<boolean> {
-  if (!alive(side.vm.pid)) return false;
+/** QEMU's own word for the state of a VM; "gone" when there is no QEMU any more. */
+async function statusOf(side: Side): Promise<string> {
+  if (!alive(side.vm.pid)) return 'gone';
   try {
-    const status = (await side.vm.qmp.execute('query-status')) as { status: string };
-    return status.status === 'running';
+    return ((await side.vm.qmp.execute('query-status')) as { status: string }).status;
   } catch (error) {
     // A destination that was told to quit goes away while it is asked.
-    if (error instanceof QmpConnectionError) return false;
+    if (error instanceof QmpConnectionError) return 'gone';
     throw error;
   }
+}
+
+async function running(side: Side): Promise<boolean> {
+  return (await statusOf(side)) === 'running';
 }
 
 interface Ended {
@@ -239,18 +247,33 @@ it('a destination that was told to start is called back when its device server d
   });
   const [path, real] = [join(bed.folder, 'relay'), join(bed.folder, 'real')];
   const relay = await Relay.start(path, real);
+  const execute = vi.spyOn(Qmp.prototype, 'execute');
+  // Nobody says it to the source before the rollback.
+  const saidContinue = () =>
+    execute.mock.calls.some(
+      ([command], call) => command === 'cont' && execute.mock.settledResults[call]?.type === 'fulfilled',
+    );
+  const strikeWhenTold = async () => {
+    await vi.waitUntil(saidContinue, patience);
+    await strike('destination server', source, destination, 'SIGKILL');
+  };
+  let struck: Promise<void> | undefined;
   const { outcome, error } = await attempt(bed, destination, {
     uri: `unix:${path}`,
     listenUri: `unix:${real}`,
     onPhase: async (phase) => {
-      // The rest of RAM is kept from the destination until its server is gone.
+      // The rest of RAM is kept from the destination until it has been called back.
       if (phase === 'pre-switchover') relay.hold();
-      if (phase !== 'resume') return;
-      setTimeout(() => void strike('destination server', source, destination, 'SIGKILL'), 300);
-      setTimeout(() => relay.release(), 600);
+      // The phase begins before `cont` is sent, so this is not to be waited for here.
+      if (phase === 'resume') struck = strikeWhenTold();
+      if (phase !== 'rollback') return;
+      relay.release();
+      // Now nothing but the `stop` keeps it from starting: it may not be ended before it has loaded all.
+      await vi.waitUntil(async () => (await statusOf(destination)) !== 'inmigrate', patience);
     },
-  });
+  }).finally(() => execute.mockRestore());
   relay.cut();
+  await struck;
   expect(error?.code).toBe('VC_PEER_LOST');
   expect(outcome).toBe('source');
   expect(told).toBe(false);
@@ -395,11 +418,15 @@ describe('the command', () => {
   /** Starts the command, slow enough to be caught in precopy, and waits until it is there. */
   async function caughtInPrecopy(line: readonly string[]) {
     const child = execa(process.execPath, [...line, '--max-bandwidth', '2000000'], { reject: false });
-    await new Promise<void>((resolve) => {
+    const caught = new Promise<void>((resolve) => {
       child.stderr?.on('data', (text: Buffer) => {
         if (/precopy.*round/.test(text.toString())) resolve();
       });
     });
+    const ended = child.then(({ exitCode, stderr }) => {
+      throw new Error(`it ended with status ${exitCode} before it was in precopy: ${stderr}`);
+    });
+    await Promise.race([caught, ended]);
     // A promise of its own, to be waited for when it is to end.
     return { child };
   }
