@@ -11,15 +11,23 @@ export { guestWarnings as warnings };
 
 const open: { close(): Promise<void> }[] = [];
 
-/** Remembers something to be closed by `closeAll`, last one first. */
+/** Remembers something to be closed by `closeAll`. */
 function own<T extends { close(): Promise<void> }>(thing: T): T {
   open.push(thing);
   return thing;
 }
 
+/** Last one first. One that can't be closed keeps none of the others open. */
 export async function closeAll(): Promise<void> {
-  for (const each of open.reverse()) await each.close();
-  open.length = 0;
+  const failures: unknown[] = [];
+  for (const each of open.splice(0).reverse()) {
+    try {
+      await each.close();
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0) throw failures[0];
 }
 
 export async function makeNetwork(options: NetworkOptions = {}): Promise<Network> {

@@ -24,7 +24,10 @@ const missing =
  */
 const destination = (command: readonly string[]): string => `#!/usr/bin/perl
 my $socket = $ARGV[1];
-my $server = fork();
+my $server;
+# Ended by the test, it leaves nothing behind.
+$SIG{TERM} = sub { kill 'TERM', $server if $server; };
+$server = fork();
 if ($server == 0) { exec(${command.map((word) => `'${word}', `).join('')}'--socket', $socket); exit 98; }
 my $result = 99;
 while ((my $ended = wait()) > 0) {

@@ -16,8 +16,11 @@ describe.skipIf(!able.ok)(`tap and a Linux network stack${why}`, () => {
     net = await TestNet.create({ taps: 2, mtu: 9000 });
   });
   afterEach(async () => {
-    world.close();
-    await net.close();
+    try {
+      world.close();
+    } finally {
+      await net.close();
+    }
     expect(existsSync(net.namespace)).toBe(false);
   });
 
