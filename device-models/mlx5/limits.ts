@@ -30,7 +30,8 @@ export const limits = {
   logFlowTableSize: 24,
   flowGroups: 1024,
   flowEntries: 8192,
-  flowDestinations: 64,
+  /** Few, so that a table with all entries there may be is a record that can be saved; Linux uses one. */
+  flowDestinations: 8,
   /** Tables that one frame may pass through. */
   steeringHops: 64,
   /** Receive queues that one frame may be copied to. */

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { limits } from '../../../device-models/mlx5/limits.ts';
 import * as prm from '../../../device-models/mlx5/prm/index.ts';
+import { destinationType, flowAction } from '../../../device-models/mlx5/steering/tables.ts';
 import { CommandFailed, type FakeDriver } from './driver.ts';
 import { commandQueue } from './driver-base.ts';
 import { memoryBytes } from './fake-host.ts';
@@ -141,6 +142,12 @@ const commands: readonly Case[] = [
     status.BAD_PARAM_ERR,
     (driver) => driver.setEntry('l2', 0, 5, { table: 'l2' }),
   ],
+  [
+    'an entry to as many tables as the capabilities offer',
+    status.OK,
+    (driver) => toTables(driver, limits.flowDestinations),
+  ],
+  ['an entry to one more', status.BAD_PARAM_ERR, (driver) => toTables(driver, limits.flowDestinations + 1)],
   ['an entry to no TIR', status.BAD_PARAM_ERR, (driver) => driver.setEntry('l2', 0, 5, { tir: 0xabcdef })],
   ['an unknown register', status.BAD_PARAM_ERR, (driver) => driver.register(0x1234, Buffer.alloc(32), 1)],
   ['an MTU of 20000', status.BAD_PARAM_ERR, (driver) => driver.setMtu(20_000)],
@@ -175,6 +182,27 @@ function busy(driver: FakeDriver, name: 'DESTROY_EQ' | 'DESTROY_CQ' | 'DESTROY_T
 function free(driver: FakeDriver, times: number): void {
   const pd = prm.allocPdOut.get(driver.command('ALLOC_PD'), 'pd');
   for (let left = times; left > 0; left--) driver.command('DEALLOC_PD', naming(pd));
+}
+
+/** Sets the entry of the highest index in `l2` to forward to `count` destinations. */
+function toTables(driver: FakeDriver, count: number): void {
+  const { destFormatStruct, flowContext, setFteIn } = prm;
+  const at = setFteIn.byte('flow_context');
+  const list = at + flowContext.byte('destination');
+  const input = form(
+    list + count * destFormatStruct.size,
+    set(setFteIn, 'table_id', driver.tables.l2 ?? 0, 0),
+    set(setFteIn, 'flow_index', 129, 0),
+    set(flowContext, 'group_id', driver.groups.l2?.[2] ?? 0, at),
+    set(flowContext, 'action', flowAction.FWD_DEST, at),
+    set(flowContext, 'destination_list_size', count, at),
+  );
+  for (let index = 0; index < count; index++) {
+    const entry = list + index * destFormatStruct.size;
+    destFormatStruct.set(input, 'destination_type', destinationType.FLOW_TABLE, entry);
+    destFormatStruct.set(input, 'destination_id', driver.tables.ttc ?? 0, entry);
+  }
+  driver.command('SET_FLOW_TABLE_ENTRY', input);
 }
 
 function destroyTable(driver: FakeDriver, name: string): void {
