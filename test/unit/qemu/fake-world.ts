@@ -21,8 +21,13 @@ export type PeerMethod =
   | Exclude<keyof DevicePeer, 'name' | 'maxTransfer' | 'ended' | 'close'>
   | `pages.${keyof SharedPages}`;
 
-const tableAddress = 0xfe00_0000;
+export const tableAddress = 0xfe00_0000;
 const ecam = 0xb000_0000;
+
+/** Whether `address` is one of the ECAM window. */
+export function inEcam(address: number): boolean {
+  return address >= ecam && address < tableAddress;
+}
 
 function configured(): Buffer {
   const config = Buffer.alloc(256);
@@ -54,6 +59,12 @@ export class FakePeer implements DevicePeer {
   dirtyPages = 10;
   /** Answers with this number of carried pages, whatever it has kept. */
   carries: number | undefined;
+  /** Pages of those that QEMU does not take note of. */
+  markFails = 0;
+  /** What QEMU answers to a write by DMA; 0: done. */
+  dmaErrno: (address: number) => number = () => 0;
+  /** State that is still to come when it stops, bytes. */
+  leftBytes = 100;
   #kept = 0;
   readonly #journal: string[];
   readonly #counts = new Map<string, number>();
@@ -103,7 +114,7 @@ export class FakePeer implements DevicePeer {
   }
   async dataSize(): Promise<number> {
     await this.#call('dataSize');
-    return 100;
+    return this.leftBytes;
   }
   async read(): Promise<Buffer> {
     await this.#call('read');
@@ -161,14 +172,14 @@ export class FakePeer implements DevicePeer {
   async halt(): Promise<number> {
     this.#note('halt');
     this.#enter(migrationState.STOP_COPY);
-    return 100;
+    return this.leftBytes;
   }
   async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {
     await this.#call('dma', operations.map((each) => ('read' in each ? 'read' : 'write')).join(','));
     return operations.map((each) => {
-      if (!('read' in each)) return { errno: 0 };
+      if (!('read' in each)) return { errno: this.dmaErrno(each.write) };
       const bytes = Buffer.alloc(each.length);
-      if (this.ecamThere && each.read >= ecam && each.read < tableAddress) configured().copy(bytes);
+      if (this.ecamThere && inEcam(each.read)) configured().copy(bytes);
       return { errno: 0, bytes };
     });
   }
@@ -185,7 +196,9 @@ export class FakePeer implements DevicePeer {
     this.#kept = kept;
     const deferred = !this.#busMaster && kept < this.dirtyPages;
     const pages = deferred ? 0 : this.dirtyPages - kept;
-    return { pages, failed: 0, firstErrno: 0, microseconds: 20, deferred, kept: deferred ? 0 : kept };
+    const failed = Math.min(this.markFails, pages);
+    const firstErrno = failed === 0 ? 0 : errno.EFAULT;
+    return { pages, failed, firstErrno, microseconds: 20, deferred, kept: deferred ? 0 : kept };
   }
   async dirtyEstimate(): Promise<number> {
     await this.#call('dirtyEstimate');

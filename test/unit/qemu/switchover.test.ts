@@ -1,9 +1,10 @@
 /** The switchover against a played world: order, and what every single refusal leads to. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { errno } from '../../../src/errors.ts';
 import { migrationState } from '../../../src/migration/state.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
-import { MigrationFailed } from '../../../src/qemu/switchover/options.ts';
-import { FakeWorld, type PeerMethod } from './fake-world.ts';
+import { type MigrateOptions, MigrationFailed } from '../../../src/qemu/switchover/options.ts';
+import { FakeWorld, inEcam, type PeerMethod, tableAddress } from './fake-world.ts';
 
 let world: FakeWorld;
 beforeEach(async () => {
@@ -399,6 +400,44 @@ describe('a fault before the commit point', () => {
       await expect(failed, when).rejects.toMatchObject({ outcome: 'source', code: 'VC_CANCELLED' });
       expect(world.sourceStatus, when).toBe('running');
     }
+  });
+});
+
+describe('what would do harm at the destination, or last too long', () => {
+  /** Nothing of the guest has run there, and the source goes on. */
+  async function expectStays(options: MigrateOptions, failure: object): Promise<void> {
+    await expect(migrate(options)).rejects.toMatchObject({ outcome: 'source', ...failure });
+    expect(world.sourceStatus).toBe('running');
+    expect(world.source.current).toBe(migrationState.RUNNING);
+    expect(world.journal).not.toContain('destination QEMU: cont');
+  }
+
+  it('a page that can not be shown to QEMU', async () => {
+    world.source.markFails = 1;
+    const message = expect.stringMatching(/^1 of 10 pages that device dev0 wrote can't be shown .*EFAULT/);
+    await expectStays(world.options(), { code: 'VC_MARKING', message });
+  });
+
+  it('a register that the destination QEMU refuses in its ECAM window', async () => {
+    world.destination.dmaErrno = (address) => (inEcam(address) ? errno.EIO : 0);
+    const message = expect.stringMatching(/device dev0 at 00:05\.0 .* refuses write 1 \(EIO\)/);
+    await expectStays({ ...world.options(), onPhase: changeLate }, { code: 'VC_REPLAY', message });
+  });
+
+  it('an MSI-X table that the destination QEMU refuses, where registers go by ports', async () => {
+    world.destination.ecamThere = false;
+    world.destination.dmaErrno = (address) => (address >= tableAddress ? errno.EIO : 0);
+    const message = expect.stringMatching(/refuses its MSI-X table \(EIO\)/);
+    await expectStays(world.options(), { code: 'VC_REPLAY', message });
+  });
+
+  it('more state than fits into the limit, which shows when the device has stopped', async () => {
+    const message = expect.stringMatching(/^the blackout would last \d+ ms, the limit is 5000 ms/);
+    const onPhase = (phase: string): void => {
+      if (phase === 'pre-switchover') world.source.leftBytes = 1e12;
+    };
+    await expectStays({ ...world.options(), onPhase }, { code: 'VC_DOWNTIME', message });
+    expect(world.journal).not.toContain('source QEMU: migrate-continue');
   });
 });
 
