@@ -23,6 +23,9 @@ afterEach(() => {
 const at = (name: keyof typeof registers): number => registers[name].offset;
 const commandRegister = 4;
 const busMasterAndMemory = 6;
+/** In the PCI Express capability. */
+const deviceControl = 8;
+const initiateFlr = 0x8000;
 
 function start(name: string, settings = {}): Bench {
   const model = models.get(name);
@@ -98,8 +101,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       bench.client.writeRegister(pciRegion.config, 0x10, 0xfe00_0000);
       bench.client.writeRegister(0, at('SCRATCH'), 77);
       const pcie = bench.runtime.config.pcieCapability ?? 0;
-      const deviceControl = pcie + 8;
-      bench.client.writeRegister(pciRegion.config, deviceControl, 0x8000, 2);
+      bench.client.writeRegister(pciRegion.config, pcie + deviceControl, initiateFlr, 2);
       expect(bench.client.readRegister(0, at('SCRATCH'))).toBe(0);
       expect(bench.client.readRegister(pciRegion.config, 0x10)).toBe(0xfe00_0000);
       bench.client.writeRegister(0, at('SCRATCH'), 78);
@@ -235,6 +237,32 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       transfer(bench, command.toGuest, 0x1000, 0, 0x6000);
       bench.client.dmaUnmap(0x4000, 0x4000);
       expect(bench.orchestrator.companion('markDirty')).toMatchObject({ pages: 6, failed: 3 });
+    });
+
+    it.each<[string, () => void]>([
+      ['DEVICE_RESET', () => bench.client.reset()],
+      ['a reset by the orchestrator', () => void bench.orchestrator.companion('reset')],
+      [
+        'a function level reset',
+        () => {
+          const control = (bench.runtime.config.pcieCapability ?? 0) + deviceControl;
+          bench.client.writeRegister(pciRegion.config, control, initiateFlr, 2);
+        },
+      ],
+    ])('keeps what the device wrote over %s', (_, reset) => {
+      bench = start('ram');
+      bench.guestMemory(0, 0x10000);
+      bench.orchestrator.startDmaLogging(4096);
+      transfer(bench, command.toGuest, 0x3000, 0, 4);
+      bench.client.writeRegister(0, at('SCRATCH'), 77);
+      reset();
+      bench.settle();
+      expect(bench.client.readRegister(0, at('SCRATCH'))).toBe(0);
+      expect(bench.orchestrator.companion('dirtyEstimate')).toEqual({ pages: 1 });
+      // What comes next is noted too.
+      bench.client.writeRegister(pciRegion.config, commandRegister, busMasterAndMemory, 2);
+      transfer(bench, command.toGuest, 0x8000, 0, 4);
+      expect(bench.orchestrator.companion('dirtyEstimate')).toEqual({ pages: 2 });
     });
 
     it('puts marking off, and forgets nothing, while the guest has Bus Master off', () => {
