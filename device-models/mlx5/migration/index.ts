@@ -6,6 +6,7 @@ import {
 } from '../../../src/device/index.ts';
 import type { CommandInterface } from '../command-interface.ts';
 import type { Mlx5Core } from '../core.ts';
+import { limits } from '../limits.ts';
 import type { DeviceObject } from '../objects.ts';
 import { byId, canonical } from './canonical.ts';
 import { loadDevice, saveDevice, stateVersions } from './device-state.ts';
@@ -18,6 +19,17 @@ const progressSection = 'progress';
 const deviceSection = 'device';
 /** Records that a state may have before it is taken for an attack: every object a few times over. */
 const maxRecords = 200_000;
+/**
+ * Flow groups and entries that may have arrived. More than there may be, for tables come one by one: some as they were
+ * before their entries went to another, that one as it was after.
+ */
+const maxStagedParts = 4 * (limits.flowGroups + limits.flowEntries);
+
+const tooManyFlows = 'too many flow groups or entries';
+
+function partsOf(codec: ObjectCodec, object: DeviceObject | undefined): number {
+  return object === undefined ? 0 : (codec.parts?.(object) ?? 0);
+}
 
 /** Saves and loads a whole device, object by object. */
 export class Mlx5Migration implements DeviceMigration {
@@ -32,6 +44,7 @@ export class Mlx5Migration implements DeviceMigration {
   #progress: StateReader | undefined;
   #device: StateReader | undefined;
   #records = 0;
+  #stagedParts = 0;
   #version: number = stateVersions.current;
 
   constructor(core: Mlx5Core, commands: CommandInterface) {
@@ -80,6 +93,7 @@ export class Mlx5Migration implements DeviceMigration {
     this.#progress = undefined;
     this.#device = undefined;
     this.#records = 0;
+    this.#stagedParts = 0;
   }
 
   load(record: StateRecord): void {
@@ -100,8 +114,11 @@ export class Mlx5Migration implements DeviceMigration {
     const id = this.#objectId(codec, state);
     const staged = this.#staged.get(codec.kind);
     if (staged === undefined) throw new StateRefused('a record came before the start of the state');
-    staged.set(id, codec.load(this.#core, id, state));
+    const object = codec.load(this.#core, id, state);
+    this.#stagedParts += partsOf(codec, object) - partsOf(codec, staged.get(id));
+    staged.set(id, object);
     if (staged.size > table.limit) throw new StateRefused(`more than ${table.limit} of ${codec.kind}`);
+    if (this.#stagedParts > maxStagedParts) throw new StateRefused(tooManyFlows);
   }
 
   #objectId(codec: ObjectCodec, state: StateReader): number {
@@ -112,8 +129,12 @@ export class Mlx5Migration implements DeviceMigration {
 
   #forget(value: unknown): void {
     const { kind, id } = value as { kind?: unknown; id?: unknown };
-    const staged = typeof kind === 'string' ? this.#staged.get(kind) : undefined;
-    if (staged === undefined || typeof id !== 'number') throw new StateRefused('a removal names no kind');
+    const codec = typeof kind === 'string' ? this.#byKind.get(kind) : undefined;
+    const staged = codec && this.#staged.get(codec.kind);
+    if (codec === undefined || staged === undefined || typeof id !== 'number') {
+      throw new StateRefused('a removal names no kind');
+    }
+    this.#stagedParts -= partsOf(codec, staged.get(id));
     staged.delete(id);
   }
 
@@ -182,6 +203,6 @@ export class Mlx5Migration implements DeviceMigration {
     if (root !== undefined && core.steering.tables.find(root) === undefined) {
       throw new StateRefused(`the root flow table ${root} does not exist`);
     }
-    if (!core.steering.withinLimits()) throw new StateRefused('too many flow groups or entries');
+    if (!core.steering.withinLimits()) throw new StateRefused(tooManyFlows);
   }
 }

@@ -28,6 +28,8 @@ export interface ObjectCodec<T extends DeviceObject = DeviceObject> {
   save(object: T): Record<string, unknown>;
   /** Makes an object from a record, every field of it checked; throws StateRefused. */
   load(core: Mlx5Core, id: number, state: StateReader): T;
+  /** How much of what is limited over all objects together is in this one. */
+  parts?(object: T): number;
   progress?(object: T): Record<string, unknown>;
   restore?(object: T, state: StateReader): void;
   /** Checks after everything is loaded that what the object needs exists. */
@@ -312,6 +314,7 @@ const uar = codec<Uar>({
 const flowTable = codec<FlowTable>({
   kind: 'flow_table',
   table: (core) => core.steering.tables,
+  parts: ({ groups, entries }) => groups.size + entries.length,
   save: (table) => ({
     level: table.level,
     logSize: table.logSize,
@@ -346,12 +349,17 @@ const flowTable = codec<FlowTable>({
       table.groups.set(groupId, { id: groupId, start, end, mask: words(group.bytes('mask', matchBytes)) });
     }
     table.nextGroup = state.number('nextGroup', 0, 2 * limits.flowGroups);
+    let before = -1;
     for (const entry of state.records('entries', limits.flowEntries)) {
       const group = table.groups.get(entry.uint('groupId', 32));
       if (group === undefined) throw entry.refuse('groupId', 'is no group');
+      const index = entry.number('index', group.start, group.end);
+      // As they are saved. In another order each would have to be put between those that are there.
+      if (index <= before) throw entry.refuse('index', 'does not ascend');
+      before = index;
       table.setEntry(
         flowEntry(group, {
-          index: entry.number('index', group.start, group.end),
+          index,
           groupId: group.id,
           flowTag: entry.uint('flowTag', counter24),
           action: entry.uint('action', 16),

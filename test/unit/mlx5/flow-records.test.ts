@@ -1,8 +1,10 @@
 /** Flow tables are the largest records of a saved state. */
 import { describe, expect, it } from 'vitest';
 import { limits } from '../../../device-models/mlx5/limits.ts';
+import { stateVersions } from '../../../device-models/mlx5/migration/device-state.ts';
+import type { Mlx5Migration } from '../../../device-models/mlx5/migration/index.ts';
 import { objectCodecs } from '../../../device-models/mlx5/migration/objects.ts';
-import { objectRecord } from '../../../device-models/mlx5/migration/precopy.ts';
+import { goneSection, objectRecord } from '../../../device-models/mlx5/migration/precopy.ts';
 import { matchWords } from '../../../device-models/mlx5/steering/match.ts';
 import {
   destinationType,
@@ -11,8 +13,10 @@ import {
   flowEntry,
   missAction,
 } from '../../../device-models/mlx5/steering/tables.ts';
+import { StateRefused } from '../../../src/device/index.ts';
 import { limits as streamLimits } from '../../../src/migration/stream/format.ts';
 import { packValue } from '../../../src/migration/stream/values.ts';
+import { bench } from './setup.ts';
 
 const codec = objectCodecs.find(({ kind }) => kind === 'flow_table') ?? expect.fail('no codec');
 const largestId = 2 ** 24 - 1;
@@ -41,13 +45,64 @@ function table(count: number, groups = 1, destinations: number = limits.flowDest
   return made;
 }
 
-function packed(of: FlowTable): number {
+interface Value {
+  readonly entries: readonly Record<string, unknown>[];
+}
+
+function saved(of: FlowTable): { section: string; value: Value } {
   const record = objectRecord(codec, of);
-  return 'value' in record ? packValue(record.value, record.section).length : expect.fail('no value');
+  return 'value' in record ? (record as { section: string; value: Value }) : expect.fail('no value');
+}
+
+/** A device that is ready to load a state. */
+function loading(): Mlx5Migration {
+  const { device } = bench();
+  device.migration.beginLoad(stateVersions.current);
+  return device.migration;
+}
+
+function packed(of: FlowTable): number {
+  const { section, value } = saved(of);
+  return packValue(value, section).length;
 }
 
 describe('the record of a flow table', () => {
   it('can be saved with all that a guest may put into one', () => {
     expect(packed(table(limits.flowEntries, limits.flowGroups))).toBeLessThan(streamLimits.payload);
+  });
+
+  it('is refused as soon as there are too many entries, not when all have been built', () => {
+    const migration = loading();
+    const { section, value } = saved(table(limits.flowEntries, 1, 1));
+    const load = (id: number) => migration.load({ section, value: { ...value, id } });
+    // Tables are sent at different moments: entries that moved from one to another are in both for a while.
+    for (let id = 1; id <= 4; id++) load(id);
+    expect(() => load(5)).toThrow(StateRefused);
+  });
+
+  it('does not count twice what comes again, nor what is gone', () => {
+    const migration = loading();
+    const { section, value } = saved(table(limits.flowEntries, 1, 1));
+    for (const id of [2, 3, 4]) {
+      migration.load({ section, value });
+      migration.load({ section, value: { ...value, id } });
+      migration.load({ section: goneSection, value: { kind: codec.kind, id } });
+    }
+  });
+
+  it('is refused with entries out of order, or one twice', () => {
+    const { section, value } = saved(table(3));
+    const [a, b, c] = value.entries;
+    const load = (...entries: unknown[]) => loading().load({ section, value: { ...value, entries } });
+    for (const entries of [
+      [b, a, c],
+      [a, c, b],
+      [a, a],
+      [c, b, a],
+    ]) {
+      expect(() => load(...entries)).toThrow(StateRefused);
+    }
+    load(a, b, c);
+    load(a, c);
   });
 });
