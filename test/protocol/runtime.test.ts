@@ -2,9 +2,11 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { models } from '../../device-models/index.ts';
 import { command, registers, status } from '../../device-models/ram/registers.ts';
 import { type DeviceModel, defineModel, type OptionTable, RegisterBlock } from '../../src/device/index.ts';
+import { engineIsQuiet } from '../../src/engine.ts';
 import { errno } from '../../src/errors.ts';
 import { migrationState } from '../../src/migration/index.ts';
 import { closeFd, eventfdCreate, eventfdDrain, memfdCreate } from '../../src/posix/index.ts';
+import type { RuntimeExtension } from '../../src/runtime/extension.ts';
 import * as operations from '../../src/vfio-user/client/operations.ts';
 import { pciIrq, pciRegion } from '../../src/vfio-user/constants.ts';
 import { type ServerUnderTest, serversUnderTest } from './harness.ts';
@@ -23,6 +25,7 @@ afterEach(() => {
 const at = (name: keyof typeof registers): number => registers[name].offset;
 const commandRegister = 4;
 const busMasterAndMemory = 6;
+const bar0 = 0x10;
 /** In the PCI Express capability. */
 const deviceControl = 8;
 const initiateFlr = 0x8000;
@@ -291,12 +294,23 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       const barrier = () =>
         bench.orchestrator.companion('barrier') as { errno: number; msixTable?: Uint8Array };
       expect(barrier()).toEqual({ errno: 0 });
-      bench.client.writeRegister(pciRegion.config, 0x10, table, 4);
+      bench.client.writeRegister(pciRegion.config, bar0, table, 4);
       expect(barrier()).toEqual({ errno: 0, msixTable: Buffer.alloc(64, 0xab) });
+      // A move of the BAR that the client had not sent yet when it was asked: the table is read where it is now.
+      const moved = 0x3_0000;
+      bench.guestMemory(moved, 0x2000).fill(0xcd, 0x1000, 0x1040);
+      const bytes = Buffer.alloc(4);
+      bytes.writeUInt32LE(moved);
+      bench.client.onDma = () => {
+        bench.client.onDma = undefined;
+        bench.client.post(operations.regionWrite(pciRegion.config, bar0, bytes));
+      };
+      expect(barrier()).toEqual({ errno: 0, msixTable: Buffer.alloc(64, 0xcd) });
+      expect(bench.runtime.config.bar(0)?.address).toBe(moved);
       bench.client.writeRegister(pciRegion.config, commandRegister, 2, 2);
       expect(barrier().msixTable).toBeUndefined();
       bench.client.writeRegister(pciRegion.config, commandRegister, busMasterAndMemory, 2);
-      bench.client.dmaUnmap(table, 0x2000);
+      bench.client.dmaUnmap(moved, 0x2000);
       expect(barrier()).toMatchObject({ errno: expect.any(Number) });
       expect(barrier().errno).not.toBe(0);
       expect(barrier().msixTable).toBeUndefined();
@@ -323,6 +337,39 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       expect(info).toMatchObject({ held: true, stateName: 'PRE_COPY_P2P', protocol: 2 });
       expect(orchestrator.companion('halt')).toEqual({ dataSize: expect.any(Number) });
       expect(orchestrator.getState()).toBe(migrationState.STOP_COPY);
+    });
+
+    it('parks first, is held when the client has answered, and tells when it has come to rest', () => {
+      const steps: unknown[] = [];
+      const note = (step: string) =>
+        steps.push({ step, held: bench.runtime.held, state: bench.runtime.orchestrated?.state });
+      const extension: RuntimeExtension = {
+        info: () => ({}),
+        stopped: () => note('stopped'),
+        operations: { park: () => note('park') },
+      };
+      bench = start('ram', { extension });
+      bench.guestMemory(0, 0x10000);
+      const { PRE_COPY, PRE_COPY_P2P } = migrationState;
+      bench.orchestrator.setState(PRE_COPY);
+      bench.client.onDma = () => note('dma');
+      bench.orchestrator.companion('rest', { park: true, state: PRE_COPY_P2P });
+      const before = { held: false, state: PRE_COPY };
+      expect(steps).toEqual([
+        { step: 'park', ...before },
+        { step: 'dma', ...before },
+        { step: 'stopped', held: true, state: PRE_COPY_P2P },
+      ]);
+    });
+
+    it('is not kept quiet longer than the orchestrator is there', () => {
+      bench = start('ram');
+      expect(engineIsQuiet()).toBe(false);
+      bench.orchestrator.companion('quiet', { on: true });
+      expect(engineIsQuiet()).toBe(true);
+      bench.orchestrator.close();
+      bench.settle();
+      expect(engineIsQuiet()).toBe(false);
     });
 
     it('comes to rest with everything done that the client had sent before it answered', () => {
