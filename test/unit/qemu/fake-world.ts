@@ -24,6 +24,8 @@ export type PeerMethod =
 export const tableAddress = 0xfe00_0000;
 const ecam = 0xb000_0000;
 
+const msixTableBytes = 64;
+
 /** Whether `address` is one of the ECAM window. */
 export function inEcam(address: number): boolean {
   return address >= ecam && address < tableAddress;
@@ -63,6 +65,9 @@ export class FakePeer implements DevicePeer {
   markFails = 0;
   /** What QEMU answers to a write by DMA; 0: done. */
   dmaErrno: (address: number) => number = () => 0;
+  /** Its registers as QEMU shows them in the ECAM window, and its MSI-X table as QEMU holds it. */
+  readonly shown = configured();
+  readonly table = Buffer.alloc(msixTableBytes);
   /** State that is still to come when it stops, bytes. */
   leftBytes = 100;
   #kept = 0;
@@ -156,7 +161,7 @@ export class FakePeer implements DevicePeer {
   #barrier(): BarrierResult {
     this.#note('barrier');
     const reachable = this.#busMaster && this.config.readUInt32LE(0x10) !== 0;
-    return { errno: 0, ...(reachable && { msixTable: Buffer.alloc(64) }) };
+    return { errno: 0, ...(reachable && { msixTable: Buffer.from(this.table) }) };
   }
   /** One request, although several steps: nothing comes in between. */
   async rest({ park, state }: { park: boolean; state?: number }): Promise<RestResult> {
@@ -179,7 +184,8 @@ export class FakePeer implements DevicePeer {
     return operations.map((each) => {
       if (!('read' in each)) return { errno: this.dmaErrno(each.write) };
       const bytes = Buffer.alloc(each.length);
-      if (this.ecamThere && inEcam(each.read)) configured().copy(bytes);
+      if (this.ecamThere && inEcam(each.read)) this.shown.copy(bytes);
+      if (each.read === tableAddress) this.table.copy(bytes);
       return { errno: 0, bytes };
     });
   }
