@@ -10,13 +10,15 @@ import { limits } from '../limits.ts';
 import type { DeviceObject } from '../objects.ts';
 import { byId, canonical } from './canonical.ts';
 import { loadDevice, saveDevice, stateVersions } from './device-state.ts';
-import { type ObjectCodec, objectCodecs } from './objects.ts';
-import { goneSection, Mlx5PreCopy, objectRecord, typicalRecordBytes } from './precopy.ts';
+import { type ObjectCodec, objectCodecs, partsOf } from './objects.ts';
+import { goneSection, Mlx5PreCopy, objectRecord, recordBytes } from './precopy.ts';
 import { StateReader } from './reader.ts';
 
 const idsSection = 'ids';
 const progressSection = 'progress';
 const deviceSection = 'device';
+/** Bytes that the last records take in a typical state; only for estimates. */
+const tailBytes = 4096;
 /** Records that a state may have before it is taken for an attack: every object a few times over. */
 const maxRecords = 200_000;
 /**
@@ -26,10 +28,6 @@ const maxRecords = 200_000;
 const maxStagedParts = 4 * (limits.flowGroups + limits.flowEntries);
 
 const tooManyFlows = 'too many flow groups or entries';
-
-function partsOf(codec: ObjectCodec, object: DeviceObject | undefined): number {
-  return object === undefined ? 0 : (codec.parts?.(object) ?? 0);
-}
 
 /** Saves and loads a whole device, object by object. */
 export class Mlx5Migration implements DeviceMigration {
@@ -54,9 +52,11 @@ export class Mlx5Migration implements DeviceMigration {
   }
 
   estimate(): number {
-    let objects = 0;
-    for (const codec of objectCodecs) objects += codec.table(this.#core).size;
-    return objects * typicalRecordBytes + 4096;
+    let bytes = tailBytes;
+    for (const codec of objectCodecs) {
+      for (const object of codec.table(this.#core).values()) bytes += recordBytes(codec, object);
+    }
+    return bytes;
   }
 
   *save(): Iterable<StateRecord> {

@@ -36,6 +36,10 @@ export interface ObjectCodec<T extends DeviceObject = DeviceObject> {
   check?(core: Mlx5Core, object: T, refuse: (what: string) => Error): void;
 }
 
+export function partsOf(codec: ObjectCodec, object: DeviceObject | undefined): number {
+  return object === undefined ? 0 : (codec.parts?.(object) ?? 0);
+}
+
 const counter24 = 24;
 const counter16 = 16;
 const matchBytes = 4 * matchWords;

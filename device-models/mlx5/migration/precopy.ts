@@ -2,15 +2,29 @@ import type { PreCopySession, StateRecord } from '../../../src/device/index.ts';
 import type { Mlx5Core } from '../core.ts';
 import type { DeviceObject } from '../objects.ts';
 import { canonical } from './canonical.ts';
-import { type ObjectCodec, objectCodecs } from './objects.ts';
+import { type ObjectCodec, objectCodecs, partsOf } from './objects.ts';
 
-/** Bytes that a typical object's record takes; only for estimates. */
-export const typicalRecordBytes = 320;
+/**
+ * Bytes of an object's record and of each flow group and entry in one, as the records of a card with Linux are when they
+ * are packed; only for estimates.
+ */
+const typicalBytes = { record: 320, part: 140 } as const;
 /** Section that tells of an object sent earlier that is no more. */
 export const goneSection = 'gone';
 
 export function objectRecord(codec: ObjectCodec, object: DeviceObject): StateRecord {
   return { section: codec.kind, value: canonical({ id: object.id, ...codec.save(object) }) };
+}
+
+/** Bytes that the record of `object` takes, about. */
+export function recordBytes(codec: ObjectCodec, object: DeviceObject): number {
+  return typicalBytes.record + typicalBytes.part * partsOf(codec, object);
+}
+
+/** Something that the other side does not know yet; it is noted as sent when it is called for. */
+interface Change {
+  readonly bytes: number;
+  send(): StateRecord;
 }
 
 /**
@@ -37,14 +51,19 @@ export class Mlx5PreCopy implements PreCopySession {
   }
 
   initialBytes(): number {
-    return (this.#first.length - this.#at) * typicalRecordBytes;
+    let bytes = 0;
+    for (let at = this.#at; at < this.#first.length; at++) {
+      const entry = this.#first[at];
+      if (entry !== undefined) bytes += recordBytes(entry.codec, entry.object);
+    }
+    return bytes;
   }
 
   dirtyBytes(): number {
     if (this.#at < this.#first.length) return 0;
-    let count = 0;
-    for (const _change of this.#changes()) count++;
-    return count * typicalRecordBytes;
+    let bytes = 0;
+    for (const change of this.#changes()) bytes += change.bytes;
+    return bytes;
   }
 
   next(): StateRecord | undefined {
@@ -54,13 +73,13 @@ export class Mlx5PreCopy implements PreCopySession {
         return this.#send(entry.codec, entry.object);
       }
     }
-    for (const change of this.#changes()) return change();
+    for (const change of this.#changes()) return change.send();
     return undefined;
   }
 
   *final(): Iterable<StateRecord> {
     this.#at = this.#first.length;
-    for (const change of this.#changes()) yield change();
+    for (const change of this.#changes()) yield change.send();
     yield* this.#tail();
   }
 
@@ -75,21 +94,22 @@ export class Mlx5PreCopy implements PreCopySession {
     return objectRecord(codec, object);
   }
 
-  /** What the other side does not know yet; each change is noted as sent when it is called. */
-  *#changes(): Generator<() => StateRecord> {
+  #gone(codec: ObjectCodec, id: number): StateRecord {
+    this.#sent.get(codec)?.delete(id);
+    return { section: goneSection, value: { kind: codec.kind, id } };
+  }
+
+  *#changes(): Generator<Change> {
     for (const [codec, sent] of this.#sent) {
       const table = codec.table(this.#core);
       for (const id of sent.keys()) {
         if (table.find(id) !== undefined) continue;
-        yield () => {
-          sent.delete(id);
-          return { section: goneSection, value: { kind: codec.kind, id } };
-        };
+        yield { bytes: typicalBytes.record, send: () => this.#gone(codec, id) };
       }
       for (const object of table.values()) {
         const known = sent.get(object.id);
         if (known?.object === object && known.revision === object.revision) continue;
-        yield () => this.#send(codec, object);
+        yield { bytes: recordBytes(codec, object), send: () => this.#send(codec, object) };
       }
     }
   }

@@ -16,7 +16,7 @@ import {
 import { StateRefused } from '../../../src/device/index.ts';
 import { limits as streamLimits } from '../../../src/migration/stream/format.ts';
 import { packValue } from '../../../src/migration/stream/values.ts';
-import { bench } from './setup.ts';
+import { bench, running } from './setup.ts';
 
 const codec = objectCodecs.find(({ kind }) => kind === 'flow_table') ?? expect.fail('no codec');
 const largestId = 2 ** 24 - 1;
@@ -104,5 +104,30 @@ describe('the record of a flow table', () => {
     }
     load(a, b, c);
     load(a, c);
+  });
+
+  it('is as long as the estimates say, about, also when there are many VLANs', () => {
+    const { device, driver } = running();
+    for (let vid = 0; vid < 1000; vid++) driver.addVlan(vid);
+    const length = ({ section, value }: { section: string; value?: unknown }) =>
+      packValue(value, section).length;
+    const near = (told: number, real: number) => {
+      expect(told).toBeGreaterThan(0.8 * real);
+      expect(told).toBeLessThan(1.5 * real);
+    };
+    const whole = [...device.migration.save()].reduce((sum, record) => sum + length(record), 0);
+    near(device.migration.estimate(), whole);
+    const session = device.migration.preCopy();
+    const told = session.initialBytes();
+    let sent = 0;
+    for (let record = session.next(); record !== undefined; record = session.next()) sent += length(record);
+    near(told, sent);
+    expect([session.initialBytes(), session.dirtyBytes()]).toEqual([0, 0]);
+    driver.addVlan(2000);
+    const dirty = session.dirtyBytes();
+    const changed = session.next() ?? expect.fail('no change');
+    near(dirty, length(changed));
+    expect(session.dirtyBytes()).toBe(0);
+    session.end();
   });
 });
