@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { errno, RequestError } from '../../../src/errors.ts';
 import { migrationState } from '../../../src/migration/state.ts';
 import type {
@@ -42,6 +43,15 @@ function configured(): Buffer {
   return config;
 }
 
+/** As after power-on. */
+function fresh(): Buffer {
+  const config = configured();
+  config.writeUInt16LE(0, 4);
+  config.writeUInt32LE(0, 0x10);
+  config.writeUInt16LE(3, 0x42);
+  return config;
+}
+
 /** One device server. */
 export class FakePeer implements DevicePeer {
   readonly name: string;
@@ -68,6 +78,11 @@ export class FakePeer implements DevicePeer {
   /** Its registers as QEMU shows them in the ECAM window, and its MSI-X table as QEMU holds it. */
   readonly shown = configured();
   readonly table = Buffer.alloc(msixTableBytes);
+  /** Time that it takes to come to rest, ms. */
+  restMs = 0;
+  /** Its model has ports that can be parked. */
+  hasNet = true;
+  held = false;
   /** State that is still to come when it stops, bytes. */
   leftBytes = 100;
   #kept = 0;
@@ -147,13 +162,14 @@ export class FakePeer implements DevicePeer {
       bars: [{ index: 0, kind: 'memory32', size: 4096, address: this.config.readUInt32LE(0x10) || null }],
       msix: { vectors: 4, table: { bar: 0, offset: 0 }, enabled: true },
       clientConnected: true,
-      held: false,
+      held: this.held,
       state: this.current,
-      hasNet: true,
+      hasNet: this.hasNet,
     };
   }
   async hold(on: boolean): Promise<void> {
     await this.#call('hold', on ? 'on' : 'off');
+    this.held = on;
   }
   async barrier(): Promise<BarrierResult> {
     return this.#barrier();
@@ -165,10 +181,12 @@ export class FakePeer implements DevicePeer {
   }
   /** One request, although several steps: nothing comes in between. */
   async rest({ park, state }: { park: boolean; state?: number }): Promise<RestResult> {
+    if (this.restMs > 0) await delay(this.restMs);
     this.#note('rest');
     if (park) this.#note('park', 'on');
     const barrier = this.#barrier();
     this.#note('hold', 'on');
+    this.held = true;
     if (state !== undefined) this.#enter(state);
     const { config } = this;
     const addresses = [config.readUInt32LE(0x10) || null];
@@ -237,16 +255,28 @@ export class FakePeer implements DevicePeer {
   async close(): Promise<void> {}
 }
 
+export interface FakeDevice {
+  readonly id: string;
+  readonly devfn: number;
+  readonly source: FakePeer;
+  readonly destination: FakePeer;
+}
+
 /** Everything that takes part, and the journal of what was asked, in order. */
 export class FakeWorld {
   readonly journal: string[] = [];
   readonly folder = mkdtempSync(join(tmpdir(), 'vc-world-'));
   readonly source = new FakePeer('source', this.journal, configured());
   readonly destination: FakePeer;
+  /** The first is the one above. */
+  readonly devices: FakeDevice[];
   /** Commands that a QEMU refuses, as "source migrate". */
   readonly refused = new Set<string>();
   parameters: Record<string, number> = { 'downtime-limit': 300, 'max-bandwidth': 1 << 27 };
-  capabilities: { capability: string; state: boolean }[] = [];
+  capabilities = ['pause-before-switchover', 'events', 'xbzrle'].map((capability) => ({
+    capability,
+    state: false,
+  }));
   sourceStatus = 'running';
   destinationStatus = 'inmigrate';
   /** From `migrate` until the source stops for its last pass, ms. */
@@ -260,14 +290,14 @@ export class FakeWorld {
   #news: (() => void) | undefined;
   #autostart = true;
   #migration = 'none';
+  /** What the source goes back to when its migration is cancelled. */
+  #statusBefore = 'running';
   #servers: { source: FakeQmpServer; destination: FakeQmpServer } | undefined;
 
   constructor() {
-    const fresh = configured();
-    fresh.writeUInt16LE(0, 4);
-    fresh.writeUInt32LE(0, 0x10);
-    fresh.writeUInt16LE(3, 0x42);
-    this.destination = new FakePeer('destination', this.journal, fresh);
+    this.destination = new FakePeer('destination', this.journal, fresh());
+    const { source, destination } = this;
+    this.devices = [{ id: 'dev0', devfn: 0x28, source, destination }];
   }
 
   async start(): Promise<void> {
@@ -280,6 +310,15 @@ export class FakeWorld {
     this.#servers = { source, destination };
   }
 
+  /** Gives the VM a second device. */
+  addDevice(): FakeDevice {
+    const source = new FakePeer('source2', this.journal, configured());
+    const destination = new FakePeer('destination2', this.journal, fresh());
+    const device = { id: 'dev1', devfn: 0x30, source, destination };
+    this.devices.push(device);
+    return device;
+  }
+
   #selected = 0;
 
   options(): MigrateOptions {
@@ -287,9 +326,16 @@ export class FakeWorld {
       source: { qmp: join(this.folder, 'source') },
       destination: { qmp: join(this.folder, 'destination') },
       uri: 'unix:/nowhere',
-      devices: [{ id: 'dev0', source: 'source', destination: 'destination' }],
+      devices: this.devices.map(({ id, source, destination }) => ({
+        id,
+        source: source.name,
+        destination: destination.name,
+      })),
       downtimeLimitMs: 5000,
-      connectDevice: async (path) => (path === 'source' ? this.source : this.destination),
+      connectDevice: async (path) => {
+        const peers = this.devices.flatMap(({ source, destination }) => [source, destination]);
+        return peers.find(({ name }) => name === path) ?? this.destination;
+      },
       timeouts: { command: 1000, final: 1000, rollback: 1000, connect: 1000 },
     };
   }
@@ -337,29 +383,60 @@ export class FakeWorld {
         };
       case 'qom-list':
         return {
-          return: args.path === '/machine/peripheral' ? [{ name: 'dev0', type: 'child<vfio-user-pci>' }] : [],
+          return:
+            args.path === '/machine/peripheral'
+              ? this.devices.map(({ id }) => ({ name: id, type: 'child<vfio-user-pci>' }))
+              : [],
         };
       case 'qom-get':
-        return { return: 0x28 };
+        return { return: this.devices.find(({ id }) => args.path === `/machine/peripheral/${id}`)?.devfn };
       case 'query-pci':
-        return { return: [{ bus: 0, devices: [{ qdev_id: 'dev0', bus: 0, slot: 5, function: 0 }] }] };
+        return {
+          return: [
+            {
+              bus: 0,
+              devices: this.devices.map(({ id, devfn }) => ({
+                qdev_id: id,
+                bus: 0,
+                slot: devfn >> 3,
+                function: devfn & 7,
+              })),
+            },
+          ],
+        };
       case 'query-memory-size-summary':
         return { return: { 'base-memory': 1 << 28 } };
       case 'query-migrate-capabilities':
         return { return: this.capabilities };
       case 'query-migrate-parameters':
         return { return: this.parameters };
+      case 'migrate-set-parameters':
+        if (side === 'source') Object.assign(this.parameters, args);
+        return { return: {} };
+      case 'migrate-set-capabilities':
+        if (side === 'source') this.#setCapabilities(args.capabilities as FakeWorld['capabilities']);
+        return { return: {} };
       default:
         this.#act(side, command);
         return { return: {} };
     }
   }
 
-  /** A write through 0xCF8 reaches the command register of the source's device, as QEMU passes it on. */
+  #setCapabilities(wanted: FakeWorld['capabilities']): void {
+    for (const { capability, state } of wanted) {
+      const known = this.capabilities.find((each) => each.capability === capability);
+      if (known !== undefined) known.state = state;
+    }
+  }
+
+  /** A write through 0xCF8 reaches the command register of a device of the source, as QEMU passes it on. */
   #port(line: string): void {
     const [, port, value] = /^o \/\w (0xcf[8-f]) (0x[0-9a-f]+)$/.exec(line) ?? [];
-    if (port === '0xcf8') this.#selected = Number(value) & 0xff;
-    else if (port === '0xcfc' && this.#selected === 4) this.source.config.writeUInt16LE(Number(value), 4);
+    if (port === '0xcf8') this.#selected = Number(value) & 0xffff;
+    else if (port === '0xcfc' && (this.#selected & 0xff) === 4) {
+      const device = this.devices.find(({ devfn }) => devfn === this.#selected >> 8);
+      device?.source.config.writeUInt16LE(Number(value), 4);
+    }
   }
 
   #hmp(line: string): string {
@@ -372,11 +449,12 @@ export class FakeWorld {
   #act(side: 'source' | 'destination', command: string): void {
     if (side === 'source' && command === 'migrate') {
       this.#migration = 'active';
+      this.#statusBefore = this.sourceStatus;
       setTimeout(() => {
         if (this.#migration !== 'active') return;
         this.#migration = 'pre-switchover';
         this.sourceStatus = 'finish-migrate';
-        this.#event('source', 'STOP');
+        if (this.#statusBefore === 'running') this.#event('source', 'STOP');
         this.#event('source', 'MIGRATION', { status: 'pre-switchover' });
       }, this.precopyMs);
     } else if (side === 'source' && command === 'migrate-continue') {
@@ -398,8 +476,9 @@ export class FakeWorld {
       this.#migration = 'cancelled';
       setTimeout(() => {
         this.#event('source', 'MIGRATION', { status: 'cancelled' });
-        if (this.sourceStatus === 'finish-migrate') this.#event('source', 'RESUME');
-        this.sourceStatus = 'running';
+        const resumes = this.sourceStatus === 'finish-migrate' && this.#statusBefore === 'running';
+        if (resumes) this.#event('source', 'RESUME');
+        this.sourceStatus = this.#statusBefore;
       }, 1);
     } else if (
       side === 'destination' &&

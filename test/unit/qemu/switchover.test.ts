@@ -52,6 +52,7 @@ describe('a migration without faults', () => {
       at('destination QEMU: cont'),
       at('destination.hold off'),
       at('destination.fireVectors'),
+      at('destination.park off'),
     );
     // QEMU's last pass waits for the pages, the state moves beside it, and who loads it has been woken before.
     expectOrder(at('source.markDirty'), at('source.read', true), at('destination.write', true));
@@ -65,6 +66,13 @@ describe('a migration without faults', () => {
     // Nothing wakes the source up again.
     expect(world.journal).not.toContain('source QEMU: cont');
     expect(world.journal).not.toContain('source.hold off');
+  });
+
+  it('parks nothing where there is no port, and wakes nothing up', async () => {
+    world.source.hasNet = false;
+    world.destination.hasNet = false;
+    await migrate(world.options());
+    expect(world.journal.filter((line) => line.includes('.park'))).toEqual([]);
   });
 
   it('moves every change of state when the switchover is near, and what there is much of before', async () => {

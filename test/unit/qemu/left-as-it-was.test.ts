@@ -1,0 +1,87 @@
+/** What a migration must leave as it found it: settings of the source QEMU, and a guest that somebody had paused. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { migrationState } from '../../../src/migration/state.ts';
+import { migrate } from '../../../src/qemu/switchover/migrate.ts';
+import { FakeWorld } from './fake-world.ts';
+
+let world: FakeWorld;
+beforeEach(async () => {
+  world = new FakeWorld();
+  await world.start();
+});
+afterEach(() => world.stop());
+
+describe('the settings of a source that is given the guest back', () => {
+  const settings = () => {
+    const { parameters, capabilities } = world;
+    return {
+      ...parameters,
+      ...Object.fromEntries(capabilities.map((each) => [each.capability, each.state])),
+    };
+  };
+
+  it.each(['precopy', 'pre-switchover'] as const)('are the old ones after a cancel in %s', async (when) => {
+    world.parameters['max-bandwidth'] = 12_345;
+    world.capabilities = ['pause-before-switchover', 'events', 'xbzrle', 'multifd'].map((capability) => ({
+      capability,
+      state: capability === 'xbzrle',
+    }));
+    const before = settings();
+    const cancel = new AbortController();
+    let changed: Record<string, unknown> | undefined;
+    const onPhase = (phase: string): void => {
+      if (phase !== when) return;
+      changed = settings();
+      cancel.abort();
+    };
+    const { signal } = cancel;
+    const asked = { capabilities: { multifd: true, xbzrle: false }, maxBandwidth: 99_999 };
+    await expect(migrate({ ...world.options(), ...asked, signal, onPhase })).rejects.toMatchObject({
+      outcome: 'source',
+      code: 'VC_CANCELLED',
+    });
+    // All that is to be undone has been done.
+    for (const [name, value] of Object.entries(before)) expect(changed?.[name], name).not.toBe(value);
+    expect(settings()).toEqual(before);
+    // QEMU takes no capabilities while it migrates.
+    const { journal } = world;
+    const cancelled = journal.indexOf('source QEMU: migrate_cancel');
+    expect(cancelled).toBeGreaterThan(0);
+    expect(journal.lastIndexOf('source QEMU: migrate-set-capabilities')).toBeGreaterThan(cancelled);
+  });
+});
+
+describe('a guest that somebody had paused', () => {
+  beforeEach(() => {
+    world.sourceStatus = 'paused';
+  });
+
+  it.each([false, true])('is paused at the destination, its devices ready (compared: %s)', async (config) => {
+    const report = await migrate({ ...world.options(), verify: { config } });
+    expect(report).toMatchObject({ outcome: 'migrated', blackoutUs: null, warnings: [] });
+    expect(world.destinationStatus).toBe('paused');
+    expect(world.journal).not.toContain('destination QEMU: cont');
+    const loaded = world.journal.indexOf('destination loaded');
+    expect(loaded).toBeGreaterThan(0);
+    expect(world.journal.indexOf('destination.hold off')).toBeGreaterThan(loaded);
+    expect(world.journal).toContain('destination.fireVectors');
+  });
+
+  it.each(['precopy', 'pre-switchover', 'resume'] as const)(
+    'is not started at the source by a rollback in %s',
+    async (when) => {
+      const cancel = new AbortController();
+      const onPhase = (phase: string): void => {
+        if (phase === when) cancel.abort();
+      };
+      await expect(migrate({ ...world.options(), signal: cancel.signal, onPhase })).rejects.toMatchObject({
+        outcome: 'source',
+        code: 'VC_CANCELLED',
+      });
+      expect(world.journal.filter((line) => line.endsWith('QEMU: cont'))).toEqual([]);
+      // A QEMU that has sent all of its guest stays in that state until somebody starts it.
+      expect(world.sourceStatus).toBe(when === 'resume' ? 'postmigrate' : 'paused');
+      expect(world.source.current).toBe(migrationState.RUNNING);
+    },
+  );
+});

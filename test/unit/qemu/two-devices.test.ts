@@ -1,0 +1,68 @@
+/** Two devices of one VM: what has to be waited for, and what is done to both. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { migrationState } from '../../../src/migration/state.ts';
+import { migrate } from '../../../src/qemu/switchover/migrate.ts';
+import { type FakeDevice, FakeWorld } from './fake-world.ts';
+
+let world: FakeWorld;
+let devices: readonly FakeDevice[];
+beforeEach(async () => {
+  world = new FakeWorld();
+  world.addDevice();
+  devices = world.devices;
+  await world.start();
+});
+afterEach(() => world.stop());
+
+function at(line: string): number {
+  const index = world.journal.indexOf(line);
+  expect(index, `"${line}" in the journal`).toBeGreaterThanOrEqual(0);
+  return index;
+}
+
+describe('two devices', () => {
+  it.each([0, 1])('are both in P2P before one is stopped, also when number %d is slow', async (slow) => {
+    const slowMs = 30;
+    const device = devices[slow];
+    if (device !== undefined) device.source.restMs = slowMs;
+    const report = await migrate(world.options());
+    expect(report.devices.map(({ id, replayPath }) => [id, replayPath])).toEqual([
+      ['dev0', 'early'],
+      ['dev1', 'early'],
+    ]);
+    // They may write into each other until then.
+    const resting = devices.map(({ source }) => at(`${source.name}.setState ${migrationState.PRE_COPY_P2P}`));
+    const halting = devices.map(({ source }) => at(`${source.name}.halt`));
+    expect(Math.max(...resting)).toBeLessThan(Math.min(...halting));
+  });
+
+  it('are both let go at the destination, after its start', async () => {
+    await migrate(world.options());
+    for (const { destination, source } of devices) {
+      for (const what of ['hold off', 'fireVectors', 'park off'])
+        expect(at(`${destination.name}.${what}`)).toBeGreaterThan(at('destination QEMU: cont'));
+      expect(source.current).toBe(migrationState.STOP_COPY);
+    }
+  });
+
+  it('both go on at the source when one of them can not be stopped', async () => {
+    const [, second] = devices;
+    if (second !== undefined) second.source.failing = { method: 'halt', after: 0 };
+    await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source' });
+    expect(devices.map(({ source }) => [source.current, source.held])).toEqual([
+      [migrationState.RUNNING, false],
+      [migrationState.RUNNING, false],
+    ]);
+    expect(world.journal).not.toContain('destination QEMU: cont');
+  });
+
+  it('of which the guest has switched Bus Master off get their own command registers back', async () => {
+    const commandRegister = 4;
+    const values = [0x0002, 0x0402];
+    for (const [index, { source }] of devices.entries())
+      source.config.writeUInt16LE(values[index] ?? 0, commandRegister);
+    const report = await migrate(world.options());
+    expect(report.devices.map(({ markedPages }) => markedPages)).toEqual([10, 10]);
+    expect(devices.map(({ source }) => source.config.readUInt16LE(commandRegister))).toEqual(values);
+  });
+});
