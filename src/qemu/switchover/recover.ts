@@ -87,10 +87,15 @@ async function recoverAll(
     if (held) await peer.fireVectors();
   }
   if (troubles.length > 0) throw new CompanionError('VC_RECOVER', troubles.join('; '));
-  if (!endedStatuses.has(migration)) await cancelMigration(qemu, timeouts.rollback);
+  let paused = before === 'paused' && migration !== 'completed';
+  if (!endedStatuses.has(migration)) {
+    await cancelMigration(qemu, timeouts.rollback);
+    // By then QEMU is back in the state that its last pass of RAM had hidden.
+    paused = textAt(await qemu.execute('query-status'), 'status') === 'paused';
+  }
   const restored = await restoreSettings(qemu);
   // A VM that somebody had paused before stays so.
-  if (before !== 'paused' || migration === 'completed') {
+  if (!paused) {
     const status = await resumeGuest(qemu, timeouts.rollback);
     if (status !== 'running')
       throw new CompanionError('VC_RECOVER', `the VM is in state "${status}" and does not resume`);

@@ -61,6 +61,43 @@ describe('recover', () => {
     expect([...order].sort((a, b) => a - b)).toEqual(order);
   });
 
+  it('leaves a VM alone that somebody had paused', async () => {
+    world.sourceStatus = 'paused';
+    expect(await recoverSource()).toMatchObject({ before: 'paused', migration: 'none' });
+    expect(world.sourceStatus).toBe('paused');
+    expect(world.journal).not.toContain('source QEMU: cont');
+  });
+
+  it('does not start a VM that had been paused before its migration was left in the blackout', async () => {
+    world.sourceStatus = 'paused';
+    await leaveAt('pre-switchover');
+    expect(await recoverSource()).toMatchObject({ before: 'finish-migrate' });
+    expect(world.sourceStatus).toBe('paused');
+    expect(world.source.current).toBe(migrationState.RUNNING);
+    expect(world.journal).not.toContain('source QEMU: cont');
+  });
+
+  it('starts a guest that waits, paused, where it has arrived, when it is told to', async () => {
+    await leaveAt('resume');
+    await expect.poll(() => world.sourceStatus).toBe('postmigrate');
+    world.sourceStatus = 'paused';
+    await expect(recoverSource()).rejects.toMatchObject({ code: 'VC_RECOVER' });
+    expect(world.sourceStatus).toBe('paused');
+    await recoverSource({ force: true });
+    expect(world.sourceStatus).toBe('running');
+  });
+
+  it('fires the vectors of a device that was held, once it is let go, and of no other', async () => {
+    world.source.held = true;
+    const { devices } = await recoverSource();
+    expect(devices).toMatchObject([{ held: true }]);
+    const fired = world.journal.indexOf('source.fireVectors');
+    expect(fired).toBeGreaterThan(world.journal.indexOf('source.hold off'));
+    world.journal.length = 0;
+    expect((await recoverSource()).devices).toMatchObject([{ held: false }]);
+    expect(world.journal).not.toContain('source.fireVectors');
+  });
+
   it('takes back settings that a migration had changed, and says so', async () => {
     world.parameters = { 'downtime-limit': 1, 'max-bandwidth': 64 * 1024 };
     world.capabilities = [
