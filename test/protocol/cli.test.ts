@@ -62,6 +62,12 @@ const mistakes: readonly Mistake[] = [
     says: /^error: --socket and --migration-socket are both/,
     hint: /^hint: give each a path of its own/m,
   },
+  {
+    what: 'a dirty log that the model can not keep',
+    args: () => ['ram', ...socket(), '--dirty', 'pinned'],
+    says: /^error: this model does not tell what the guest has registered \[VC_DIRTY_SCOPE\]/,
+    hint: /^hint: Use --dirty precise, or --dirty all/m,
+  },
 ];
 
 describe('vfio-companion serve', () => {

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { models } from '../../device-models/index.ts';
 import { command, registers, status } from '../../device-models/ram/registers.ts';
 import { type DeviceModel, defineModel, type OptionTable, RegisterBlock } from '../../src/device/index.ts';
+import { dmaProt } from '../../src/dma/types.ts';
 import { engineIsQuiet } from '../../src/engine.ts';
 import { errno } from '../../src/errors.ts';
 import { migrationState } from '../../src/migration/index.ts';
@@ -230,6 +231,48 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       expect([...touched].sort((a, b) => a - b)).toEqual([0x1000, 0x2000, 0x8000]);
       expect(guest.toString('latin1', 0x1ffe, 0x2002)).toBe('dirt');
       expect(bench.orchestrator.companion('markDirty')).toMatchObject({ pages: 0 });
+    });
+
+    it('takes every page that it may write through a descriptor for dirty, where it is told to', () => {
+      bench = start('ram', { dirtyScope: 'all' });
+      const pageBytes = 0x1000;
+      const readWrite = dmaProt.read | dmaProt.write;
+      bench.guestMemory(0, 4 * pageBytes);
+      bench.guestMemory(0x10_0000, 3 * pageBytes);
+      const fd = memfdCreate('read only', 2 * pageBytes);
+      fds.push(fd);
+      bench.client.dmaMap({ iova: 0x20_0000, size: 2 * pageBytes, prot: dmaProt.read, fd });
+      bench.client.dmaMap({
+        iova: 0x30_0000,
+        size: pageBytes,
+        prot: readWrite,
+        bytes: Buffer.alloc(pageBytes),
+      });
+      bench.orchestrator.startDmaLogging(pageBytes);
+      const writable = { pages: 7 };
+      expect(bench.orchestrator.companion('dirtyEstimate')).toEqual(writable);
+      expect(bench.orchestrator.companion('markDirty')).toMatchObject({ ...writable, failed: 0 });
+      // The device may have written them again since.
+      expect(bench.orchestrator.companion('dirtyEstimate')).toEqual(writable);
+      expect(bench.orchestrator.companion('info')).toMatchObject({ dirtyScope: 'all' });
+    });
+
+    it('takes what the guest has registered for dirty, where it is told to and the model tells', () => {
+      const ram = models.get('ram') as DeviceModel<OptionTable>;
+      const telling: typeof ram = {
+        ...ram,
+        create(host, options) {
+          const device = ram.create(host, options);
+          if (device.migration === undefined) throw new Error('ram can migrate');
+          const pinnedRanges = { pinned: () => [{ iova: 0x1800, length: 0x1000 }] };
+          return { ...device, migration: { ...device.migration, pinnedRanges } };
+        },
+      };
+      bench = new Bench(telling, { dirtyScope: 'pinned' }, under);
+      bench.guestMemory(0, 0x1_0000);
+      bench.orchestrator.startDmaLogging(4096);
+      // Two pages that the range touches.
+      expect(bench.orchestrator.companion('dirtyEstimate')).toEqual({ pages: 2 });
     });
 
     it('tells exactly how many pages can not be shown', () => {
