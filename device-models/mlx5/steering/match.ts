@@ -88,11 +88,17 @@ export function fillMatch(frame: Uint8Array, info: FrameInfo, target: Uint32Arra
   target[word.protocol] = bits >>> 0;
 }
 
+/** Knuth's multiplier: 2^32 divided by the golden ratio. */
+const hashMultiplier = 0x9e3779b1;
+const hashShift = 15;
+
 /** Which words of a frame an entry looks at, and what it wants there. */
 export class Matcher {
   readonly #indices: readonly number[];
   readonly #masks: readonly number[];
   readonly #values: readonly number[];
+  /** `hashOf` every frame that matches. */
+  readonly hash: number;
 
   /** Both as 16 words; the value counts under the mask only. */
   constructor(mask: Uint32Array, value: Uint32Array) {
@@ -101,6 +107,19 @@ export class Matcher {
     this.#indices = indices;
     this.#masks = indices.map((index) => (mask[index] ?? 0) | 0);
     this.#values = indices.map((index) => ((mask[index] ?? 0) & (value[index] ?? 0)) | 0);
+    this.hash = this.hashOf(value);
+  }
+
+  /** A hash of the words of `packet` under the mask. */
+  hashOf(packet: Uint32Array): number {
+    const indices = this.#indices;
+    let hash = 0;
+    for (let at = 0; at < indices.length; at++) {
+      const value = (packet[indices[at] ?? 0] ?? 0) & (this.#masks[at] ?? 0);
+      hash = Math.imul(hash ^ value, hashMultiplier);
+      hash ^= hash >>> hashShift;
+    }
+    return hash;
   }
 
   matches(packet: Uint32Array): boolean {

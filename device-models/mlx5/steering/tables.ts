@@ -3,6 +3,7 @@ import { DeviceObject, ObjectTable } from '../objects.ts';
 import { commandStatus } from '../prm/index.ts';
 import { badParam, CommandRefused, require, syndrome } from '../refusal.ts';
 import { Matcher, matchWords } from './match.ts';
+import { MatchIndex } from './match-index.ts';
 
 /** `flow_context.action` bits. */
 export const flowAction = { ALLOW: 0x1, DROP: 0x2, FWD_DEST: 0x4, COUNT: 0x8 } as const;
@@ -52,6 +53,8 @@ export class FlowTable extends DeviceObject {
   missTable: number;
   readonly groups = new Map<number, FlowGroup>();
   readonly entries: FlowEntry[] = [];
+  /** The same entries by group, to find those that a frame matches. */
+  readonly #byGroup = new Map<number, MatchIndex<FlowEntry>>();
   nextGroup = 0;
 
   constructor(id: number, level: number, logSize: number, miss: { action: number; table: number }) {
@@ -88,9 +91,27 @@ export class FlowTable extends DeviceObject {
   /** Adds or replaces an entry. */
   setEntry(entry: FlowEntry): void {
     const position = this.#position(entry.index);
-    if (position >= 0) this.entries[position] = entry;
-    else this.entries.splice(-1 - position, 0, entry);
+    if (position < 0) this.entries.splice(-1 - position, 0, entry);
+    else {
+      this.#unlist(this.entries[position]);
+      this.entries[position] = entry;
+    }
+    let group = this.#byGroup.get(entry.groupId);
+    if (group === undefined) {
+      group = new MatchIndex(entry.matcher);
+      this.#byGroup.set(entry.groupId, group);
+    }
+    group.add(entry);
     this.touch();
+  }
+
+  #unlist(entry: FlowEntry | undefined): void {
+    if (entry === undefined) return;
+    const group = this.#byGroup.get(entry.groupId);
+    if (group === undefined) return;
+    group.remove(entry);
+    // Another group with other bits may get the number.
+    if (group.empty) this.#byGroup.delete(entry.groupId);
   }
 
   deleteEntry(index: number): void {
@@ -98,6 +119,7 @@ export class FlowTable extends DeviceObject {
     if (position < 0) {
       throw new CommandRefused(commandStatus.BAD_RES_ERR, syndrome.noSuchObject, `no flow entry ${index}`);
     }
+    this.#unlist(this.entries[position]);
     this.entries.splice(position, 1);
     this.touch();
   }
@@ -140,9 +162,14 @@ export class FlowTable extends DeviceObject {
     this.touch();
   }
 
+  /** The entry of lowest index that `packet` matches. */
   lookup(packet: Uint32Array): FlowEntry | undefined {
-    for (const entry of this.entries) if (entry.matcher.matches(packet)) return entry;
-    return undefined;
+    let found: FlowEntry | undefined;
+    for (const group of this.#byGroup.values()) {
+      const entry = group.first(packet);
+      if (entry !== undefined && (found === undefined || entry.index < found.index)) found = entry;
+    }
+    return found;
   }
 }
 
