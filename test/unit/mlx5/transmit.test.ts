@@ -1,10 +1,19 @@
 import { describe, expect, it } from 'vitest';
 import { limits } from '../../../device-models/mlx5/limits.ts';
 import { segmentFlags } from '../../../device-models/mlx5/offload/transmit.ts';
-import { buildFrame, checksumsRight, withLabels } from './frames.ts';
+import type { FrameOffload } from '../../../src/net/types.ts';
+import { buildFrame, checksumsRight, type FrameSpec, naiveSum, withLabels } from './frames.ts';
 import { running } from './setup.ts';
 
 const peer = Buffer.from('020000000009', 'hex');
+
+/** What a port makes of a frame whose checksum was left to it: the sum of all from where that begins, what is in the field included. */
+function checksummed(frame: Buffer, { checksumStart, checksumOffset }: FrameOffload): Buffer {
+  const done = Buffer.from(frame);
+  const checksum = ~naiveSum(done.subarray(checksumStart)) & 0xffff;
+  done.writeUInt16BE(checksum, checksumStart + checksumOffset);
+  return done;
+}
 
 describe('transmit', () => {
   it.each([
@@ -124,16 +133,6 @@ describe('transmit', () => {
     expect(port.sent[2]?.readUInt16BE(38)).toBe(508);
   });
 
-  it('leaves cutting UDP to a port that can', () => {
-    const { port, driver } = running();
-    port.offloads = true;
-    port.segmentsUdp = true;
-    const spec = { dst: peer, src: driver.mac, protocol: 'udp', payload: Buffer.alloc(2500, 9) } as const;
-    driver.send(buildFrame({ ...spec, checksums: false }), { l3: true, l4: true, mss: 1000, inline: 42 });
-    expect(port.sent.map((frame) => frame.length)).toEqual([2542]);
-    expect(port.sentOffloads[0]).toMatchObject({ gsoSize: 1000 });
-  });
-
   it('hands checksums and segmentation to a port that can do them', () => {
     const { device, port, driver } = running();
     port.offloads = true;
@@ -151,6 +150,70 @@ describe('transmit', () => {
       checksumStart: 34,
       checksumOffset: 16,
     });
+  });
+
+  const handedOver = ([4, 6] as const).flatMap((ip) =>
+    (['tcp', 'udp'] as const).flatMap((protocol) =>
+      ([undefined, 0x8100, 0x88a8] as const).map((tag) => [ip, protocol, tag] as const),
+    ),
+  );
+  it.each(handedOver)(
+    'hands an IPv%i %s frame over so that the port has all it needs, with tag %s',
+    (ip, protocol, tag) => {
+      const { port, driver } = running();
+      port.offloads = true;
+      port.segmentsUdp = true;
+      const vlan = tag === undefined ? {} : { vlan: { type: tag, tci: 0x2007 } };
+      const type = tag === 0x8100 ? 0x8000 : 0x8001;
+      const insert = tag === undefined ? {} : ({ vlan: { type, tci: 0x2007 } } as const);
+      const plain = 14 + (ip === 4 ? 20 : 40);
+      const start = plain + (tag === undefined ? 0 : 4);
+      const checksum = { checksumStart: start, checksumOffset: protocol === 'tcp' ? 16 : 6 };
+      const specOf = (size: number) => {
+        const payload = Buffer.from(Array.from({ length: size }, (_, index) => (index * 7) & 0xff));
+        return { dst: peer, src: driver.mac, ip, protocol, payload } as const;
+      };
+      const blank = (spec: FrameSpec, transport: number): Buffer => {
+        const frame = buildFrame({ ...spec, checksums: false, padTo: 0 });
+        // What the guest leaves there does not matter.
+        frame.writeUInt16BE(0xdead, transport + checksum.checksumOffset);
+        return frame;
+      };
+      const expectSent = (spec: FrameSpec, what: object): void => {
+        const [sent, offload] = [port.sent.pop(), port.sentOffloads.pop()];
+        expect(offload).toEqual({ ...what, ...checksum });
+        if (sent === undefined || offload === undefined) throw new Error('nothing was handed over');
+        const whole = buildFrame({ ...spec, ...vlan, padTo: tag === undefined ? 60 : 64 });
+        expect(checksummed(sent, offload).toString('hex')).toBe(whole.toString('hex'));
+      };
+      for (const size of [0, 1, 301, 1400]) {
+        const spec = specOf(size);
+        driver.send(blank(spec, plain), { l3: true, l4: true, ...insert });
+        expectSent(spec, { gsoType: 0, headerLength: 0, gsoSize: 0 });
+      }
+      const gsoType = protocol === 'udp' ? 5 : ip === 4 ? 1 : 4;
+      const headerLength = start + (protocol === 'udp' ? 8 : 20);
+      for (const size of [1001, 2500, 5003]) {
+        const spec = specOf(size);
+        // A send with inline headers has no place for a tag to be inserted: it is among them.
+        const frame = blank({ ...spec, ...vlan }, start);
+        // Lengths are the card's to fill in.
+        frame.writeUInt16BE(0, start - (ip === 4 ? 18 : 36));
+        if (protocol === 'udp') frame.writeUInt16BE(0, start + 4);
+        driver.send(frame, { l3: true, l4: true, mss: 1000, inline: headerLength, pieces: [333, 1] });
+        expectSent(spec, { gsoType, headerLength, gsoSize: 1000 });
+      }
+    },
+  );
+
+  it('does not hand a checksum over to a port that would take in what is behind the packet', () => {
+    const { port, driver } = running();
+    port.offloads = true;
+    const spec = { dst: peer, src: driver.mac, payload: Buffer.alloc(100, 3) };
+    const tail = Buffer.from('tail');
+    driver.send(Buffer.concat([buildFrame({ ...spec, checksums: false }), tail]), { l3: true, l4: true });
+    expect(port.sent).toEqual([Buffer.concat([buildFrame(spec), tail])]);
+    expect(port.sentOffloads).toEqual([undefined]);
   });
 
   const labelled = [1, 2, 30].flatMap((labels) =>
