@@ -123,8 +123,12 @@ export class ReceiveQueues {
     return this.#qCounters.find(rq.counterSetId);
   }
 
-  /** Whether the queue has a WQE, by a look at its doorbell record when the last known ones are used up. */
+  /**
+   * Whether the queue has a WQE, by a look at its doorbell record when the last known ones are used up. Only once it is
+   * ready: a driver that recovers it resets the record between RST and RDY, and before that it is of WQEs that are gone.
+   */
   hasBuffer(rq: ReceiveQueue): boolean {
+    if (rq.state !== queueState.RDY) return false;
     if (rq.ci === rq.pi) {
       try {
         rq.pi = this.#host.dma.readUint32BE(rq.settings.wq.dbr) & indexMask;

@@ -3,6 +3,7 @@ import { FrameInfo, parseFrame } from '../../../device-models/mlx5/frame/parse.t
 import { patienceNs } from '../../../device-models/mlx5/receive.ts';
 import { RssResult, rssHash, Tir } from '../../../device-models/mlx5/steering/tir.ts';
 import { toeplitz, toeplitzTable } from '../../../device-models/mlx5/steering/toeplitz.ts';
+import { queueState } from '../../../device-models/mlx5/work-queue.ts';
 import { type Received, rssKey } from './driver.ts';
 import { broadcast, buildFrame, naiveSum, withLabels } from './frames.ts';
 import { type Bench, running } from './setup.ts';
@@ -380,6 +381,28 @@ describe('receive', () => {
     driver.poll();
     for (let index = 0; index < 4; index++) port.inject(frame);
     expect(host.fired.length).toBe(fired + 2);
+  });
+
+  it('takes no WQEs from the doorbell record of a queue that its driver is about to recover', () => {
+    const { device, port, driver } = running();
+    const rx = driver.channels[0]?.rx ?? expect.fail('no queue');
+    const frame = buildFrame({ dst: driver.mac });
+    const arrives = () => {
+      expect(port.inject(frame)).toBe(true);
+      driver.poll();
+      return driver.received.splice(0).map(({ cqe }) => cqe.readUInt16BE(0x3c));
+    };
+    expect([arrives(), arrives()]).toEqual([[0], [1]]);
+    driver.modifyRq(rx.rqn, queueState.RDY, queueState.ERR);
+    expect(arrives()).toEqual([]);
+    driver.modifyRq(rx.rqn, queueState.ERR, queueState.RST);
+    expect(arrives()).toEqual([]);
+    driver.memory.writeUInt32BE(0, rx.dbr);
+    driver.modifyRq(rx.rqn, queueState.RST, queueState.RDY);
+    expect(arrives()).toEqual([]);
+    expect(device.core.rqs.table.get(rx.rqn)).toMatchObject({ state: queueState.RDY, ci: 0, pi: 0 });
+    driver.memory.writeUInt32BE(1, rx.dbr);
+    expect(arrives()).toEqual([0]);
   });
 
   it('puts the queue in error for a WQE without room, and reports it', () => {
