@@ -67,6 +67,22 @@ describe('a guest that somebody had paused', () => {
     expect(world.journal).toContain('destination.fireVectors');
   });
 
+  it.each([
+    ['running', '{"execute":"cont"'],
+    ['paused', ''],
+  ])('has no `cont` prepared at the destination, unlike one that runs: %s', async (status, sent) => {
+    world.sourceStatus = status;
+    // Long enough for the switchover to be seen coming.
+    world.precopyMs = 500;
+    const seen = new Set<string>();
+    const onProgress = (): void => void seen.add(world.unfinished('destination'));
+    const onPhase = (phase: string): void => {
+      if (phase === 'pre-switchover') expect(world.unfinished('source')).toContain('migrate-continue');
+    };
+    await migrate({ ...world.options(), onProgress, onPhase });
+    expect([...seen].filter((text) => text.includes('cont'))).toEqual(sent === '' ? [] : [sent]);
+  });
+
   it.each(['precopy', 'pre-switchover', 'resume'] as const)(
     'is not started at the source by a rollback in %s',
     async (when) => {
