@@ -340,11 +340,6 @@ export class FakeWorld {
     };
   }
 
-  /** What a QEMU has of a command that is not whole yet. */
-  unfinished(side: 'source' | 'destination'): string {
-    return this.#servers?.[side].unfinished ?? '';
-  }
-
   /** Kills a QEMU: its monitor closes and stays closed. */
   async kill(side: 'source' | 'destination'): Promise<void> {
     await this.#servers?.[side].stop();

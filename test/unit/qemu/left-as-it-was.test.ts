@@ -1,6 +1,8 @@
 /** What a migration must leave as it found it: settings of the source QEMU, and a guest that somebody had paused. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { migrationState } from '../../../src/migration/state.ts';
+import { connectAll, disconnectAll } from '../../../src/qemu/switchover/connect.ts';
+import { anticipate } from '../../../src/qemu/switchover/final.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
 import { FakeWorld } from './fake-world.ts';
 
@@ -68,19 +70,18 @@ describe('a guest that somebody had paused', () => {
   });
 
   it.each([
-    ['running', '{"execute":"cont"'],
-    ['paused', ''],
-  ])('has no `cont` prepared at the destination, unlike one that runs: %s', async (status, sent) => {
-    world.sourceStatus = status;
-    // Long enough for the switchover to be seen coming.
-    world.precopyMs = 500;
-    const seen = new Set<string>();
-    const onProgress = (): void => void seen.add(world.unfinished('destination'));
-    const onPhase = (phase: string): void => {
-      if (phase === 'pre-switchover') expect(world.unfinished('source')).toContain('migrate-continue');
-    };
-    await migrate({ ...world.options(), onProgress, onPhase });
-    expect([...seen].filter((text) => text.includes('cont'))).toEqual(sent === '' ? [] : [sent]);
+    [true, [['cont']]],
+    [false, []],
+  ])('has its start prepared at the destination only if it ran: %s', async (ran, prepared) => {
+    const run = await connectAll(world.options());
+    try {
+      run.wasRunning = ran;
+      const asked = vi.spyOn(run.destination, 'anticipate');
+      anticipate(run);
+      expect(asked.mock.calls).toEqual(prepared);
+    } finally {
+      await disconnectAll(run);
+    }
   });
 
   it.each(['precopy', 'pre-switchover', 'resume'] as const)(
