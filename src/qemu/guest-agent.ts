@@ -28,6 +28,8 @@ export class GuestAgentError extends CompanionError {
 const frameStart = 1;
 const frameEnd = 10;
 const defaultTimeoutMs = 60_000;
+/** That a command is to be killed is said at once and after these times. */
+const killAgainMs = [300, 1500] as const;
 /** A request without an answer is sent again after so long, and then after twice as long, up to the limit. */
 const firstResendMs = 700;
 const lastResendMs = 10_000;
@@ -108,7 +110,7 @@ export class GuestAgent {
         this.#pending.set(id, pending);
         this.#send(pending);
         deadline = setTimeout(() => {
-          this.#socket?.write(`\x01K ${id}\n`);
+          this.#kill(id);
           const what = command.length > 80 ? `${command.slice(0, 80)}…` : command;
           reject(
             new GuestAgentError(
@@ -123,6 +125,13 @@ export class GuestAgent {
       clearTimeout(this.#pending.get(id)?.resend);
       this.#pending.delete(id);
     }
+  }
+
+  /** Has the guest kill what runs under `id`. Nothing answers that, and a guest that is held up loses characters: it is said again. */
+  #kill(id: string): void {
+    const say = (): void => void this.#socket?.write(`\x01K ${id}\n`);
+    say();
+    for (const delayMs of killAgainMs) setTimeout(say, delayMs).unref();
   }
 
   /** Like `run`, but fails unless the exit status is 0; returns the output without its last line end. */

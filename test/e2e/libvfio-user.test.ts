@@ -144,7 +144,7 @@ describe('a libvfio-user that can’t be used', () => {
   });
 
   it('is asked for when there is none', async () => {
-    const { exitCode, stderr } = await serve({ [libraryVariable]: '', XDG_CACHE_HOME: '/nowhere' });
+    const { exitCode, stderr } = await serve({ [libraryVariable]: '', VFIO_COMPANION_CACHE: '/nowhere' });
     expect(exitCode).toBe(1);
     expect(stderr).toContain('make libvfio-user');
   });

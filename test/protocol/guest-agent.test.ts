@@ -158,6 +158,9 @@ describe('GuestAgent', () => {
     await expect(agent.run('sleep 100', { timeoutMs: 300 })).rejects.toThrow('sleep 100');
     const [run, kill] = [await guest.request(0), await guest.request(1)];
     expect([run.kind, kill.kind, kill.id]).toEqual(['R', 'K', run.id]);
+    // Nothing tells that it arrived: it is said again.
+    const again = await guest.request(2);
+    expect([again.kind, again.id]).toEqual(['K', run.id]);
   });
 
   it('check() fails on a status other than 0 and names the output', async () => {
