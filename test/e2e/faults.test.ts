@@ -471,6 +471,33 @@ describe('the command', () => {
     await expectWorkload(bed);
   });
 
+  it('killed in the blackout leaves a VM that can be recovered, when it is certain that no other has its guest', async () => {
+    const bed = await sharedGuest();
+    await startWorkload(bed);
+    const destination = await bed.prepare();
+    const line = await commandLine(bed, destination);
+    // The comparison holds the blackout long enough.
+    const child = execa(process.execPath, [...line, '--verify-ram'], { reject: false });
+    child.stderr?.on('data', (text: Buffer) => {
+      if (text.toString().includes('vCPUs stopped')) child.kill('SIGKILL');
+    });
+    expect((await child).signal).toBe('SIGKILL');
+    expect(await running(bed.current)).toBe(false);
+    const { vm, servers } = bed.current;
+    const words = ['recover', '--qmp', vm.migrationQmpPath];
+    const device = ['--device', `dev0=${servers.get('dev0')?.migrationSocket}`];
+    const recover = (...more: string[]) =>
+      execa(process.execPath, [line[0] ?? '', ...words, ...device, ...more], { reject: false });
+    const first = await recover();
+    // How far it had come decides what is said.
+    if (first.exitCode !== 0) expect(first.stderr).toMatch(/has sent its guest away.*VC_RECOVER/);
+    await destination.close();
+    if (first.exitCode !== 0) expect((await recover('--force')).exitCode).toBe(0);
+    await expectWorkload(bed);
+    expect((await bed.migrate({ ...patient, verify: { ram: true } })).ram?.differing).toBe(0);
+    await expectWorkload(bed);
+  });
+
   it('names the way out when the sockets are wrong', async () => {
     const bed = await bootNothing();
     const destination = await bed.prepare();
