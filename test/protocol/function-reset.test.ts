@@ -5,7 +5,7 @@ import { closeFd, eventfdCreate, eventfdDrain } from '../../src/posix/index.ts';
 import * as operations from '../../src/vfio-user/client/operations.ts';
 import { pciIrq, pciRegion } from '../../src/vfio-user/constants.ts';
 import { serversUnderTest } from './harness.ts';
-import { Bench } from './runtime-harness.ts';
+import { Bench, somePciFunction } from './runtime-harness.ts';
 
 /** PCI: where things are in configuration space, and what is written there. */
 const commandRegister = 4;
@@ -45,9 +45,7 @@ const writer = defineModel({
   stateVersion: 1,
   options: {},
   pci: () => ({
-    vendorId: 0x1b36,
-    deviceId: 0x11e9,
-    classCode: 0xff0000,
+    ...somePciFunction,
     bars: { 0: { size: 0x2000, kind: 'memory32' } },
     capabilities: {
       pcie: { functionLevelReset: true },

@@ -3,7 +3,7 @@ import { type DeviceModel, defineModel, RegisterBlock } from '../../src/device/i
 import { migrationState } from '../../src/migration/index.ts';
 import * as operations from '../../src/vfio-user/client/operations.ts';
 import { pciRegion } from '../../src/vfio-user/constants.ts';
-import { Bench } from './runtime-harness.ts';
+import { Bench, somePciFunction } from './runtime-harness.ts';
 
 const busMasterAndMemory = 6;
 const guest = 0x8000;
@@ -22,9 +22,7 @@ const late = defineModel({
   stateVersion: 1,
   options: {},
   pci: () => ({
-    vendorId: 0x1b36,
-    deviceId: 0x11e9,
-    classCode: 0xff0000,
+    ...somePciFunction,
     bars: { 0: { size: 0x1000, kind: 'memory32' } },
   }),
   create: (host) => ({

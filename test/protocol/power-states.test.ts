@@ -1,7 +1,7 @@
 import { afterEach, expect, it } from 'vitest';
 import { type DeviceModel, defineModel, RegisterBlock } from '../../src/device/index.ts';
 import { pciRegion } from '../../src/vfio-user/constants.ts';
-import { Bench } from './runtime-harness.ts';
+import { Bench, somePciFunction } from './runtime-harness.ts';
 
 /** PCI: where things are in configuration space, and what is written there. */
 const commandRegister = 0x04;
@@ -17,9 +17,7 @@ const sleeper = defineModel({
   stateVersion: 1,
   options: {},
   pci: () => ({
-    vendorId: 0x1b36,
-    deviceId: 0x11e9,
-    classCode: 0xff0000,
+    ...somePciFunction,
     bars: { 0: { size: 4096, kind: 'memory32' } },
     capabilities: { powerManagement: true },
   }),
