@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
 /**
@@ -18,6 +19,8 @@ export default defineConfig({
           pool: 'forks',
           // One process for many files: starting each afresh took more time than all of the tests.
           isolate: false,
+          // Many tests wait for timers or for processes that they start. Vitest would leave a processor out.
+          maxWorkers: availableParallelism() + 1,
           sequence: { groupOrder: 0 },
           testTimeout: 20_000,
           hookTimeout: 20_000,

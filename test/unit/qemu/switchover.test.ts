@@ -118,6 +118,7 @@ describe('a migration without faults', () => {
   });
 
   it('tells what the guest changes in precopy before the blackout, too', async () => {
+    world.precopyMs = 200;
     const report = await migrate({
       ...world.options(),
       onPhase: (phase) => {
