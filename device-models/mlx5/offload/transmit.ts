@@ -165,7 +165,10 @@ export class Transmitter {
     counters.sent(cast, length + headers, segments);
   }
 
-  /** LSO: the head is the template of every segment's headers. */
+  /**
+   * LSO: the head is the template of every segment's headers. No tag is inserted here: a WQE has either inline headers, which LSO
+   * can't do without, or a tag to insert (mlx5_ifc has both in one field), so that drivers put the tag into the headers.
+   */
   #sendSegments(wqe: SendWqe, payload: number): number {
     const { head } = this;
     const info = this.#info;
@@ -175,7 +178,6 @@ export class Transmitter {
     if (head.length + wqe.mss > maxHardMtu) return cqeSyndrome.LOCAL_LENGTH_ERR;
     const segments = Math.max(1, Math.ceil(payload / wqe.mss));
     if (segments > limits.lsoSegments) return cqeSyndrome.LOCAL_LENGTH_ERR;
-    if (wqe.insertVlan !== 0) head.insertVlan(wqe.insertVlan, wqe.vlanTci);
     const whole = head.length - info.l3Offset + payload;
     if (this.#portCanFinish() && this.#portCuts() && segments > 1 && whole <= maxIpLength) {
       this.#handOverWhole(wqe, payload, segments);
@@ -198,15 +200,15 @@ export class Transmitter {
     const offload = this.#offload;
     if (info.l4 === ipProtocol.udp) offload.gsoType = gso.udp;
     else offload.gsoType = info.ip === 4 ? gso.tcp4 : gso.tcp6;
-    offload.headerLength = head.length + head.inserted;
+    offload.headerLength = head.length;
     offload.gsoSize = wqe.mss;
-    offload.checksumStart = info.l4Offset + head.inserted;
+    offload.checksumStart = info.l4Offset;
     offload.checksumOffset = checksumOffset(info.l4);
     const parts = this.#parts;
     parts.length = 0;
     parts.push(head.view());
     for (const piece of this.pieces) parts.push(piece);
-    this.#emit(head.length + head.inserted + payload, offload, segments);
+    this.#emit(head.length + payload, offload, segments);
   }
 
   /** IP and UDP length fields for a segment with `payload` bytes behind the head. */
@@ -262,13 +264,11 @@ export class Transmitter {
         }
       }
       let transport = sum(bytes, l4, head.length);
-      const wireHead = head.length + head.inserted;
       // The transport header is a multiple of two bytes, so that the payload starts on a high byte.
-      transport = add(transport, sumParts(parts, wireHead, wireHead + size));
+      transport = add(transport, sumParts(parts, head.length, head.length + size));
       const pseudo = pseudoHeaderSum(bytes, info, head.length - l4 + size);
       storeUint16(bytes, checksumAt, finish(add(transport, pseudo), info.l4));
-      const length = wireHead + size;
-      this.#emit(this.#padded(length), undefined);
+      this.#emit(this.#padded(head.length + size), undefined);
     }
   }
 
