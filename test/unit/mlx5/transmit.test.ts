@@ -326,7 +326,10 @@ describe('transmit', () => {
       ['byte count 2 GiB', (wqe) => wqe.writeUInt32BE(0x7fffffff, 32)],
       ['inline data beyond the WQE', (wqe) => wqe.writeUInt32BE(0x80000100, 32)],
       ['LSO without headers', (wqe) => wqe.writeUInt8(0x0e, 3)],
-      ['LSO with a tag in place of headers', (wqe) => wqe.writeUInt16BE(0x8000, wqe.writeUInt8(0x0e, 3) + 24)],
+      [
+        'LSO with a tag in place of headers',
+        (wqe) => wqe.writeUInt16BE(0x8000, wqe.writeUInt8(0x0e, 3) + 24),
+      ],
     ];
     for (const [what, spoil] of cases) {
       const { port, driver } = running();
