@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ready } from '../../src/loop/index.ts';
+import { NonePort } from '../../src/net/none.ts';
 import { askSwitch } from '../../src/net/switch/tool.ts';
 import { closeFd, connectUnix, pollFd, recvBytes, sendMessage } from '../../src/posix/index.ts';
 import { mac, NetWorld, numbered } from './net-world.ts';
@@ -151,6 +152,30 @@ describe('hostile clients of the switch', () => {
     a.send([numbered(mac(9), mac(8), 5)], 64);
     await world.until(() => boxB.frames.length === 1);
     expect(world.errors).toEqual([]);
+  });
+
+  test('one that says more for every word that is heard does not hold the switch up when its place is taken', async () => {
+    const network = world.makeSwitch();
+    const raw = new Raw();
+    const named = control({ op: 'hello', version: 1, identity: 'nic0' });
+    raw.send(named);
+    const most = 20_000;
+    let heard = 0;
+    class Echo extends NonePort {
+      override send(): boolean {
+        if (++heard < most) raw.send(valid.frame);
+        return true;
+      }
+    }
+    network.addUplink(new Echo(world), 'echo');
+    await world.until(() => network.stats.ports.some(({ identity }) => identity === 'nic0'));
+    const successor = new Raw();
+    successor.send(named);
+    await world.until(() => network.stats.ports.length === 3);
+    successor.send(control({ op: 'activate' }));
+    raw.send(valid.frame);
+    await world.until(() => network.stats.ports.some(({ port, state }) => port === 2 && state === 'active'));
+    expect(heard).toBeLessThan(most);
   });
 
   test('ports that are parked and left pile up to a bound', async () => {

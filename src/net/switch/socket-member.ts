@@ -8,6 +8,8 @@ import { encodeControl, MAX_DATAGRAM, type Notice, recordKinds } from './protoco
 
 /** Datagrams taken from one port before the others have their turn. */
 const DATAGRAMS_PER_TURN = 16;
+/** More than fit into a socket's buffers: who goes on sending while it is read must not keep the switch there. */
+const MAX_PENDING = 4096;
 /** A peer that lets this much of what the switch has to tell it pile up is not reading. */
 const CONTROL_LIMITS: QueueLimits = { frames: 64, bytes: 64 * 1024 };
 const SOCKET_BUFFER = 1024 * 1024;
@@ -84,7 +86,7 @@ export class SocketMember extends Member {
     // The shared area holds the datagram that this is called from.
     const area = rawArea(MAX_DATAGRAM);
     try {
-      this.#receive(area, Number.POSITIVE_INFINITY);
+      this.#receive(area, MAX_PENDING);
     } catch (error) {
       // Called in the middle of somebody else's affairs: the connection ends when it is its own turn.
       this.#log.warn({ port: this.name, err: error }, 'port sent what is no datagram of this protocol');
