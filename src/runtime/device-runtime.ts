@@ -379,6 +379,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   #resetModel(kind: ResetKind): void {
     this.#health.mend();
+    this.#doorbells.forget();
     this.interrupts.reset();
     this.#health.run(() => this.#device.reset(kind));
   }

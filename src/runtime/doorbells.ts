@@ -45,6 +45,11 @@ export class Doorbells {
     for (const { ring } of this.#doorbells) ring();
   }
 
+  /** Takes back what has been signalled: it was meant for the device before a reset. */
+  forget(): void {
+    for (const { fd } of this.#doorbells) eventfdDrain(fd);
+  }
+
   /** Closes all of them; the next client is offered new ones. */
   close(): void {
     for (const { fd, watch } of this.#doorbells.splice(0)) {

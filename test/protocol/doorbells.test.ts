@@ -50,7 +50,9 @@ function belledModel(writes: string[]): DeviceModel<OptionTable> {
           },
         },
       },
-      reset: () => {},
+      reset: () => {
+        writes.push('reset');
+      },
       migration: {
         p2p: true,
         geometry: {},
@@ -145,6 +147,19 @@ describe('doorbells', () => {
     // No turn of the loop in between: the runtime is asked directly.
     bench.runtime.orchestrated?.setState(migrationState.STOP);
     expect(writes).toEqual(['100=00000000']);
+  });
+
+  it('that have rung before a reset do not ring after it', () => {
+    start();
+    const offer = ask();
+    for (const i of [0, 1]) eventfdSignal(fdOf(offer, i));
+    // No turn of the loop in between, as when the server hears of the reset first.
+    bench.runtime.reset();
+    bench.settle();
+    expect(writes.at(-1)).toBe('reset');
+    eventfdSignal(fdOf(offer, 0));
+    bench.settle();
+    expect(writes.at(-1)).toBe('100=00000000');
   });
 
   it('ring no broken device', () => {
