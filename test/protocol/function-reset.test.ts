@@ -81,6 +81,8 @@ describe.each(serversUnderTest)(
     let memory: Buffer;
     let vector: number;
     let flr: { wait(): unknown } | undefined;
+    /** A register of the model, between the reset and its unwinding. */
+    let early: { wait(): Buffer } | undefined;
     beforeEach(() => {
       log.length = 0;
       flr = undefined;
@@ -114,6 +116,7 @@ describe.each(serversUnderTest)(
           initiateFlr,
           2,
         );
+        early = bench.client.submit(operations.regionRead(0, registers.SCRATCH.offset, 4));
         write(pciRegion.config, commandRegister, busMasterAndMemory, 2);
         write(0, registers.SCRATCH.offset, 2);
       };
@@ -139,6 +142,8 @@ describe.each(serversUnderTest)(
       write(0, registers[how].offset, 1).wait();
       bench.settle();
       expect(log.slice(1)).toEqual([`second: ${errno.ECANCELED}`, 'reset flr']);
+      // As long as the model is what it was before the reset, nobody is at home.
+      expect(early?.wait().readUInt32LE(0)).toBe(0xffff_ffff);
       expectFresh();
     });
 
