@@ -8,9 +8,12 @@ import { within } from '../deadline.ts';
 import { DeadlineError, QmpConnectionError } from '../errors.ts';
 import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
 import { cancelMigration, resumeGuest, reviveDevice } from './revive.ts';
-import type { DeviceRun, Run } from './run.ts';
+import { type DeviceRun, field, type Run } from './run.ts';
 
 const probeMs = 1000;
+const pollMs = 5;
+/** What a connection comes to where nobody listens. */
+const nobodyThere: readonly unknown[] = ['ECONNREFUSED', 'ENOENT'];
 
 /** Returns where the guest is in the end. */
 export async function rollback(run: Run): Promise<Outcome> {
@@ -34,9 +37,10 @@ export async function rollback(run: Run): Promise<Outcome> {
  * destination whose monitor can't be reached any more is dead; held devices have let nothing out of it.
  */
 async function destinationIsDead(run: Run): Promise<boolean> {
+  const killed = await killDestination(run);
   // That the connection has ended is seen when this process has time for it.
-  if (await killDestination(run)) await untilClosed(run.destination, run.timeouts.rollback);
-  return !run.destination.open && isDead(run.options.destination.qmp);
+  if (killed) await untilClosed(run.destination, run.timeouts.rollback);
+  return !run.destination.open && (killed || (await isDead(run.options.destination.qmp)));
 }
 
 /** Whether we were given the means, and they worked. */
@@ -54,17 +58,27 @@ async function killDestination(run: Run): Promise<boolean> {
 
 async function untilClosed(session: QmpSession, timeoutMs: number): Promise<void> {
   const deadline = performance.now() + timeoutMs;
-  while (session.open && performance.now() < deadline) await delay(5);
+  while (session.open && performance.now() < deadline) await delay(pollMs);
 }
 
-/** Whether nobody listens at a monitor whose connection has ended: its QEMU is no more. */
+/**
+ * Whether nobody listens at a monitor whose connection has ended: its QEMU is no more. Any other fault, as of a network or a proxy on
+ * the way there, tells nothing of it.
+ */
 async function isDead(address: QmpAddress): Promise<boolean> {
-  try {
-    const again = await Qmp.connect(address, { timeoutMs: probeMs });
-    await again.close();
-    return false;
-  } catch (error) {
-    return error instanceof QmpConnectionError;
+  const deadline = performance.now() + probeMs;
+  for (;;) {
+    try {
+      const again = await Qmp.connect(address, { timeoutMs: probeMs });
+      await again.close();
+      return false;
+    } catch (error) {
+      if (!(error instanceof QmpConnectionError)) return false;
+      if (nobodyThere.includes(field(error.cause, 'code'))) return true;
+      // One that is just ending may still have taken this connection.
+      if (performance.now() > deadline) return false;
+    }
+    await delay(pollMs);
   }
 }
 

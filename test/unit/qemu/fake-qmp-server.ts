@@ -23,6 +23,7 @@ export class FakeQmpServer {
   readonly #script: Script;
   readonly #chunk: number;
   #silent = false;
+  #turnedAway = false;
 
   private constructor(path: string, script: Script, chunk: number, greeting: string) {
     this.path = path;
@@ -59,6 +60,12 @@ export class FakeQmpServer {
     for (const client of this.#clients) client.destroy();
   }
 
+  /** Closes every connection, and each new one before its greeting, as a proxy does that can't reach its QEMU any more. */
+  turnAway(): void {
+    this.#turnedAway = true;
+    this.dropClients();
+  }
+
   async stop(): Promise<void> {
     this.dropClients();
     await new Promise((resolve) => this.#server.close(resolve));
@@ -69,6 +76,10 @@ export class FakeQmpServer {
   }
 
   #serve(client: Socket, greeting: string): void {
+    if (this.#turnedAway) {
+      client.destroy();
+      return;
+    }
     this.#clients.add(client);
     client.on('error', () => undefined);
     client.on('close', () => this.#clients.delete(client));

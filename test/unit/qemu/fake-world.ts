@@ -345,6 +345,11 @@ export class FakeWorld {
     await this.#servers?.[side].stop();
   }
 
+  /** A QEMU that lives can't be reached any more. */
+  cutOff(side: 'source' | 'destination'): void {
+    this.#servers?.[side].turnAway();
+  }
+
   async stop(): Promise<void> {
     await Promise.all([this.kill('source'), this.kill('destination')]).catch(() => undefined);
     rmSync(this.folder, { recursive: true, force: true });

@@ -141,6 +141,15 @@ describe('a destination that', () => {
     expect(world.sourceStatus).toBe('running');
   });
 
+  it('can not be reached any more is not taken for dead: it may run the guest', async () => {
+    world.silent.add('destination cont');
+    const failed = migrate(world.options());
+    await expect.poll(() => world.journal).toContain('destination QEMU: cont');
+    world.cutOff('destination');
+    await expect(failed).rejects.toMatchObject({ outcome: 'unknown' });
+    expect(world.sourceStatus).not.toBe('running');
+  });
+
   /** Fails in precopy, with a destination that answers nothing from then on. */
   function fallSilent(phase: string): void {
     if (phase !== 'precopy') return;
