@@ -122,13 +122,18 @@ async function showBorrowing(run: Run, devices: readonly DeviceRun[]): Promise<v
   const ports = run.sourcePorts;
   const cf8 = await ports.save();
   const back = new ConfigPorts(run.unfenced);
-  run.giveBack = async () => {
-    run.giveBack = undefined;
+  const restore = async (): Promise<void> => {
     for (const device of devices) {
       if (device.address.bus >= 0)
         await back.write(device.address, commandOffset, 2, commandOf(frozen(device).config));
     }
     await back.restore(cf8);
+  };
+  let given: Promise<void> | undefined;
+  // A rollback that begins in the midst of it waits for the same.
+  run.giveBack = () => {
+    given ??= restore();
+    return given;
   };
   for (const device of devices) {
     if (device.address.bus < 0) continue;

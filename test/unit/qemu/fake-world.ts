@@ -310,11 +310,12 @@ export class FakeWorld {
     this.#servers = { source, destination };
   }
 
-  /** Gives the VM a second device. */
+  /** Gives the VM another device. */
   addDevice(): FakeDevice {
-    const source = new FakePeer('source2', this.journal, configured());
-    const destination = new FakePeer('destination2', this.journal, fresh());
-    const device = { id: 'dev1', devfn: 0x30, source, destination };
+    const before = this.devices.length;
+    const source = new FakePeer(`source${before + 1}`, this.journal, configured());
+    const destination = new FakePeer(`destination${before + 1}`, this.journal, fresh());
+    const device = { id: `dev${before}`, devfn: 0x28 + 8 * before, source, destination };
     this.devices.push(device);
     return device;
   }

@@ -94,6 +94,18 @@ describe('a step that nobody waits for any more', () => {
   });
 });
 
+describe('borrowed bits of several devices', () => {
+  it('are all back before the guest runs, when it is given up while they are given back', async () => {
+    const names = [world.source, world.addDevice().source, world.addDevice().source];
+    for (const { config } of names) config.writeUInt16LE(0x0002, 4);
+    cancelAt('source QEMU: o /h 0xcfc 0x2');
+    await cancelled();
+    const back = world.journal.lastIndexOf('source QEMU: o /w 0xcf8 0x80000094');
+    expect(back).toBeGreaterThan(world.journal.lastIndexOf('source QEMU: o /h 0xcfc 0x2'));
+    expect(back).toBeLessThan(world.journal.indexOf('source QEMU: migrate_cancel'));
+  });
+});
+
 describe('the RAM proof', () => {
   const size = 256 * 1024 * 1024;
   let fd: number;
