@@ -291,12 +291,15 @@ function recvAll(fd: number): number {
 describe('stand-by', () => {
   /** The switch looks at nothing before all of it has happened, as on a machine that gives it no processor for a while. */
   test.each([
-    ['the new place speaks first', true],
-    ['the old place has gone first', false],
-  ])('nothing is lost when the whole move passes a switch by: %s', async (_name, early) => {
-    const { network, peer, source, sourceBox } = await stage('nic0');
+    ['the new place speaks first', true, 'nic0'],
+    ['the old place has gone first', false, 'nic0'],
+    ['the new place, known by its address only, speaks first', true, undefined],
+    ['the old place, known by its address only, has gone first', false, undefined],
+  ])('nothing is lost when the whole move passes a switch by: %s', async (_name, early, identity) => {
+    const { network, peer, source, sourceBox } = await stage(identity);
     const peerBox = inbox(peer);
-    const [destination, box] = await world.joined(network, { identity: 'nic0' });
+    const [destination, box] = await world.joined(network, identity === undefined ? {} : { identity });
+    destination.standby();
     // On its way to the old place, which has no room for it...
     sourceBox.room = false;
     for (const n of [0, 1, 2]) peer.send([numbered(VM, PEER, n)], 64);
@@ -402,33 +405,39 @@ describe('stand-by', () => {
     expect(box.sequences).not.toContain(9);
   });
 
-  test('what a successor sends goes on while it waits for its predecessor, and what comes for it is kept', async () => {
-    const network = world.makeSwitch({ returnSeconds: 60 });
-    const [peer, peerBox] = await world.joined(network);
-    peer.send([numbered(VM, PEER, 0)], 64);
-    const { say, frame: sends } = rawPort();
-    say({ op: 'hello', version: 1, identity: 'nic0' });
-    say({ op: 'announce', mac: '52:54:00:00:00:01' });
-    say({ op: 'park' });
-    await world.until(() => network.stats.ports[1]?.state === 'parked');
-    const [destination, box] = await world.joined(network, { identity: 'nic0' });
-    peerBox.frames.length = 0;
-    // Two of the old place that the switch has not looked at, then the new place, which can't take over yet.
-    for (const n of [1, 2]) sends(numbered(PEER, VM, n));
-    destination.announce(VM);
-    for (const n of [3, 4]) destination.send([numbered(PEER, VM, n)], 64);
-    await world.until(() => peerBox.frames.some((frame) => sequenceOf(frame) === 4));
-    expect(network.stats.ports.map(({ state }) => state)).toEqual(['active', 'parked', 'standby']);
-    peer.send([numbered(VM, PEER, 5)], 64);
-    await world.settle();
-    expect(box.frames).toEqual([]);
-    say({ op: 'returned' });
-    await world.until(() => box.sequences.includes(5));
-    destination.send([numbered(PEER, VM, 6)], 64);
-    await world.until(() => peerBox.sequences.includes(6));
-    const data = peerBox.frames.filter((frame) => frame.readUInt16BE(12) === 0x88b5).map(sequenceOf);
-    expect(data).toEqual([1, 2, 3, 4, 6]);
-    const { ports, departed } = network.stats;
-    expect([departed.dropped, ...ports.map(({ dropped }) => dropped)]).toEqual([0, 0, 0, 0]);
-  });
+  test.each([
+    ['of the same identity', 'nic0'],
+    ['known by its address only', undefined],
+  ])(
+    'what a successor, %s, sends goes on while it waits for its predecessor, and what comes for it is kept',
+    async (_name, identity) => {
+      const network = world.makeSwitch({ returnSeconds: 60 });
+      const [peer, peerBox] = await world.joined(network);
+      peer.send([numbered(VM, PEER, 0)], 64);
+      const { say, frame: sends } = rawPort();
+      say({ op: 'hello', version: 1, identity });
+      say({ op: 'announce', mac: '52:54:00:00:00:01' });
+      say({ op: 'park' });
+      await world.until(() => network.stats.ports[1]?.state === 'parked');
+      const [destination, box] = await world.joined(network, identity === undefined ? {} : { identity });
+      peerBox.frames.length = 0;
+      // Two of the old place that the switch has not looked at, then the new place, which can't take over yet.
+      for (const n of [1, 2]) sends(numbered(PEER, VM, n));
+      destination.announce(VM);
+      for (const n of [3, 4]) destination.send([numbered(PEER, VM, n)], 64);
+      await world.until(() => peerBox.frames.some((frame) => sequenceOf(frame) === 4));
+      expect(network.stats.ports[1]?.state).toBe('parked');
+      peer.send([numbered(VM, PEER, 5)], 64);
+      await world.settle();
+      expect(box.frames).toEqual([]);
+      say({ op: 'returned' });
+      await world.until(() => box.sequences.includes(5));
+      destination.send([numbered(PEER, VM, 6)], 64);
+      await world.until(() => peerBox.sequences.includes(6));
+      const data = peerBox.frames.filter((frame) => frame.readUInt16BE(12) === 0x88b5).map(sequenceOf);
+      expect(data).toEqual([1, 2, 3, 4, 6]);
+      const { ports, departed } = network.stats;
+      expect([departed.dropped, ...ports.map(({ dropped }) => dropped)]).toEqual([0, 0, 0, 0]);
+    },
+  );
 });

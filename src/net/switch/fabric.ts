@@ -92,8 +92,9 @@ export class Fabric {
     stats.inFrames++;
     stats.inBytes += end - at;
     const sourceHigh = bytes.readUInt16BE(at + ethernet.source);
-    // A parked port is about to be somewhere else: a late frame of it teaches nothing. Group addresses are nobody's.
-    if (member.state === 'active' && (sourceHigh & 0x100) === 0)
+    // A parked port is about to be somewhere else: a late frame of it teaches nothing. Nor does one of its successor, as
+    // long as that waits. Group addresses are nobody's.
+    if (member.state === 'active' && !member.succeeding && (sourceHigh & 0x100) === 0)
       this.table.learn(sourceHigh, bytes.readUInt32BE(at + ethernet.source + 2), member.number, now);
     const high = bytes.readUInt16BE(at);
     if ((high & 0x100) !== 0) return FLOOD;

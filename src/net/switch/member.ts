@@ -32,7 +32,7 @@ export abstract class Member {
   returned: FrameQueue | undefined;
   /** Waits for `returned` to be complete, to take over. */
   successor: Member | undefined;
-  /** Such a successor: in stand-by for what comes for it, but not for what it sends. */
+  /** Such a successor: what it sends goes on; what comes for its addresses is kept where they were. */
   succeeding = false;
   queue: FrameQueue;
   readonly stats: MemberStats = {

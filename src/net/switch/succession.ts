@@ -94,10 +94,13 @@ export class Succession {
   announce(member: Member, high: number, low: number, now: number): void {
     const { fabric } = this.#options;
     const owner = fabric.at(fabric.table.lookup(high, low, now));
+    const follows = owner !== undefined && owner !== member && mayFollow(member, owner);
+    // Its wish to be parked may still lie in its socket.
+    if (follows) owner.receivePending();
     if (member.state !== 'active') this.activate(member);
-    if (owner !== undefined && owner !== member && owner.state === 'parked' && mayFollow(member, owner))
-      this.#succeed(member, owner);
-    if (member.state === 'active') fabric.table.learn(high, low, member.number, now);
+    if (follows && owner.state === 'parked') this.#succeed(member, owner);
+    // While it waits for a predecessor, what comes goes behind what is kept there; its addresses move then.
+    if (member.state === 'active' && !member.succeeding) fabric.table.learn(high, low, member.number, now);
   }
 
   /** The connection of `member` has ended. */
