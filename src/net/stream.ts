@@ -33,8 +33,11 @@ export interface StreamPortOptions extends PortContext {
   readonly server?: boolean;
   /** Milliseconds between attempts to reach a peer that is not there; 0: only one attempt. Default 1000. */
   readonly reconnectMs?: number;
-  /** Finds a host's address for another attempt, without waiting. Default: Node's `dns.lookup`. */
-  readonly lookup?: (host: string, found: (error: Error | null, address: string) => void) => void;
+  /** Finds a host's addresses for another attempt, without waiting. Default: by Node's `dns.lookup`. */
+  readonly lookup?: (
+    host: string,
+    found: (error: Error | null, addresses: readonly string[]) => void,
+  ) => void;
 }
 
 const sendLimits: QueueLimits = { frames: 8192, bytes: 1024 * 1024 };
@@ -56,6 +59,8 @@ export class StreamPort extends SocketPort {
   #connected = false;
   /** Why attempts fail, as far as it has been logged: they may do so for days. */
   #complaint: number | undefined;
+  /** Which of a host's addresses is tried; the peer may listen at one only (`localhost` is ::1 first on Debian). */
+  #turn = 0;
 
   /** @throws NetError when there is nobody and reconnecting is off, or nothing can listen there */
   constructor(options: StreamPortOptions) {
@@ -130,12 +135,13 @@ export class StreamPort extends SocketPort {
       return;
     }
     // Asking a name server takes seconds when there is none, and the device loop can't wait for that.
-    const find = this.#options.lookup ?? lookup;
-    find(address.host, (error, host) => {
+    const find = this.#options.lookup ?? lookupAll;
+    find(address.host, (error, addresses) => {
       if (this.closed) return;
-      if (error === null) this.#again({ ...address, host });
+      const host = addresses[this.#turn % addresses.length];
+      if (error === null && host !== undefined) this.#again({ ...address, host });
       else {
-        this.#complain(error);
+        this.#failed(error);
         this.retryLater();
       }
     });
@@ -146,7 +152,7 @@ export class StreamPort extends SocketPort {
     try {
       this.#connect(address, true);
     } catch (error) {
-      this.#complain(error);
+      this.#failed(error);
       this.retryLater();
     }
   }
@@ -157,8 +163,9 @@ export class StreamPort extends SocketPort {
     else this.#use(connectTcp(address.host, address.port), false);
   }
 
-  /** Logs what is not just that nobody is there, once until it is something else. */
-  #complain(error: unknown): void {
+  /** An attempt has failed. Logs what is not just that nobody is there, once until it is something else. */
+  #failed(error: unknown): void {
+    this.#turn++;
     const reason = error instanceof PosixError ? error.errno : errno.EIO;
     if (isNobody(error) || reason === this.#complaint) return;
     this.#complaint = reason;
@@ -193,7 +200,7 @@ export class StreamPort extends SocketPort {
   protected override aboutToLose(error: unknown): void {
     if (this.#connected || error instanceof NetProtocolError)
       this.log.warn({ peer: describe(this.#options.address), err: error }, 'stream ended');
-    else this.#complain(error);
+    else this.#failed(error);
   }
 
   protected override disconnect(): void {
@@ -268,6 +275,12 @@ export class StreamPort extends SocketPort {
     }
     if (this.#waiting) this.updateInterest();
   }
+}
+
+function lookupAll(host: string, found: (error: Error | null, addresses: readonly string[]) => void): void {
+  lookup(host, { all: true }, (error, all) =>
+    found(error, error === null ? all.map(({ address }) => address) : []),
+  );
 }
 
 /** There is no such place, or nobody listens there: ordinary, as long as the other end has not started. */

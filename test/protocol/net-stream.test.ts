@@ -280,12 +280,23 @@ describe('stream', () => {
       reconnectMs: 1,
       lookup: (name, found) => {
         asked.push(name);
-        setImmediate(() => found(answers.shift() ?? null, address.host));
+        setImmediate(() => found(answers.shift() ?? null, [address.host]));
       },
     });
     port({ address, server: true });
     await world.until(() => client.linkUp);
     expect(asked).toEqual([host, host]);
+  });
+
+  test('further attempts try every address that a host has, for a peer may listen at one of them only', async () => {
+    const address = { type: 'tcp', host: '127.0.0.1', port: await freePort() } as const;
+    const client = port({
+      address: { ...address, host: 'x'.repeat(64) },
+      reconnectMs: 1,
+      lookup: (_, found) => found(null, ['127.0.0.2', '127.0.0.3', address.host]),
+    });
+    port({ address, server: true });
+    await world.until(() => client.linkUp);
   });
 
   test('a port that is closed while the address of its host is looked for stays closed', async () => {
@@ -294,7 +305,7 @@ describe('stream', () => {
       address: { type: 'tcp', host: 'x'.repeat(64), port: await freePort() },
       reconnectMs: 1,
       lookup: (_, found) => {
-        answer = () => found(null, '127.0.0.1');
+        answer = () => found(null, ['127.0.0.1']);
       },
     });
     await world.until(() => answer !== undefined);
