@@ -260,19 +260,25 @@ export class CompanionService {
     }
     const client = this.#client();
     let budget = batchLimit;
-    const results = operations.map((operation: Request) => {
+    /** Of the first that was not answered: the others would be waited for in vain, too, each for its own time. */
+    let silence = 0;
+    const results = operations.map((given: unknown) => {
+      const operation = record(given);
       const reading = operation.read !== undefined;
       const iova = address(reading ? operation.read : operation.write);
       const bytes = reading ? Buffer.alloc(size(operation.length, budget)) : blob(operation.bytes);
       budget -= bytes.length;
       if (budget < 0) throw new RequestError(errno.E2BIG, `one batch moves at most ${batchLimit} bytes`);
+      if (silence !== 0) return { errno: silence };
       try {
         if (reading) client.read(iova, bytes);
         else client.write(iova, bytes);
         return reading ? { errno: 0, bytes } : { errno: 0 };
       } catch (error) {
-        if (errnoOf(error) === errno.ENOTCONN) throw error;
-        return { errno: errnoOf(error) };
+        const value = errnoOf(error);
+        if (value === errno.ENOTCONN) throw error;
+        if (unanswered.includes(value)) silence = value;
+        return { errno: value };
       }
     });
     return { results };
@@ -331,6 +337,11 @@ function address(value: unknown): number {
 function size(value: unknown, limit: number): number {
   if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= limit) return value;
   throw new RequestError(errno.EINVAL, `a length is a whole number, at most ${limit} in one batch`);
+}
+
+function record(value: unknown): Request {
+  if (typeof value === 'object' && value !== null) return value as Request;
+  throw new RequestError(errno.EINVAL, 'an operation is a map with "read" or "write"');
 }
 
 function blob(value: unknown): Uint8Array {

@@ -474,8 +474,31 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       expect(bench.orchestrator.companion('barrier')).toMatchObject({ errno: 0 });
     });
 
+    it('waits for a client that answers no DMA once, not for each operation', () => {
+      const { create } = under;
+      const impatient = {
+        ...under,
+        create: (options: Parameters<typeof create>[0]) => create({ ...options, dmaTimeoutMs: 30 }),
+      };
+      bench = new Bench(models.get('ram') as DeviceModel, {}, impatient);
+      bench.guestMemory(0x1000, 0x1000);
+      bench.orchestrator.companion('barrier');
+      bench.client.deaf = true;
+      const operations = [1, 2, 3].map(() => ({ read: 0x1010, length: 3 }));
+      const { results } = bench.runtime.companion.handle({ op: 'dma', operations }) as { results: unknown };
+      expect(results).toEqual(operations.map(() => ({ errno: errno.ETIMEDOUT })));
+      let asked = 0;
+      bench.client.onDma = () => {
+        asked += 1;
+      };
+      bench.client.deaf = false;
+      bench.client.poll();
+      expect(asked).toBe(1);
+    });
+
     it.each([
       [{ op: 'dma', operations: 5 }, errno.EINVAL],
+      [{ op: 'dma', operations: [null] }, errno.EINVAL],
       [{ op: 'dma', operations: [{ read: -1, length: 1 }] }, errno.EINVAL],
       [{ op: 'dma', operations: [{ read: 0, length: 2 ** 30 }] }, errno.EINVAL],
       [{ op: 'hold', on: 'yes' }, errno.EINVAL],
