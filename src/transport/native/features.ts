@@ -126,9 +126,8 @@ export function serveFeature(
   const probe = (flags & featureFlags.probe) !== 0;
   const found = migration === undefined ? undefined : features[index];
   if (migration === undefined || found === undefined) refuse(`feature ${index} is not supported`);
-  if ((get && found.get === undefined) || (set && found.set === undefined)) {
-    refuse(`feature ${index} can't do ${get ? 'GET' : 'SET'}`);
-  }
+  if (get && found.get === undefined) refuse(`feature ${index} can't do GET`);
+  if (set && found.set === undefined) refuse(`feature ${index} can't do SET`);
   if (argsz < s.deviceFeature.size) refuse(`argsz ${argsz} is less than ${s.deviceFeature.size}`);
   if (probe) return { argsz, flags, data: Buffer.from(data) };
   if (get && set) refuse('GET and SET together are only for PROBE');

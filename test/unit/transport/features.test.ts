@@ -27,3 +27,19 @@ describe('the page size of a dirty log report', () => {
     expect(() => report(size)).toThrow(expect.objectContaining({ errno: errno.EINVAL }));
   });
 });
+
+describe('a probe of what is not there', () => {
+  it('is told which method that is', () => {
+    const migration = {} as ServedMigration;
+    const probe = (flags: number) => () =>
+      serveFeature(
+        migration,
+        { argsz: 8, flags: flags | featureFlags.probe, data: Buffer.alloc(0) },
+        Buffer.alloc,
+      );
+    expect(probe(feature.MIGRATION | featureFlags.get | featureFlags.set)).toThrow("feature 1 can't do SET");
+    expect(probe(feature.DMA_LOGGING_STOP | featureFlags.get | featureFlags.set)).toThrow(
+      "feature 7 can't do GET",
+    );
+  });
+});
