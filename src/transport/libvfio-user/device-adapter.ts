@@ -45,6 +45,8 @@ export class DeviceAdapter implements ContextHandlers {
   #lost = false;
   /** Set by the session: the device waits for DMA up the stack. */
   waiting = false;
+  /** Set by the session; see `ClientLink`. */
+  unwind: ((reset: () => void) => boolean) | undefined;
   /** Set by the session around a DMA_MAP. */
   offered: OfferedMemory | undefined;
 
@@ -109,8 +111,8 @@ export class DeviceAdapter implements ContextHandlers {
       this.#lost = true;
       return;
     }
-    if (!this.waiting) this.#device.reset();
-    else this.postpone(() => this.#device.reset());
+    const reset = () => this.#device.reset();
+    if (this.unwind?.(reset) !== true) reset();
   }
 
   /** Does `work` when the device waits no more, in order with the writes that are due; throws EBUSY. */

@@ -314,6 +314,7 @@ export class Session implements DmaPort {
       channel.cancel();
       return true;
     };
+    adapter.unwind = unwind;
     device.attach({ dma: channel, dirty, settle: () => void this.#serve(), unwind });
   }
 
