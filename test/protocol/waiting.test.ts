@@ -5,7 +5,7 @@ import { createReactor } from '../../src/loop/index.ts';
 import { closeFd, recvMessage, sendMessage, socketPair } from '../../src/posix/index.ts';
 import { NativeServer } from '../../src/transport/native/index.ts';
 import { operations, type Pending, type VfioUserClient } from '../../src/vfio-user/client/index.ts';
-import { command, pciRegion } from '../../src/vfio-user/constants.ts';
+import { command, headerFlags, pciRegion } from '../../src/vfio-user/constants.ts';
 import {
   encodeError,
   encodeReply,
@@ -332,6 +332,30 @@ describe('native server, the 32-bit DMA messages of QEMU 10.1', () => {
     expect(errnoThrownBy(() => device.link?.dma.write(0x1000, Buffer.from([1, 2, 3])))).toBe(errno.EPROTO);
     expect(errnoThrownBy(() => device.link?.dma.read(0x1000, Buffer.alloc(4)))).toBe(errno.EPROTO);
     expect(asked).toEqual([command.DMA_READ]);
+    close();
+  });
+
+  it('are not sent by what comes in between either, before it is known', () => {
+    const asked: number[] = [];
+    const write = encodeRequest(
+      messages.REGION_WRITE,
+      7,
+      { offset: 4, region: pciRegion.config, count: 1 },
+      Buffer.from([6]),
+      headerFlags.noReply,
+    );
+    const { device, close } = serveWith((id, cmd, count32) => {
+      const reply = encodeReply(messages.DMA_READ, id, { addr: 0, count: count32 }, Buffer.alloc(count32));
+      asked.push(cmd);
+      return asked.length === 1 ? Buffer.concat([write, reply]) : reply;
+    });
+    const thrown: unknown[] = [];
+    device.onWrite = () => {
+      thrown.push(errnoThrownBy(() => device.link?.dma.write(0x2000, Buffer.from([4]))));
+    };
+    expect(errnoThrownBy(() => device.link?.dma.write(0x1000, Buffer.from([1, 2, 3])))).toBe(errno.EPROTO);
+    expect(thrown).toEqual([errno.EPROTO]);
+    expect(asked).not.toContain(command.DMA_WRITE);
     close();
   });
 

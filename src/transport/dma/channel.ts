@@ -220,20 +220,18 @@ export class DmaChannel implements MessageDma {
    */
   #probe(): void {
     const transfer = newTransfer(command.DMA_READ, 0, new Uint8Array(0));
-    this.#state = 'good';
     this.#port.beginWait();
     try {
       this.#wait.progress = this.#port.now();
       this.#writeRequest(0, transfer, 0, 0, 0, probeCount);
       this.#port.send(this.#out, requestSize);
       this.#finish(transfer);
-    } catch (error) {
-      this.#state = 'unknown';
-      throw error;
     } finally {
+      this.#abandon(transfer);
       this.#port.endWait();
     }
-    if (transfer.succeeded) this.#state = 'refused';
+    // Only now: what came in between has asked for itself.
+    this.#state = transfer.succeeded ? 'refused' : 'good';
   }
 
   #run(transfer: Transfer): void {
