@@ -130,14 +130,23 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       client: () => this.#client?.dma,
       mayInitiate: () => this.mayInitiate,
     });
-    this.#device = model.create(host, options);
-    this.#bars.connect(this.#device.bars, this.interrupts.windows);
-    this.dirtyLog = createDirtyLog({
-      scope: settings.dirtyScope ?? 'precise',
-      memory: this.memory,
-      pinned: this.#device.migration?.pinnedRanges,
-      attach: (log) => this.memory.setDirtySink(log),
-    });
+    let device: Device | undefined;
+    try {
+      device = model.create(host, options);
+      this.dirtyLog = createDirtyLog({
+        scope: settings.dirtyScope ?? 'precise',
+        memory: this.memory,
+        pinned: device.migration?.pinnedRanges,
+        attach: (log) => this.memory.setDirtySink(log),
+      });
+    } catch (error) {
+      // There will be nobody to call `close`.
+      device?.close?.();
+      this.#bars.close();
+      throw error;
+    }
+    this.#device = device;
+    this.#bars.connect(device.bars, this.interrupts.windows);
     const { config, interrupts, dirtyLog } = this;
     this.#migration = createMigration({
       model,
