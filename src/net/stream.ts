@@ -13,6 +13,7 @@ import {
   PosixError,
   recvBytes,
   sendArea,
+  setNoDelay,
   setSocketBuffers,
   socketError,
 } from '../posix/index.ts';
@@ -174,6 +175,7 @@ export class StreamPort extends SocketPort {
 
   #use(fd: number, connected: boolean): void {
     if (this.#options.address.type === 'unix') setSocketBuffers(fd, SOCKET_BUFFER);
+    else setNoDelay(fd);
     this.use(fd, connected ? ready.read : ready.write);
     if (connected) this.#begin();
   }

@@ -93,11 +93,15 @@ export function listenTcp(host: string, port: number): number {
 /** Starts to connect; when the socket is writable, `socketError` tells how it went. */
 export function connectTcp(host: string, port: number): number {
   return tcpSocket(host, port, false, (fd, length) => {
-    setInteger(fd, option.IPPROTO_TCP, option.TCP_NODELAY, 1);
     if (libc.connect(fd, address.address, length) === 0) return;
     const error = lastErrno();
     if (error !== constants.errno.EINPROGRESS) throw new PosixError(`connect ${host}:${port}`, error);
   });
+}
+
+/** Small writes of a TCP socket leave at once, and don't wait until the peer has acknowledged what went before. */
+export function setNoDelay(fd: number): void {
+  setInteger(fd, option.IPPROTO_TCP, option.TCP_NODELAY, 1);
 }
 
 /** The pending error of a socket (SO_ERROR), 0 for none; reading clears it. */

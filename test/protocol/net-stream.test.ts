@@ -1,4 +1,4 @@
-import { statSync, symlinkSync, unlinkSync } from 'node:fs';
+import { readdirSync, statSync, symlinkSync, unlinkSync } from 'node:fs';
 import { createServer, type Socket, connect as tcpConnect } from 'node:net';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -10,9 +10,11 @@ import {
   connectUnix,
   listenUnix,
   pollFd,
+  rawArea,
   recvBytes,
   sendMessage,
 } from '../../src/posix/index.ts';
+import { libc } from '../../src/posix/libc.ts';
 import { inbox, mac, NetWorld, numbered } from './net-world.ts';
 
 let world: NetWorld;
@@ -65,6 +67,15 @@ async function freePort(): Promise<number> {
   const { port: number } = probe.address() as { port: number };
   await new Promise((resolve) => probe.close(resolve));
   return number;
+}
+
+/** TCP_NODELAY of a descriptor; undefined when it is no TCP socket. */
+function noDelay(fd: number): boolean | undefined {
+  const [value, length] = [rawArea(4), rawArea(4)];
+  length.bytes.writeUInt32LE(4);
+  const [IPPROTO_TCP, TCP_NODELAY] = [6, 1];
+  const result = libc.getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, value.address, length.address);
+  return result === 0 ? value.bytes.readInt32LE() !== 0 : undefined;
 }
 
 describe('stream', () => {
@@ -244,6 +255,18 @@ describe('stream', () => {
     socket.write(framed(numbered(A, B, 5)));
     await world.until(() => other.frames.length === 1);
     socket.destroy();
+  });
+
+  test('small frames over TCP do not wait for an acknowledgement in either role', async () => {
+    const sockets = () => readdirSync('/proc/self/fd').filter((fd) => noDelay(Number(fd)) !== undefined);
+    const before = sockets();
+    const address = { type: 'tcp', host: '127.0.0.1', port: await freePort() } as const;
+    const server = port({ address, server: true });
+    const listening = sockets();
+    const client = port({ address, reconnectMs: 5 });
+    await world.until(() => client.linkUp && server.linkUp);
+    const ends = sockets().filter((fd) => !before.includes(fd) && !listening.includes(fd));
+    expect(ends.map((fd) => noDelay(Number(fd)))).toEqual([true, true]);
   });
 
   test('a client whose attempts fail for another reason than that nobody is there goes on trying', async () => {
