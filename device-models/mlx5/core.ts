@@ -75,6 +75,7 @@ export class Mlx5Core {
       get port() {
         return core.portForSending();
       },
+      comesBack: (head) => core.#comesBack(head),
       loopback: (parts, length) => core.#loopback(parts, length),
     });
     this.sqs = new SendQueues(host, {
@@ -123,14 +124,12 @@ export class Mlx5Core {
     return this.carrier() ? this.port : undefined;
   }
 
-  /**
-   * Frames to the vport's own address, when a TIR asked to hear them (the driver's loopback self-test).
-   * @returns whether the frame was taken and must not go to the network
-   */
-  #loopback(parts: readonly Uint8Array[], length: number): boolean {
-    if ((this.vport.selfLoopback & selfLoopback.UNICAST) === 0) return false;
-    const head = parts[0];
-    if (head === undefined || !this.vport.isOwnMac(head)) return false;
+  /** Frames to the vport's own address do, when a TIR asked to hear them (the driver's loopback self-test). */
+  #comesBack(head: Uint8Array): boolean {
+    return (this.vport.selfLoopback & selfLoopback.UNICAST) !== 0 && this.vport.isOwnMac(head);
+  }
+
+  #loopback(parts: readonly Uint8Array[], length: number): void {
     const frame = new Uint8Array(length);
     let at = 0;
     for (const part of parts) {
@@ -139,7 +138,6 @@ export class Mlx5Core {
     }
     // A queue that has no room now does not get the frame: there is no port that could keep it.
     this.receive.receive(frame);
-    return true;
   }
 
   /** Recomputes what follows from all TIRs together. */

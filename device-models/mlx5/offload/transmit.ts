@@ -34,8 +34,10 @@ export interface TransmitSink {
   /** The port, or undefined while the link is down: frames are counted as discarded. */
   readonly port: NetPort | undefined;
   readonly counters: Counters;
-  /** Whether frames to `head`'s destination come back to this vport, and if so takes one. */
-  loopback(parts: readonly Uint8Array[], length: number): boolean;
+  /** Whether a frame with this head comes back to this vport, and never sees a port. */
+  comesBack(head: Uint8Array): boolean;
+  /** Takes a frame that comes back. */
+  loopback(parts: readonly Uint8Array[], length: number): void;
 }
 
 /**
@@ -97,9 +99,13 @@ export class Transmitter {
     return 0;
   }
 
-  /** Whether the port takes work over. Behind labels it can't: a kernel would have to know where the inner header is. */
+  /**
+   * Whether the port takes work over. Behind labels it can't: a kernel would have to know where the inner header is. Nor of
+   * a frame that it does not get.
+   */
   #portCanFinish(): boolean {
-    return this.#sink.port?.offloads === true && this.#info.labels === 0;
+    const { port } = this.#sink;
+    return port?.offloads === true && this.#info.labels === 0 && !this.#sink.comesBack(this.head.bytes);
   }
 
   /** Whether that includes segmentation: older kernels know it of TCP only. */
@@ -153,7 +159,8 @@ export class Transmitter {
     const { port, counters } = this.#sink;
     const parts = this.#parts;
     const cast = this.#info.cast;
-    if (this.#sink.loopback(parts, length)) {
+    if (this.#sink.comesBack(this.head.view())) {
+      this.#sink.loopback(parts, length);
       counters.sent(cast, length);
       return;
     }
