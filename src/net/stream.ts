@@ -1,4 +1,5 @@
 import { lookup } from 'node:dns';
+import { unlinkSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { constants } from 'node:os';
 import { errno } from '../errors.ts';
@@ -98,9 +99,17 @@ export class StreamPort extends SocketPort {
 
   override close(): void {
     super.close();
-    this.#listener?.watch.close();
-    if (this.#listener !== undefined) closeFd(this.#listener.fd);
+    const [listener, { address }] = [this.#listener, this.#options];
+    if (listener === undefined) return;
     this.#listener = undefined;
+    listener.watch.close();
+    closeFd(listener.fd);
+    if (address.type !== 'unix') return;
+    try {
+      unlinkSync(address.path);
+    } catch (error) {
+      this.log.debug({ err: error }, 'the socket of the stream was gone already');
+    }
   }
 
   #listen(): void {

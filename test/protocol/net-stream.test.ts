@@ -1,4 +1,4 @@
-import { readdirSync, statSync, symlinkSync, unlinkSync } from 'node:fs';
+import { existsSync, readdirSync, statSync, symlinkSync, unlinkSync } from 'node:fs';
 import { createServer, type Socket, connect as tcpConnect } from 'node:net';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -234,6 +234,13 @@ describe('stream', () => {
     expect(box.sequences).toEqual([1, 3]);
     expect(links).toEqual([false, true]);
     closeFd(peers[1] as number);
+  });
+
+  test('leaves no socket file behind', () => {
+    const server = port({ server: true });
+    expect(existsSync(world.path('stream'))).toBe(true);
+    server.close();
+    expect(existsSync(world.path('stream'))).toBe(false);
   });
 
   test('TCP in both roles, and a peer that comes late', async () => {
