@@ -1,6 +1,12 @@
 import type { BlackoutPart, TimelineSpan } from './types.ts';
 
-/** Collects the spans of one blackout; the clock is this process's, in microseconds since the epoch. */
+/**
+ * So far apart, the machine's clock has been set since this process started (or it has slept): QEMU tells the new time. Two looks one after
+ * the other may be some milliseconds apart on a busy machine.
+ */
+const clockSetMs = 100;
+
+/** Collects the spans of one blackout, in microseconds since the epoch. */
 export class Timeline {
   readonly #spans: {
     part: BlackoutPart;
@@ -11,9 +17,11 @@ export class Timeline {
   }[] = [];
   #zero: number | undefined;
 
-  /** Microseconds since the epoch, monotonic within this process; comparable with QEMU's event times. */
+  /** Microseconds since the epoch, comparable with QEMU's event times; monotonic as long as nobody sets the machine's clock. */
   static now(): number {
-    return (performance.timeOrigin + performance.now()) * 1000;
+    const wallMs = Date.now();
+    const ownMs = performance.timeOrigin + performance.now();
+    return (Math.abs(wallMs - ownMs) < clockSetMs ? ownMs : wallMs) * 1000;
   }
 
   /** The vCPUs stopped at `timeUs`: what the spans count from. */
