@@ -17,7 +17,7 @@ import { Steering } from './steering/tables.ts';
 import { rqtTable, selfLoopback, tirTable } from './steering/tir.ts';
 import type { Tis } from './tis.ts';
 import { firstUar, type Uar, uarCount } from './uar.ts';
-import { listType, portStatus, Vport, vportAdminState } from './vport.ts';
+import { portStatus, Vport, vportAdminState } from './vport.ts';
 
 /** What a device is made of besides the host. */
 export interface CoreOptions {
@@ -183,17 +183,12 @@ export class Mlx5Core {
     this.receive.wake();
   }
 
-  /**
-   * After a migration: the switch learns at once where this device's addresses live now. The driver lists those in use,
-   * its interface's own first; the permanent one need not be among them, and may be in use elsewhere then.
-   */
+  /** After a migration: the switch learns at once where this device's addresses live now. */
   #announceAddresses(): void {
     this.#announce = false;
     if (this.function.phase !== functionPhase.INITIALIZED) return;
-    const inUse = this.vport.lists[listType.UC];
-    if (inUse.length === 0) this.port.announce(this.vport.mac);
     const bytes = Buffer.alloc(8);
-    for (const mac of inUse) {
+    for (const mac of this.vport.addresses) {
       bytes.writeBigUInt64BE(BigInt(mac));
       this.port.announce(Uint8Array.from(bytes.subarray(2)));
     }

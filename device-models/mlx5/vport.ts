@@ -1,3 +1,4 @@
+import { uint16, uint32 } from './frame/parse.ts';
 import { defaultHardMtu } from './limits.ts';
 
 /** `MLX5_VPORT_STATE_*`. */
@@ -69,10 +70,24 @@ export class Vport {
     this.selfLoopback = 0;
   }
 
-  isOwnMac(frame: Uint8Array): boolean {
-    for (let index = 0; index < macBytes; index++) if (frame[index] !== this.mac[index]) return false;
-    return true;
+  /**
+   * Addresses in use, as numbers: those that the driver lists, its interface's own first. The permanent one need not be
+   * among them, and may be in use elsewhere then.
+   */
+  get addresses(): readonly number[] {
+    const listed = this.lists[listType.UC];
+    return listed.length === 0 ? [macNumber(this.mac)] : listed;
   }
+
+  /** Whether a frame is to an address in use. */
+  isOwnMac(frame: Uint8Array): boolean {
+    return this.addresses.includes(macNumber(frame));
+  }
+}
+
+/** The address that `bytes` begin with. */
+function macNumber(bytes: Uint8Array): number {
+  return uint16(bytes, 0) * 2 ** 32 + uint32(bytes, 2);
 }
 
 const locallyAdministered = 0x02;

@@ -47,3 +47,17 @@ it.each([
   ]);
   expect(port.sent).toEqual([]);
 });
+
+it('knows itself by the addresses that the driver uses: its permanent one may be in use elsewhere', () => {
+  const { device, driver, port } = hearingItself();
+  const changed = Buffer.from('525400aabbcc', 'hex');
+  driver.addMac(2, changed);
+  device.core.vport.lists = [[changed.readUIntBE(0, 6)], [], []];
+  const toChanged = buildFrame({ dst: changed, src: changed });
+  const toPermanent = buildFrame({ dst: driver.mac, src: changed });
+  driver.send(toChanged);
+  driver.send(toPermanent);
+  driver.poll();
+  expect(driver.received.map(({ frame }) => frame)).toEqual([toChanged]);
+  expect(port.sent).toEqual([toPermanent]);
+});
