@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NetError } from '../../src/net/errors.ts';
+import { MAX_FRAME } from '../../src/net/ethernet.ts';
 import { broadcast, mac, NetWorld, numbered } from './net-world.ts';
 
 let world: NetWorld;
@@ -79,6 +80,24 @@ describe('switch', () => {
     await world.until(() => boxB.frames.length === 1);
     expect(boxB.frames[0]?.length).toBe(longest);
     expect(a.stats).toMatchObject({ sentFrames: 1, sendDropped: 2 });
+  });
+
+  test('the longest frames wait behind shorter ones and still go in datagrams that a port can take', async () => {
+    const network = world.makeSwitch({ queueLimits: { frames: 1000, bytes: 8e6 } });
+    const [a] = await world.joined(network);
+    const [b, box] = await world.joined(network);
+    box.room = false;
+    // Two of them in a row are a little more than the longest datagram.
+    const lengths = Array.from({ length: 60 }, (_, n) => (n % 2 === 0 ? 65_516 : MAX_FRAME));
+    for (const [n, length] of lengths.entries()) {
+      a.send([numbered(mac(2), mac(1), n, length)], length);
+      await world.settle();
+    }
+    expect(network.stats.ports[1]?.queued).toBeGreaterThan(4);
+    box.room = true;
+    b.ready();
+    await world.until(() => box.frames.length === lengths.length || !b.linkUp);
+    expect(box.frames.map(({ length }) => length)).toEqual(lengths);
   });
 
   test('a port without room loses nothing up to the bounds, then drops are counted, order kept', async () => {

@@ -2,6 +2,7 @@ import { errno, errnoOf } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { type Reactor, ready, type Watch } from '../../loop/types.ts';
 import { closeFd, type RawArea, rawArea, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
+import { MAX_FRAME } from '../ethernet.ts';
 import { FrameQueue, type QueueLimits, RECORD_HEADER, recordLength } from '../frame-queue.ts';
 import { Member } from './member.ts';
 import { encodeControl, MAX_DATAGRAM, type Notice, recordKinds } from './protocol.ts';
@@ -13,8 +14,8 @@ const MAX_PENDING = 4096;
 /** A peer that lets this much of what the switch has to tell it pile up is not reading. */
 const CONTROL_LIMITS: QueueLimits = { frames: 64, bytes: 64 * 1024 };
 const SOCKET_BUFFER = 1024 * 1024;
-/** Bytes put into one datagram when many small frames wait. */
-const SEND_BYTES = 64 * 1024;
+/** A datagram that is as long gets no further frame; with one less it may get the longest. */
+const SEND_BYTES = MAX_DATAGRAM - RECORD_HEADER - MAX_FRAME;
 
 export interface SocketMemberEvents {
   /** A datagram lies in `area`; may throw to have the port disconnected. */
