@@ -122,9 +122,14 @@ export async function verifyRamInTurns(
   }
 }
 
-/** Yields after each piece. */
-function* compareRam(source: { pid: number }, destination: { pid: number }): Generator<undefined, RamProof> {
-  const started = performance.now();
+/**
+ * What would be compared of two QEMUs.
+ * @throws as `verifyRam`
+ */
+export function comparableRam(
+  source: { pid: number },
+  destination: { pid: number },
+): { left: RamRegion[]; right: RamRegion[] } {
   const left = sharedRam(source.pid, 'source');
   const right = sharedRam(destination.pid, 'destination');
   const sizes = (regions: readonly RamRegion[]): string => regions.map(({ size }) => size).join(', ');
@@ -133,6 +138,13 @@ function* compareRam(source: { pid: number }, destination: { pid: number }): Gen
       'VC_RAM_PROOF',
       `guest RAM differs in size: ${sizes(left)} against ${sizes(right)}`,
     );
+  return { left, right };
+}
+
+/** Yields after each piece. */
+function* compareRam(source: { pid: number }, destination: { pid: number }): Generator<undefined, RamProof> {
+  const started = performance.now();
+  const { left, right } = comparableRam(source, destination);
   let bytes = 0;
   let differing = 0;
   const first: DifferingPage[] = [];
@@ -225,7 +237,7 @@ function describe(
 
 /**
  * The process that listens on (or is connected at) UNIX socket `path`; undefined when it can't be told, as for
- * another user's process or another machine's.
+ * another user's process or another machine's, or for a relative path at which several listen, each in its own folder.
  */
 export function pidOfUnixSocket(path: string): number | undefined {
   const inodes = new Set<string>();
@@ -234,14 +246,27 @@ export function pidOfUnixSocket(path: string): number | undefined {
     if (fields.slice(7).join(' ') === path && fields[6] !== undefined) inodes.add(`socket:[${fields[6]}]`);
   }
   if (inodes.size === 0) return undefined;
-  for (const entry of readdirSync('/proc')) {
-    if (!/^\d+$/.test(entry) || Number(entry) === process.pid) continue;
-    try {
-      for (const fd of readdirSync(`/proc/${entry}/fd`))
-        if (inodes.has(readlinkSync(`/proc/${entry}/fd/${fd}`))) return Number(entry);
-    } catch {
-      // Gone, or not ours to look at.
-    }
+  const pids = readdirSync('/proc').filter(
+    (entry) => /^\d+$/.test(entry) && Number(entry) !== process.pid && holds(entry, inodes),
+  );
+  return pids.length === 1 ? Number(pids[0]) : undefined;
+}
+
+/** Whether a process has one of these open. */
+function holds(pid: string, links: ReadonlySet<string>): boolean {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).some((fd) => links.has(linkAt(`/proc/${pid}/fd/${fd}`)));
+  } catch {
+    // Gone, or not ours to look at.
+    return false;
   }
-  return undefined;
+}
+
+function linkAt(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    // Closed meanwhile.
+    return '';
+  }
 }

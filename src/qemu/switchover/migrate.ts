@@ -13,7 +13,7 @@ import { replay } from './replay.ts';
 import { rollback } from './rollback.ts';
 import { type DeviceRun, type Run, textAt } from './run.ts';
 import { setUp } from './setup.ts';
-import { verify } from './verify.ts';
+import { checkProof, verify } from './verify.ts';
 
 /**
  * Migrates a running VM with its vfio-user devices to a QEMU that waits for it, and returns what happened.
@@ -51,6 +51,7 @@ async function steps(run: Run): Promise<void> {
   await run.enter('connect');
   await run.enter('check');
   await run.until(check(run));
+  checkProof(run);
   // From here on a failure ends the destination, wherever in the step it comes.
   run.progressed.touched = true;
   await run.enter('setup');

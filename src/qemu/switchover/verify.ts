@@ -5,12 +5,17 @@ import { compareConfigs } from '../../pci/index.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
 import type { QmpAddress } from '../qmp.ts';
-import { pidOfUnixSocket, verifyRamInTurns } from '../ram-proof.ts';
+import { comparableRam, pidOfUnixSocket, verifyRamInTurns } from '../ram-proof.ts';
 import { commandOf, msixTableAddress } from './check.ts';
 import { compareStates } from './compare-state.ts';
 import type { MigrationEnd } from './options.ts';
 import { frozen, neededBits } from './quiesce.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
+
+/** Refuses, while nothing has been touched, a proof that can't be had. */
+export function checkProof(run: Run): void {
+  if (run.options.verify?.ram === true) comparableRam(...parties(run));
+}
 
 export async function verify(run: Run): Promise<void> {
   const wanted = run.options.verify ?? {};
@@ -26,15 +31,20 @@ function pidOf(end: MigrationEnd, side: string): number {
   const path: QmpAddress = end.qmp;
   const pid = end.pid ?? (typeof path === 'string' ? pidOfUnixSocket(path) : undefined);
   if (pid !== undefined) return pid;
-  throw refusal('VC_RAM_PROOF', `can't tell which process the ${side} QEMU is`, 'give its process id');
+  throw refusal(
+    'VC_RAM_PROOF',
+    `can't tell which process on this machine the ${side} QEMU is`,
+    'name its monitor by the path that QEMU was given, an absolute one; the library takes its process id, too',
+  );
+}
+
+function parties({ options }: Run): [source: { pid: number }, destination: { pid: number }] {
+  const { source, destination } = options;
+  return [{ pid: pidOf(source, 'source') }, { pid: pidOf(destination, 'destination') }];
 }
 
 async function proveRam(run: Run): Promise<void> {
-  const proof = await verifyRamInTurns(
-    { pid: pidOf(run.options.source, 'source') },
-    { pid: pidOf(run.options.destination, 'destination') },
-    run.signal,
-  );
+  const proof = await verifyRamInTurns(...parties(run), run.signal);
   run.ram = {
     pages: proof.pages,
     differing: proof.differing,

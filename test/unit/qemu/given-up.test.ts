@@ -122,6 +122,7 @@ describe('the RAM proof', () => {
   it('lets a signal through that comes while it compares', async () => {
     const { source, destination } = world.options();
     const interrupted = (): void => cancel.abort();
+    let looks = 0;
     process.once('SIGUSR2', interrupted);
     try {
       await cancelled({
@@ -129,9 +130,10 @@ describe('the RAM proof', () => {
         destination: { ...destination, pid: process.pid },
         source: {
           ...source,
-          // Looked at when the comparison begins.
+          // Looked at before anything is touched, and when the comparison begins.
           get pid() {
-            process.kill(process.pid, 'SIGUSR2');
+            looks += 1;
+            if (looks === 2) process.kill(process.pid, 'SIGUSR2');
             return process.pid;
           },
         },
@@ -139,7 +141,20 @@ describe('the RAM proof', () => {
     } finally {
       process.off('SIGUSR2', interrupted);
     }
+    expect(looks).toBe(2);
     expect(world.journal).not.toContain('destination QEMU: cont');
+  });
+
+  it('that can not be had is refused before anything is touched', async () => {
+    const { source, destination } = world.options();
+    for (const wanted of [
+      {},
+      { source: { ...source, pid: process.pid }, destination: { ...destination, pid: 1 } },
+    ]) {
+      const failed = migrate({ ...world.options(), ...wanted, verify: { ram: true } });
+      await expect(failed).rejects.toMatchObject({ outcome: 'source', code: 'VC_RAM_PROOF' });
+    }
+    expect(world.journal.filter((line) => /setState|hold|QEMU: (migrate|quit)$/.test(line))).toEqual([]);
   });
 });
 

@@ -1,7 +1,11 @@
-import { writeSync } from 'node:fs';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { closeFd, ftruncate, MappedMemory, memfdCreate, mmapProt } from '../../../src/posix/index.ts';
-import { compareFiles, type DifferingPage, ramOf } from '../../../src/qemu/ram-proof.ts';
+import { compareFiles, type DifferingPage, pidOfUnixSocket, ramOf } from '../../../src/qemu/ram-proof.ts';
 
 const page = 4096;
 const mib = 1024 * 1024;
@@ -86,5 +90,40 @@ describe('ramOf', () => {
       closeFd(fd);
       closeFd(other);
     }
+  });
+});
+
+describe('pidOfUnixSocket', () => {
+  /** Processes that listen at the same relative path, each in a folder of its own. */
+  const children: ChildProcess[] = [];
+  const folders: string[] = [];
+  const name = `vc-${process.pid}.qmp`;
+  afterEach(async () => {
+    for (const child of children.splice(0)) {
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    }
+    for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
+  });
+
+  async function listen(): Promise<number | undefined> {
+    const cwd = mkdtempSync(join(tmpdir(), 'vc-pid-'));
+    folders.push(cwd);
+    const program = "require('net').createServer().listen(process.argv[1], () => console.log('ready'))";
+    const child = spawn(process.execPath, ['-e', program, name], {
+      cwd,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    children.push(child);
+    await once(child.stdout, 'data');
+    return child.pid;
+  }
+
+  it('finds the process, and names none of several', async () => {
+    expect(pidOfUnixSocket(name)).toBeUndefined();
+    const pid = await listen();
+    expect(pidOfUnixSocket(name)).toBe(pid);
+    await listen();
+    expect(pidOfUnixSocket(name)).toBeUndefined();
   });
 });
