@@ -189,6 +189,21 @@ describe.each(serversUnderTest)('$name server, while the device waits for DMA', 
     expect(bytes[0]).toBe(0xab);
   });
 
+  it('gives up on a client that asks for more and more, and answers nothing', () => {
+    // Not for ever, so that a server that waits on fails this test.
+    let left = 50_000;
+    start({
+      dmaTimeoutMs: 20,
+      whileWaiting: () => {
+        if (left-- > 0) client.post(regionRead(0, 0, 4));
+        else client.deaf = false;
+        client.poll();
+      },
+    });
+    client.deaf = true;
+    expect(errnoThrownBy(() => device.link?.dma.read(iova, Buffer.alloc(4)))).toBe(errno.ETIMEDOUT);
+  });
+
   it('ends the wait when the client leaves, and detaches once it is over', () => {
     start();
     let seen: unknown[] = [];

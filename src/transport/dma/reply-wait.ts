@@ -38,9 +38,14 @@ export class ReplyWait {
   /** Serves the connection until something has come. Throws ETIMEDOUT, ENOTCONN, ECANCELED. */
   once(transfer: Transfer): void {
     const port = this.#port;
+    const { inFlight } = transfer;
     for (let tries = 0; tries < triesBeforeSleep; tries++) {
       this.checkCancelled();
-      if (port.serveWhileWaiting(0)) return;
+      if (port.serveWhileWaiting(0)) {
+        // Something else has come: a client that goes on asking must not be waited for for ever.
+        if (transfer.inFlight === inFlight) this.#timeLeft(transfer);
+        return;
+      }
       if (!port.open) this.#disconnected(transfer);
     }
     this.asleep(transfer);
@@ -50,15 +55,18 @@ export class ReplyWait {
   asleep(transfer: Transfer): void {
     const port = this.#port;
     this.checkCancelled();
-    const left = this.#timeoutMs - (port.now() - this.progress) / nsPerMs;
-    if (left <= 0) {
-      throw new RequestError(
-        errno.ETIMEDOUT,
-        `DMA by message: no reply within ${this.#timeoutMs} ms, ${transfer.inFlight} requests are open`,
-      );
-    }
-    port.serveWhileWaiting(Math.ceil(left));
+    port.serveWhileWaiting(Math.ceil(this.#timeLeft(transfer)));
     if (!port.open) this.#disconnected(transfer);
+  }
+
+  /** Milliseconds, above 0; throws ETIMEDOUT. */
+  #timeLeft(transfer: Transfer): number {
+    const left = this.#timeoutMs - (this.#port.now() - this.progress) / nsPerMs;
+    if (left > 0) return left;
+    throw new RequestError(
+      errno.ETIMEDOUT,
+      `DMA by message: no reply within ${this.#timeoutMs} ms, ${transfer.inFlight} requests are open`,
+    );
   }
 
   #disconnected(transfer: Transfer): never {
