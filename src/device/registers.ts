@@ -177,10 +177,12 @@ export class RegisterBlock<T extends RegisterTable> implements BarHandler {
       return;
     }
     const before = this.#fetch(slot);
+    const wideBefore = width === 8 ? this.#fetchBig(slot) : 0n;
     source.copy(this.#bytes, from, at, at + to - from);
     if (access === 'w1c') this.#bytes.fill(0, offset, from).fill(0, to, offset + width);
     const written = this.#fetch(slot);
     if (access === 'trigger') this.#store(slot, 0);
+    else if (access === 'w1c' && width === 8) this.#storeBig(slot, wideBefore & ~this.#fetchBig(slot));
     else if (access === 'w1c') this.#store(slot, (before & ~(written & (mask ?? ~0))) >>> 0);
     else if (mask !== undefined) this.#store(slot, ((before & ~mask) | (written & mask)) >>> 0);
     slot.write?.(access === 'trigger' || access === 'w1c' ? written : this.#fetch(slot));

@@ -30,6 +30,20 @@ describe('RegisterBlock', () => {
     expect([block.get('SECRET'), readRegister(block, 28)]).toEqual([9, 0]);
   });
 
+  it('clears in 64 bits what is written as 1, wherever that is', () => {
+    const block = new RegisterBlock({ CAUSE: { offset: 0, width: 8, access: 'w1c' } });
+    const all = () => {
+      const bytes = Buffer.alloc(8);
+      block.read(0, 8, bytes, 0);
+      return bytes.toString('hex');
+    };
+    block.load({ CAUSE: 0xffff_ffff_ffff_ffffn });
+    block.write(0, 8, Buffer.from('0100000000000080', 'hex'), 0);
+    expect(all()).toBe('feffffffffffff7f');
+    writeRegister(block, 4, 2);
+    expect(all()).toBe('fefffffffdffff7f');
+  });
+
   it('clears only the bytes written of a write-one-to-clear register', () => {
     const block = new RegisterBlock({ CAUSE: { offset: 0, width: 4, access: 'w1c', reset: 0xffffffff } });
     writeRegister(block, 1, 0xff, 1);
