@@ -373,6 +373,21 @@ describe('stand-by', () => {
     await world.until(() => sourceBox.frames.length === 2);
   });
 
+  test('a wish to be parked that crosses the word that another is in charge leaves the port as it should be', async () => {
+    const { network, peer, source, sourceBox } = await stage('nic0');
+    const [destination] = await world.joined(network, { identity: 'nic0' });
+    destination.activate();
+    await world.until(() => network.stats.ports[1]?.state === 'standby');
+    expect(source.state).toBe('active');
+    source.park();
+    await world.settle();
+    expect(source.state).toBe('standby');
+    source.activate();
+    await world.until(() => network.stats.ports[1]?.state === 'active');
+    peer.send([numbered(VM, PEER, 7)], 64);
+    await world.until(() => sourceBox.sequences.includes(7));
+  });
+
   test('what is kept for a port that is gone is dropped after a while', async () => {
     const { network, source, stream } = await stage('nic0', { parkSeconds: 0.02 });
     source.park();

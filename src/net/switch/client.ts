@@ -269,7 +269,12 @@ export class SwitchPort extends SocketPort {
         if (this.#activateNext) this.activate();
         return;
       case 'state':
-        if (!this.#returning) this.#state = notice.state;
+        if (this.#returning && notice.state !== 'standby') return;
+        this.#state = notice.state;
+        if (!this.#returning) return;
+        // Another was in charge before the switch had read that this one is to be parked: it will not answer that.
+        this.#returning = false;
+        if (this.#activateNext) this.activate();
         return;
       case 'done':
       case 'stats':
