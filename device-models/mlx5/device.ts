@@ -72,10 +72,16 @@ export class Mlx5Device implements Device {
     this.core.clock.freeze();
   }
 
+  /**
+   * Deferred what needs DMA: a client that drives the migration itself waits for the answer to its request, and can't be
+   * asked for memory until it has it.
+   */
   resume(): void {
     this.core.clock.thaw();
     this.core.vport.settle();
-    this.#wake();
+    this.#host.defer(() => {
+      if (this.#host.mayInitiate) this.#wake();
+    });
   }
 
   #wake(): void {

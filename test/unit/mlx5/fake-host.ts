@@ -1,4 +1,4 @@
-import type { DeviceHost, Timer } from '../../../src/device/index.ts';
+import { type DeviceHost, errno, RequestError, type Timer } from '../../../src/device/index.ts';
 import { FlatMemory } from '../../../src/device/testing.ts';
 import { type Logger, silentLogger } from '../../../src/log.ts';
 import type { FrameOffload, NetPort } from '../../../src/net/types.ts';
@@ -7,8 +7,16 @@ export const memoryBytes = 8 * 1024 * 1024;
 
 /** Guest memory from address 0. Traffic writes more than is worth a record of every write. */
 export class FakeMemory extends FlatMemory {
+  /** The client waits for an answer itself: nothing can be asked of it. Only of interest with `messageOnly`. */
+  clientWaits = false;
+
   constructor(memory: number | Buffer = memoryBytes) {
     super(memory);
+  }
+
+  override accessible(iova: number, length: number): boolean {
+    if (this.clientWaits && this.messageOnly) throw new RequestError(errno.EAGAIN, 'the client waits itself');
+    return super.accessible(iova, length);
   }
 
   protected override note(): void {}

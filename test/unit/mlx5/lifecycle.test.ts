@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Mlx5Device } from '../../../device-models/mlx5/index.ts';
+import { queueState } from '../../../device-models/mlx5/work-queue.ts';
 import { FakeHost, FakePort } from './fake-host.ts';
 import { buildFrame } from './frames.ts';
 import { type Bench, bench, running, testMac } from './setup.ts';
@@ -102,6 +103,29 @@ describe('life of a driver', () => {
     expect(driver.received.map((got) => got.frame)).toEqual([frame]);
     driver.send(frame, { l3: true, l4: true, pieces: [300, 300] });
     expect(port.sent).toEqual([frame]);
+  });
+
+  it('does what waited for it once a client that has it run, and whose memory it asks for, has its answer', () => {
+    const { host, device, driver, port } = running();
+    const frame = buildFrame({ dst: driver.mac, payload: Buffer.alloc(900, 7) });
+    host.dma.messageOnly = true;
+    host.mayInitiate = false;
+    device.quiesce();
+    driver.send(frame);
+    port.inject(frame);
+    const command = driver.post('NOP', Buffer.alloc(16), 16, 0, 1);
+    host.mayInitiate = true;
+    host.dma.clientWaits = true;
+    host.holdsDeferred = true;
+    device.resume();
+    host.dma.clientWaits = false;
+    host.runDeferred();
+    host.holdsDeferred = false;
+    driver.poll();
+    expect(port.sent).toEqual([frame]);
+    expect(driver.received.map((got) => got.frame)).toEqual([frame]);
+    driver.finish('NOP', 1, 16, command.outputs, false, driver.events.length);
+    expect(driver.querySqState(driver.channels[0]?.tx ?? expect.fail('no queue'))).toBe(queueState.RDY);
   });
 
   const withoutMaster: readonly [string, (made: Bench) => void][] = [
