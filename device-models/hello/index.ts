@@ -6,8 +6,11 @@ const registers = {
   ADDRESS: { offset: 0x08, width: 8, access: 'rw', about: 'where in guest memory' },
   LENGTH: { offset: 0x10, width: 4, access: 'rw', about: 'bytes of room there' },
   DOORBELL: { offset: 0x14, width: 4, access: 'trigger', about: 'any write starts' },
-  STATUS: { offset: 0x18, width: 4, access: 'ro', about: '0 idle, 1 done, 2 failed' },
+  STATUS: { offset: 0x18, width: 4, access: 'ro', about: 'see `status`' },
 } as const;
+
+/** `rung`: it will be answered when the device may write again. */
+const status = { idle: 0, done: 1, failed: 2, rung: 3 } as const;
 
 /** The smallest device worth reading: registers, one BAR, an interrupt, a DMA. */
 export const hello = defineModel({
@@ -31,18 +34,23 @@ export const hello = defineModel({
     const bank = new RegisterBlock(registers, { DOORBELL: { write: () => greet() } });
 
     function greet(): void {
+      // In the middle of a migration: whatever side it goes on at.
+      if (!host.mayInitiate) {
+        bank.set('STATUS', status.rung);
+        return;
+      }
       // Not a bus master: no DMA, and no message to interrupt with.
       if (!host.pci.busMaster) {
-        bank.set('STATUS', 2);
+        bank.set('STATUS', status.failed);
         return;
       }
       const length = Math.min(greeting.length, bank.get('LENGTH'));
       try {
         host.dma.write(bank.get('ADDRESS'), greeting.subarray(0, length));
-        bank.set('STATUS', 1);
+        bank.set('STATUS', status.done);
       } catch (error) {
         host.log.warn({ err: error }, 'the guest gave an address that it may not');
-        bank.set('STATUS', 2);
+        bank.set('STATUS', status.failed);
       }
       host.interrupts.trigger(0);
     }
@@ -50,6 +58,11 @@ export const hello = defineModel({
     return {
       bars: { 0: bank },
       reset: () => bank.reset(),
+      // Deferred, for a client that had it run can't be asked for its memory before it has its answer.
+      resume: () =>
+        host.defer(() => {
+          if (bank.get('STATUS') === status.rung) greet();
+        }),
       migration: {
         p2p: true,
         geometry: {},

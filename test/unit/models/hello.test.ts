@@ -38,3 +38,24 @@ it('travels with its registers', () => {
   transplant(source, target, hello.stateVersion);
   expect(readRegister(target.bars[0], 0x08)).toBe(0x1234);
 });
+
+it('writes nothing while it may start nothing, and greets where it goes on', () => {
+  const source = createTestDevice(hello, { greeting: 'Hi there' });
+  const target = createTestDevice(hello, { greeting: 'Hi there' });
+  source.host.mayInitiate = false;
+  writeRegister(source.device.bars[0], 0x08, 0x4000, 8);
+  writeRegister(source.device.bars[0], 0x10, 100);
+  writeRegister(source.device.bars[0], 0x14, 1);
+  expect([source.host.dma.writes, source.host.triggered]).toEqual([[], []]);
+  transplant(source.device, target.device, hello.stateVersion);
+  for (const { device, host } of [source, target]) {
+    host.mayInitiate = true;
+    device.resume?.();
+    host.settle();
+    expect(host.dma.bytes.toString('latin1', 0x4000, 0x4008)).toBe('Hi there');
+    expect(readRegister(device.bars[0], 0x18)).toBe(1);
+    device.resume?.();
+    host.settle();
+    expect(host.triggered).toEqual([0]);
+  }
+});
