@@ -75,7 +75,7 @@ export const ram = defineModel({
       bank.set('INTERRUPT', bank.get('INTERRUPT') | interruptCompleted);
       // A guest driver that has INTx disabled for the moment gets it when it enables it again.
       if (options.interrupt === 'intx' || host.interrupts.mode === 'intx') showInterrupt();
-      else host.interrupts.trigger(bank.get('VECTOR') % msix.vectors);
+      else if (host.pci.busMaster) host.interrupts.trigger(bank.get('VECTOR') % msix.vectors);
     });
     const churn = new ChurnEngine(host, bank);
 

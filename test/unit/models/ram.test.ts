@@ -66,6 +66,18 @@ describe('ram', () => {
     host.settle();
     expect(host.dma.writes).toEqual([]);
     expect(readRegister(device.bars[0], at('STATUS'))).toBe(status.dmaFault);
+    // A message is a write like any other; a pin is none.
+    expect(host.triggered).toEqual([]);
+    expect(readRegister(device.bars[0], at('INTERRUPT'))).toBe(1);
+  });
+
+  it('tells by its pin of what it could not do without bus master', () => {
+    const { device, host } = createTestDevice(ram, { interrupt: 'intx' });
+    host.mode = 'intx';
+    host.pci.busMaster = false;
+    transfer(device, command.toGuest, 0, 0, 64);
+    host.settle();
+    expect(host.intx).toBe(true);
   });
 
   it('churns a ring of guest pages at its interval, and stops when quiesced', () => {
