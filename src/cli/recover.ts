@@ -30,12 +30,13 @@ export function registerRecover(program: Command): void {
     .option('--json', 'print what was found as JSON on standard output')
     .action(async ({ json, device, ...options }: CliOptions) => {
       const recovery = await recover({ ...options, devices: device });
-      process.stdout.write(json === true ? `${JSON.stringify(recovery)}\n` : describe(recovery));
+      process.stdout.write(json === true ? `${JSON.stringify(recovery)}\n` : describeRecovery(recovery));
     });
 }
 
-function describe({ before, migration, devices, restored }: Recovery): string {
-  const lines = [`the VM was ${before}, its migration ${migration}; it goes on`];
+export function describeRecovery({ before, migration, after, devices, restored }: Recovery): string {
+  const now = after === 'paused' ? 'stays paused' : 'goes on';
+  const lines = [`the VM was ${before}, its migration ${migration}; it ${now}`];
   for (const { id, state, held } of devices)
     lines.push(`device ${id} was ${state}${held ? ', held' : ''}; it works`);
   for (const [name, value] of Object.entries(restored))

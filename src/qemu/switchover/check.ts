@@ -87,30 +87,39 @@ async function peripherals(qmp: QmpSession): Promise<QomChild[]> {
   return children;
 }
 
-/** Every vfio-user device must be named: QEMU would migrate the VM and silently lose the others. */
 async function checkInventory(run: Run): Promise<void> {
-  const named = new Set(run.devices.map(({ id }) => `/machine/peripheral/${id}`));
-  if (named.size !== run.devices.length) throw refusal('VC_DEVICES', 'a device is named twice');
-  for (const [qmp, side] of [
-    [run.source, 'source'],
-    [run.destination, 'destination'],
-  ] as const) {
-    const present = (await run.until(peripherals(qmp))).filter(({ type }) => type === vfioUserType);
-    const paths = present.map(({ path }) => path);
-    const missing = [...named].filter((path) => !paths.includes(path));
-    if (missing.length > 0)
-      throw refusal(
-        'VC_DEVICES',
-        `the ${side} VM has no vfio-user-pci device ${missing.map(baseName).join(', ')}`,
-      );
-    const extra = paths.filter((path) => !named.has(path));
-    if (extra.length > 0)
-      throw refusal(
-        'VC_DEVICES',
-        `the ${side} VM has a vfio-user-pci device that is not to be migrated: ${extra.map(baseName).join(', ')}`,
-        'name it with its migration sockets: QEMU would lose it without an error',
-      );
-  }
+  const ids = run.devices.map(({ id }) => id);
+  const unnamed = {
+    is: 'not to be migrated',
+    wayOut: 'name it with its migration sockets: QEMU would lose it without an error',
+  };
+  await run.until(checkNamed(run.source, 'the source VM', ids, unnamed));
+  await run.until(checkNamed(run.destination, 'the destination VM', ids, unnamed));
+}
+
+/**
+ * Every vfio-user device of a VM must be named, and once.
+ * @param unnamed what to say of one that is not
+ */
+export async function checkNamed(
+  qmp: QmpSession,
+  who: string,
+  ids: readonly string[],
+  unnamed: { readonly is: string; readonly wayOut: string },
+): Promise<void> {
+  const named = new Set(ids.map((id) => `/machine/peripheral/${id}`));
+  if (named.size !== ids.length) throw refusal('VC_DEVICES', 'a device is named twice');
+  const paths = (await peripherals(qmp)).filter(({ type }) => type === vfioUserType).map(({ path }) => path);
+  const missing = [...named].filter((path) => !paths.includes(path));
+  if (missing.length > 0)
+    throw refusal('VC_DEVICES', `${who} has no vfio-user-pci device ${missing.map(baseName).join(', ')}`);
+  const extra = paths.filter((path) => !named.has(path));
+  if (extra.length > 0)
+    throw refusal(
+      'VC_DEVICES',
+      `${who} has a vfio-user-pci device that is ${unnamed.is}: ${extra.map(baseName).join(', ')}`,
+      unnamed.wayOut,
+    );
 }
 
 function baseName(path: string): string {

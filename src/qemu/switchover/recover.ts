@@ -2,8 +2,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
 import { stateName } from '../../migration/state.ts';
-import type { DevicePeer } from '../device-peer.ts';
+import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
+import { checkNamed } from './check.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
 import { cancelMigration, endedStatuses, resumeGuest, reviveDevice } from './revive.ts';
 import { field, listAt, refusal, textAt } from './run.ts';
@@ -28,6 +29,8 @@ export interface Recovery {
   readonly before: string;
   /** Of its migration before: "none", "pre-switchover" … */
   readonly migration: string;
+  /** QEMU's status now: "running", or "paused" for a VM that somebody had paused before. */
+  readonly after: 'running' | 'paused';
   readonly devices: readonly { readonly id: string; readonly state: string; readonly held: boolean }[];
   /** Settings of QEMU that a migration had left changed, as they are now. */
   readonly restored: Readonly<Record<string, number | boolean>>;
@@ -43,8 +46,9 @@ const ownCapabilities = ['pause-before-switchover', 'events'];
  * Ends a migration that nobody conducts any more, and has devices and guest go on at this QEMU. Does no harm to one that is well; one
  * whose guest had arrived, but whose devices had not been let go, gets them.
  *
- * @throws CompanionError VC_RECOVER when the guest may be running at the destination, waits for a migration, or does not go on;
- *   nothing has been changed in the first two cases
+ * @throws CompanionError VC_RECOVER when the guest may be running at the destination, waits for a migration, or does not go on; VC_DEVICES when
+ *   not every vfio-user device is named. Nothing has been changed in the second and the last case, and in the first unless QEMU's migration came to
+ *   its end just then
  */
 export async function recover(options: RecoverOptions): Promise<Recovery> {
   const timeouts = { ...defaultTimeouts, ...options.timeouts };
@@ -76,22 +80,27 @@ async function recoverAll(
 ): Promise<Recovery> {
   const { before, migration } = await settledStatus(qemu, timeouts.final);
   checkHere(before, migration, force);
-  const found: { id: string; state: string; held: boolean }[] = [];
+  const ids = devices.map(({ id }) => id);
+  const wayOut = 'name it, too: it would stay as the migration has left it';
+  await checkNamed(qemu, 'the VM', ids, { is: 'not to be recovered', wayOut });
+  const found: { id: string; peer: DevicePeer; info: PeerInfo }[] = [];
+  for (const { id, peer } of devices) found.push({ id, peer, info: await peer.info() });
   const troubles: string[] = [];
   // The devices first: QEMU resumes the vCPUs by itself as soon as its migration has been cancelled.
-  for (const { id, peer } of devices) {
-    const { state, held, hasNet } = await peer.info();
-    found.push({ id, state: stateName(state), held });
-    troubles.push(...(await reviveDevice(id, peer, hasNet, timeouts.command)));
+  for (const { id, peer, info } of found) {
+    troubles.push(...(await reviveDevice(id, peer, info.hasNet, timeouts.command)));
     // A vector that was masked when the guest moved may have something pending that nobody knows of.
-    if (held) await peer.fireVectors();
+    if (info.held)
+      await peer.fireVectors().catch((error) => troubles.push(`device ${id}: vectors: ${String(error)}`));
   }
   if (troubles.length > 0) throw new CompanionError('VC_RECOVER', troubles.join('; '));
   let paused = before === 'paused' && migration !== 'completed';
   if (!endedStatuses.has(migration)) {
-    await cancelMigration(qemu, timeouts.rollback);
-    // By then QEMU is back in the state that its last pass of RAM had hidden.
-    paused = textAt(await qemu.execute('query-status'), 'status') === 'paused';
+    const end = await cancelMigration(qemu, timeouts.rollback);
+    const status = await uncoveredStatus(qemu, timeouts.rollback);
+    // One that pauses nowhere may have come to its end before it could be cancelled.
+    checkHere(status, end, force);
+    paused = status === 'paused';
   }
   const restored = await restoreSettings(qemu);
   // A VM that somebody had paused before stays so.
@@ -100,7 +109,13 @@ async function recoverAll(
     if (status !== 'running')
       throw new CompanionError('VC_RECOVER', `the VM is in state "${status}" and does not resume`);
   }
-  return { before, migration, devices: found, restored };
+  return {
+    before,
+    migration,
+    after: paused ? 'paused' : 'running',
+    devices: found.map(({ id, info }) => ({ id, state: stateName(info.state), held: info.held })),
+    restored,
+  };
 }
 
 /** The final pass of a migration ends by itself, and how is decisive: it is waited for. */
@@ -110,10 +125,21 @@ async function settledStatus(
 ): Promise<{ before: string; migration: string }> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {
-    const before = textAt(await qemu.execute('query-status'), 'status');
+    // In this order: a guest that leaves in between is gone.
     const migration = textAt(await qemu.execute('query-migrate'), 'status');
+    const before = textAt(await qemu.execute('query-status'), 'status');
     const moving = migration === 'device' || migration === 'cancelling';
     if (!moving || performance.now() > deadline) return { before, migration };
+    await delay(pollMs);
+  }
+}
+
+/** The status that a last pass of RAM hides, to which QEMU goes back a moment after it has been called off. */
+async function uncoveredStatus(qemu: QmpSession, timeoutMs: number): Promise<string> {
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    const status = textAt(await qemu.execute('query-status'), 'status');
+    if (status !== 'finish-migrate' || performance.now() > deadline) return status;
     await delay(pollMs);
   }
 }
@@ -124,6 +150,12 @@ function checkHere(status: string, migration: string, force: boolean): void {
       'VC_RECOVER',
       'the VM waits for a migration: there is no guest to go on',
       'end it, and recover the source',
+    );
+  if (status === 'paused' && migration === 'completed' && !force)
+    throw refusal(
+      'VC_RECOVER',
+      'this VM does not run its guest, and a migration of it has come to its end: it may be running elsewhere',
+      'if it does (query-status there), recover that one; if both stand still, recover the one in state "postmigrate" with --force and end the other',
     );
   const gone = status === 'postmigrate' || migration === 'completed' || migration === 'device';
   if (gone && status !== 'running' && !force)

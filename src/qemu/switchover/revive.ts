@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { migrationState } from '../../migration/state.ts';
 import { within } from '../deadline.ts';
 import type { DevicePeer } from '../device-peer.ts';
+import { DeadlineError } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
 import { textAt } from './run.ts';
 
@@ -45,17 +46,21 @@ export async function reviveDevice(
   return troubles;
 }
 
-/** Cancels the migration of a QEMU, if there is one, and waits until it is over. */
-export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Promise<void> {
-  const over = qemu.waitFor('MIGRATION', ({ data }) => endedStatuses.has(textAt(data, 'status')), {
-    timeoutMs,
-    after: qemu.lastEvent,
-  });
-  over.catch(() => undefined);
-  if (endedStatuses.has(textAt(await qemu.execute('query-migrate'), 'status'))) return;
-  // Refused, when it is over since; then its event has come.
-  await qemu.execute('migrate_cancel').catch(() => undefined);
-  await over;
+/**
+ * Cancels the migration of a QEMU, if there is one, and waits until it is over. One that others have begun need not tell of that by events.
+ * @returns how it ended; it may have been too late
+ */
+export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Promise<string> {
+  const begun = performance.now();
+  for (let asked = false; ; asked = true) {
+    const status = textAt(await qemu.execute('query-migrate'), 'status');
+    if (endedStatuses.has(status)) return status;
+    // Refused when it is over since.
+    if (!asked) await qemu.execute('migrate_cancel').catch(() => undefined);
+    if (performance.now() - begun > timeoutMs)
+      throw new DeadlineError("the end of QEMU's migration", timeoutMs);
+    await delay(pollMs);
+  }
 }
 
 /** Sees a guest run whose migration is over; returns QEMU's status: "running", unless it does not resume in that time. */

@@ -285,6 +285,10 @@ export class FakeWorld {
   loadMs = 2;
   /** What the destination has to tell of its start comes with the answer to the next command only. */
   silentEvents = false;
+  /** The source tells no events of its migration. */
+  eventless = false;
+  /** What would be cancelled comes to its end just before, as one that pauses nowhere. */
+  endsFirst = false;
   /** Commands that a QEMU does not answer, as "source migrate". */
   readonly silent = new Set<string>();
   #news: (() => void) | undefined;
@@ -357,6 +361,7 @@ export class FakeWorld {
   }
 
   #event(side: 'source' | 'destination', name: string, data: object = {}): void {
+    if (this.eventless && side === 'source' && name === 'MIGRATION') return;
     const now = Date.now();
     this.#servers?.[side].event(name, data, Math.floor(now / 1000), (now % 1000) * 1000);
   }
@@ -478,6 +483,9 @@ export class FakeWorld {
         if (this.silentEvents) this.#news = news;
         else news();
       }, this.loadMs);
+    } else if (side === 'source' && command === 'migrate_cancel' && this.endsFirst) {
+      this.#migration = 'completed';
+      this.sourceStatus = 'postmigrate';
     } else if (side === 'source' && command === 'migrate_cancel') {
       this.#migration = 'cancelled';
       setTimeout(() => {

@@ -1,5 +1,6 @@
 /** What is left of a migration whose orchestrator is no more, and how it is put right. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describeRecovery } from '../../../src/cli/recover.ts';
 import { migrationState } from '../../../src/migration/state.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
 import { type RecoverOptions, type Recovery, recover } from '../../../src/qemu/switchover/recover.ts';
@@ -81,7 +82,11 @@ describe('recover', () => {
     await leaveAt('resume');
     await expect.poll(() => world.sourceStatus).toBe('postmigrate');
     world.sourceStatus = 'paused';
-    await expect(recoverSource()).rejects.toMatchObject({ code: 'VC_RECOVER' });
+    await expect(recoverSource()).rejects.toMatchObject({
+      code: 'VC_RECOVER',
+      message: expect.stringContaining('running elsewhere'),
+      hint: expect.stringContaining('the one in state "postmigrate"'),
+    });
     expect(world.sourceStatus).toBe('paused');
     await recoverSource({ force: true });
     expect(world.sourceStatus).toBe('running');
@@ -139,6 +144,63 @@ describe('recover', () => {
     world.sourceStatus = 'inmigrate';
     await expect(recoverSource({ force: true })).rejects.toMatchObject({ code: 'VC_RECOVER' });
     expect(world.journal.filter((line) => line.startsWith('source.'))).toEqual([]);
+  });
+
+  it('refuses a VM of which not every device is named, before it changes anything', async () => {
+    await leaveAt('pre-switchover');
+    world.addDevice();
+    const before = world.journal.length;
+    await expect(recoverSource()).rejects.toMatchObject({
+      code: 'VC_DEVICES',
+      message: expect.stringMatching(/^the VM has .* dev1$/),
+    });
+    expect(world.journal.slice(before).filter((line) => /set|hold|QEMU: (cont|migrate)/.test(line))).toEqual(
+      [],
+    );
+  });
+
+  it('lets every device go whatever is wrong with another, and no guest run then', async () => {
+    await leaveAt('pre-switchover');
+    const second = world.addDevice().source;
+    for (const each of [world.source, second]) each.held = true;
+    world.source.failing = { method: 'fireVectors', after: 0 };
+    const failed = recoverSource({
+      devices: ['source', second.name].map((socket, index) => ({ id: `dev${index}`, socket })),
+      connectDevice: async (path) => (path === 'source' ? world.source : second),
+    });
+    await expect(failed).rejects.toMatchObject({
+      code: 'VC_RECOVER',
+      message: expect.stringMatching(/^device dev0: .*refuses fireVectors/),
+    });
+    expect([world.source.held, second.held]).toEqual([false, false]);
+    expect(world.sourceStatus).toBe('finish-migrate');
+  });
+
+  it('ends a migration of a QEMU that tells no events', async () => {
+    await leaveAt('precopy');
+    world.eventless = true;
+    expect(await recoverSource()).toMatchObject({ before: 'running', migration: 'active', after: 'running' });
+  });
+
+  it('does not start a guest that was gone before its migration could be cancelled', async () => {
+    await leaveAt('precopy');
+    world.endsFirst = true;
+    await expect(recoverSource()).rejects.toMatchObject({
+      code: 'VC_RECOVER',
+      message: expect.stringContaining('may be running at the destination'),
+    });
+    expect(world.sourceStatus).toBe('postmigrate');
+  });
+
+  it('tells of a VM that stays paused that it does', async () => {
+    world.sourceStatus = 'paused';
+    const recovery = await recoverSource();
+    expect(recovery.after).toBe('paused');
+    expect(describeRecovery(recovery)).toBe(
+      'the VM was paused, its migration none; it stays paused\ndevice dev0 was RUNNING; it works\n',
+    );
+    world.sourceStatus = 'running';
+    expect(describeRecovery(await recoverSource())).toContain('its migration none; it goes on\n');
   });
 
   it('says which device does not go on', async () => {
