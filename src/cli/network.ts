@@ -37,12 +37,17 @@ export class ServedNetwork implements RuntimeExtension {
     return port;
   };
 
+  /** The model has no port. */
+  get empty(): boolean {
+    return this.#ports.length === 0;
+  }
+
   stopped(): void {
     for (const port of this.#ports) port.drain(drainMs);
   }
 
   info(): Record<string, unknown> {
-    if (this.#ports.length === 0) return {};
+    if (this.empty) return {};
     return { net: this.#ports.map((port) => ({ kind: port.kind, linkUp: port.linkUp, stats: port.stats })) };
   }
 

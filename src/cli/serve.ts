@@ -122,6 +122,11 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
   });
   const servers: { close(): void }[] = [];
   try {
+    if (options.pcap !== undefined && network.empty) {
+      throw new CompanionError('VC_USAGE', `--pcap: model ${runtime.name} has no network port`, {
+        hint: 'leave it out',
+      });
+    }
     const common = { reactor, device: runtime, path: options.socket, log };
     servers.push(await deviceServer(options.transport, common));
     if (options.migrationSocket !== undefined) {

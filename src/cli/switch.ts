@@ -48,6 +48,11 @@ function asked(options: SwitchCommandOptions): boolean {
 
 async function runSwitch(options: SwitchCommandOptions): Promise<void> {
   if (asked(options)) return;
+  if (options.pcap !== undefined && options.uplink.length === 0) {
+    throw new CompanionError('VC_USAGE', '--pcap captures what passes the first uplink, and there is none', {
+      hint: 'add --uplink, or give --pcap to "serve"',
+    });
+  }
   const log = createLogger({ name: 'switch', level: options.logLevel });
   const reactor = createReactor({ onError: (error) => log.error({ err: error }, 'unexpected') });
   const network = new Switch({

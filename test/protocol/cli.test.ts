@@ -68,7 +68,20 @@ const mistakes: readonly Mistake[] = [
     says: /^error: this model does not tell what the guest has registered \[VC_DIRTY_SCOPE\]/,
     hint: /^hint: Use --dirty precise, or --dirty all/m,
   },
+  {
+    what: 'a capture of a model without a network',
+    args: () => ['ram', ...socket(), '--pcap', inFolder('capture')],
+    says: /^error: --pcap: model ram has no network port \[VC_USAGE\]/,
+    hint: /^hint: leave it out/m,
+  },
 ];
+
+it('a switch says that it has nothing to capture without an uplink', async () => {
+  const args = ['switch', '--socket', inFolder('switch'), '--pcap', inFolder('capture')];
+  const result = await execa(process.execPath, [program, ...args], { reject: false });
+  expect(result.stderr).toMatch(/^error: --pcap captures what passes the first uplink, and there is none/);
+  expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+});
 
 describe('vfio-companion serve', () => {
   it.concurrent.each(mistakes)('says what to do about $what', async ({ args, says, hint }) => {
