@@ -13,6 +13,8 @@ import { type ArcHandlers, StateMachine } from './state-machine.ts';
  * leave the device as it was.
  */
 export interface MigrationHooks {
+  /** A save is about to begin, of a device that runs or has been stopped. */
+  save?(): void;
   /** RUNNING → RUNNING_P2P: finish what is begun, start nothing; still answer others. */
   quiesce(): void;
   /** RUNNING_P2P → STOP: nothing changes by itself any more, and nothing from outside changes it. */
@@ -215,6 +217,7 @@ export class MigrationController implements ServedMigration {
   }
 
   #openSave(running: boolean): void {
+    this.#hooks.save?.();
     this.#save = new SaveSession(this.#source, running);
   }
 

@@ -155,11 +155,16 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       interrupts,
       dirtyLog,
       hooks: {
+        // What is left of a model that failed in the middle of something must not go on elsewhere as if it were whole.
+        save: () => this.#health.check(),
         quiesce: () => {
           this.#quiet = true;
           if (!this.#held) this.#suspend();
         },
-        stop: () => this.#doorbells.drain(),
+        stop: () => {
+          this.#doorbells.drain();
+          this.#health.check();
+        },
         start: () => {},
         resume: () => {
           this.#quiet = false;

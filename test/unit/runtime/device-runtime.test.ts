@@ -3,6 +3,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import type { DeviceModel } from '../../../src/device/index.ts';
 import { silentLogger } from '../../../src/log.ts';
 import { createReactor, type Reactor } from '../../../src/loop/index.ts';
+import { migrationState } from '../../../src/migration/index.ts';
 import { DeviceRuntime, type RuntimeSettings } from '../../../src/runtime/device-runtime.ts';
 
 const openDescriptors = (): number => readdirSync('/proc/self/fd').length;
@@ -49,5 +50,81 @@ describe('a device that can not be made', () => {
     expect(make(settings)).toThrow(message);
     expect(closed).toBe(models);
     expect(openDescriptors()).toBe(before);
+  });
+});
+
+describe('the migration of a device whose model has failed', () => {
+  const { PRE_COPY, PRE_COPY_P2P, RUNNING, STOP_COPY } = migrationState;
+  /** Fails when it is written to, or when it is to come to rest. */
+  const buggy = (failsAtRest: boolean): DeviceModel => ({
+    ...model,
+    options: {},
+    create: () => ({
+      bars: {
+        0: {
+          read: () => {},
+          write: () => {
+            throw new TypeError('a bug');
+          },
+        },
+      },
+      reset: () => {},
+      quiesce: () => {
+        if (failsAtRest) throw new TypeError('a bug');
+      },
+      migration: {
+        p2p: true,
+        geometry: {},
+        estimate: () => 0,
+        save: () => [],
+        preCopy: () => ({
+          initialBytes: () => 0,
+          dirtyBytes: () => 0,
+          next: () => undefined,
+          final: () => [],
+          end: () => {},
+        }),
+        beginLoad: () => {},
+        load: () => {},
+        endLoad: () => {},
+      },
+    }),
+  });
+  let reactor: Reactor;
+  let runtime: DeviceRuntime;
+  const start = (failsAtRest = false): void => {
+    reactor = createReactor();
+    runtime = new DeviceRuntime(buggy(failsAtRest), { reactor, log: silentLogger });
+  };
+  const fail = (): void => {
+    expect(() => runtime.regionWrite(0, 0, 4, Buffer.alloc(4), 0)).toThrow('is broken');
+  };
+  const move = (state: number) => (): void => runtime.orchestrated?.setState(state);
+  afterEach(() => {
+    runtime.close();
+    reactor.close();
+  });
+
+  it('does not begin', () => {
+    start();
+    fail();
+    for (const state of [PRE_COPY, STOP_COPY]) expect(move(state)).toThrow('is broken');
+    expect(runtime.orchestrated?.state).not.toBe(STOP_COPY);
+    move(RUNNING)();
+    runtime.reset();
+    move(PRE_COPY)();
+  });
+
+  it.each([
+    ['while it is copied', false],
+    ['as it comes to rest', true],
+  ])('does not come to its end when that was %s', (_when, failsAtRest) => {
+    start(failsAtRest);
+    move(PRE_COPY)();
+    if (!failsAtRest) fail();
+    move(PRE_COPY_P2P)();
+    expect(move(STOP_COPY)).toThrow('is broken');
+    expect(runtime.orchestrated?.state).toBe(PRE_COPY_P2P);
+    move(RUNNING)();
   });
 });
