@@ -1,5 +1,6 @@
 import { NetError } from './errors.ts';
 import type { StreamAddress } from './stream.ts';
+import { MAX_NAME } from './switch/protocol.ts';
 
 /** What `--net` says, taken apart. */
 export type PortSpec =
@@ -50,6 +51,10 @@ export function parsePortSpec(spec: string): PortSpec {
     case 'switch': {
       const { id, name } = options('id', 'name');
       if (target === '') refuse(spec, 'the path is missing');
+      // The switch would hang up, again and again.
+      for (const text of [id, name])
+        if (text !== undefined && text.length > MAX_NAME)
+          refuse(spec, `id and name have at most ${MAX_NAME} characters`);
       return {
         kind,
         path: target,
@@ -74,6 +79,7 @@ export function parsePortSpec(spec: string): PortSpec {
       const at = target.indexOf('@');
       const name = at < 0 ? target : target.slice(0, at);
       if (name === '') refuse(spec, "the interface's name is missing");
+      if (at === target.length - 1) refuse(spec, "the network namespace's name is missing");
       if (vlan !== undefined && !(/^[1-9]\d*$/.test(vlan) && Number(vlan) < 4095))
         refuse(spec, 'vlan is 1 to 4094');
       return {

@@ -18,7 +18,8 @@ export const PROTOCOL_VERSION = 1;
 /** Longest datagram; what a sender puts into one stays below the default socket buffer. */
 export const MAX_DATAGRAM = 128 * 1024;
 export const MAX_CONTROL = 2048;
-const MAX_NAME = 128;
+/** Characters of an identity or a name. */
+export const MAX_NAME = 128;
 
 /** What a port is to the switch. `parked`: frames for it are kept; `standby`: it takes no part. */
 export const portStates = ['active', 'parked', 'standby'] as const;
