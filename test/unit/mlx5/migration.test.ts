@@ -320,6 +320,19 @@ describe('migration', () => {
     expect(to.device.core.counters.events.rxOutOfBuffer).toBe(0);
   });
 
+  it('takes a change as often as one comes in a precopy that goes on for hours', () => {
+    const source = running();
+    stop(source);
+    const records = [...source.device.migration.save()];
+    const often = records.find(({ section }) => section === 'pd') ?? expect.fail('no record');
+    const { migration, core } = bench(source.device.core.vectors).device;
+    migration.beginLoad(stateVersions.current);
+    for (let left = 250_000; left > 0; left--) migration.load(often);
+    for (const record of records) migration.load(record);
+    migration.endLoad();
+    expect(core.pds.size).toBe(source.device.core.pds.size);
+  });
+
   it('sends everything first while it runs, then only what has changed', () => {
     const source = running(2);
     const { driver } = source;
