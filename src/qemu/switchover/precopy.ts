@@ -273,7 +273,8 @@ class Governor {
 
   /** What QEMU was set to before it was held. */
   #fullBandwidth(): unknown {
-    const asked = this.#run.options.maxBandwidth;
+    const { maxBandwidth, parameters } = this.#run.options;
+    const asked = maxBandwidth ?? parameters?.['max-bandwidth'];
     if (asked !== undefined) return asked;
     const saved = this.#run.restoreSettings.find(({ command }) => command === 'migrate-set-parameters');
     return (saved?.args as Record<string, unknown> | undefined)?.['max-bandwidth'] ?? 0;

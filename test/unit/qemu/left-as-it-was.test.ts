@@ -53,6 +53,20 @@ describe('the settings of a source that is given the guest back', () => {
   });
 });
 
+it.each([{ maxBandwidth: 77_777 }, { parameters: { 'max-bandwidth': 77_777 } }])(
+  'a source that was held back sends as fast again as was asked for: %o',
+  async (asked) => {
+    world.precopyMs = 400;
+    world.source.leftBytes = 1e12;
+    const onPhase = (phase: string): void => {
+      if (phase === 'precopy') setTimeout(() => (world.source.leftBytes = 100), 150);
+    };
+    const { samples } = await migrate({ ...world.options(), ...asked, onPhase });
+    expect(samples.map(({ held }) => held)).toEqual(expect.arrayContaining([true, false]));
+    expect(world.parameters['max-bandwidth']).toBe(77_777);
+  },
+);
+
 describe('a guest that somebody had paused', () => {
   beforeEach(() => {
     world.sourceStatus = 'paused';
