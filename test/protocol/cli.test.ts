@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { askSwitch } from '../../src/net/index.ts';
+import { closeFd, connectUnix } from '../../src/posix/index.ts';
 import { VfioUserClient } from '../../src/vfio-user/client/index.ts';
 
 /** The program as it is built; `make test-fast` builds it first. */
@@ -75,6 +77,18 @@ const mistakes: readonly Mistake[] = [
     hint: /^hint: leave it out/m,
   },
 ];
+
+it('whoever asks a switch that has as many connections as it may have is told that it is refused', async () => {
+  const path = inFolder('full');
+  const child = execa(process.execPath, [program, 'switch', '--socket', path, '--log-level', 'error']);
+  await new Promise((resolve) => child.stdout.once('data', resolve));
+  const connections = Array.from({ length: 64 }, () => connectUnix(path, 'seqpacket'));
+  for (let times = 0; times < 5; times += 1)
+    expect(() => askSwitch(path, { op: 'stats' })).toThrow(/^the switch at \S+full refuses to talk$/);
+  for (const fd of connections) closeFd(fd);
+  child.kill('SIGTERM');
+  await child;
+});
 
 it('a switch says that it has nothing to capture without an uplink', async () => {
   const args = ['switch', '--socket', inFolder('switch'), '--pcap', inFolder('capture')];

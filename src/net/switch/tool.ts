@@ -1,5 +1,13 @@
 import { ready } from '../../loop/types.ts';
-import { closeFd, connectUnix, pollFd, rawArea, recvBytes, sendMessage } from '../../posix/index.ts';
+import {
+  closeFd,
+  connectUnix,
+  PosixError,
+  pollFd,
+  rawArea,
+  recvBytes,
+  sendMessage,
+} from '../../posix/index.ts';
 import { NetError } from '../errors.ts';
 import { RECORD_HEADER } from '../frame-queue.ts';
 import {
@@ -37,11 +45,22 @@ export function askSwitch(
     if (pollFd(fd, ready.read, ANSWER_MS) === 0) throw new NetError(`the switch at ${path} does not answer`);
     const { bytes } = rawArea(MAX_DATAGRAM);
     const length = recvBytes(fd, bytes, 0, bytes.length, true);
-    if (length <= 0) throw new NetError(`the switch at ${path} refuses to talk`);
+    if (length <= 0) throw refused(path);
     const notice = decodeNotice(bytes.subarray(RECORD_HEADER, recordEnd(bytes, 0, length)));
     if (notice.op === 'done' && !notice.ok) throw new NetError(notice.reason ?? 'refused');
     return notice;
+  } catch (error) {
+    // It hung up before it had read the question.
+    throw error instanceof PosixError ? refused(path, error) : error;
   } finally {
     closeFd(fd);
   }
+}
+
+function refused(path: string, cause?: unknown): NetError {
+  return new NetError(
+    `the switch at ${path} refuses to talk`,
+    'are as many ports connected as it takes?',
+    cause,
+  );
 }
