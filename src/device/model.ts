@@ -44,8 +44,9 @@ export interface DeviceHost {
     readonly memorySpace: boolean;
   };
   /**
-   * False from `quiesce()` to `resume()` and while the server is held for a migration: start nothing of
-   * yourself (no DMA, no interrupt, no frame). Register accesses are answered all the same.
+   * False from `quiesce()` to `resume()`, while the server is held for a migration, and when a reset waits for the
+   * access under way to end: start nothing of yourself (no DMA, no interrupt, no frame). Register accesses are
+   * answered all the same.
    */
   readonly mayInitiate: boolean;
   /** The bytes behind a BAR that has `mappable` parts; shared with the client. */

@@ -223,7 +223,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   /** Whether the device may start something by itself. */
   get mayInitiate(): boolean {
-    return !this.#held && !this.#quiet && !this.#health.broken;
+    return !this.#held && !this.#quiet && !this.#modelResetDue && !this.#health.broken;
   }
 
   get held(): boolean {

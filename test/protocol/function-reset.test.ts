@@ -22,6 +22,8 @@ const inFlight = 4;
 
 /** What the model did, in order. */
 const log: string[] = [];
+/** Whether it might have begun anything when it was through with that. */
+let mayGoOn: boolean | undefined;
 const attempt = (what: string, act: () => void): void => {
   try {
     act();
@@ -56,6 +58,7 @@ const writer = defineModel({
     const work = (): void => {
       attempt('first', () => host.dma.write(guest, Buffer.alloc(piece, 1)));
       attempt('second', () => host.dma.write(guest + piece, Buffer.alloc(piece, 2)));
+      mayGoOn = host.mayInitiate;
       // One that is connected, one that is not.
       for (const vector of [0, 1]) host.interrupts.trigger(vector);
     };
@@ -133,6 +136,7 @@ describe.each(serversUnderTest)(
       bench.client.writeRegister(0, registers.NOW.offset, 1);
       bench.settle();
       expect(log).toEqual(['first', 'second']);
+      expect(mayGoOn).toBe(true);
       expect(memory[piece]).toBe(2);
       expect(eventfdDrain(vector)).toBe(true);
     };
@@ -142,6 +146,7 @@ describe.each(serversUnderTest)(
       write(0, registers[how].offset, 1).wait();
       bench.settle();
       expect(log.slice(1)).toEqual([`second: ${errno.ECANCELED}`, 'reset flr']);
+      expect(mayGoOn).toBe(false);
       // As long as the model is what it was before the reset, nobody is at home.
       expect(early?.wait().readUInt32LE(0)).toBe(0xffff_ffff);
       expectFresh();
