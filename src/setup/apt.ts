@@ -48,10 +48,14 @@ export function parseUris(text: string): PackageFile[] {
   return found;
 }
 
+/** Lines of apt by what they tell of a failure. Where an index can't be had it only warns; `Err` gives no reason. */
+const tellingFirst = [/^E:/, /^W: Failed/, /^W:/, /^Err:/];
+
 /** Why apt failed, as one sentence and the way out. */
 function aptFailure(what: string, stderr: string): SetupError {
-  const errors = stderr.split('\n').filter((line) => /^(E|Err|W):?/.test(line.trim()));
-  const first = errors[0]?.trim() ?? stderr.trim().split('\n').at(-1) ?? 'no message';
+  const lines = stderr.split('\n').map((line) => line.trim());
+  const told = tellingFirst.map((pattern) => lines.find((line) => pattern.test(line)));
+  const first = told.find((line) => line !== undefined) ?? stderr.trim().split('\n').at(-1) ?? 'no message';
   if (/NO_PUBKEY|EXPKEYSIG|public key is not available/.test(stderr)) {
     return new SetupError(
       `${what}: the archive's signature cannot be checked (${first})`,

@@ -1,5 +1,8 @@
-import { describe, expect, it } from 'vitest';
-import { parseUris } from '../../../src/setup/apt.ts';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { PrivateApt, parseUris } from '../../../src/setup/apt.ts';
 import { scriptOnlyPackages } from '../../../src/setup/catalog.ts';
 
 describe('parseUris', () => {
@@ -32,5 +35,31 @@ describe('packages that only scripts need', () => {
 
   it.each(['libc6', 'libpcre2-8-0', 'libkmod2', 'qemu-system-x86', 'libpmem1'])('keeps %s', (name) => {
     expect(scriptOnlyPackages.test(name)).toBe(false);
+  });
+});
+
+describe('what apt says when it fails', () => {
+  let root: string;
+  afterEach(() => {
+    vi.unstubAllEnvs();
+    rmSync(root, { recursive: true, force: true });
+  });
+
+  it('is told by its errors, not by a warning that comes before them or a line that begins like one', async () => {
+    root = mkdtempSync(join(tmpdir(), 'vfio-companion-apt-'));
+    const script = `#!/bin/sh
+case $* in *update*) exit 0 ;; esac
+echo 'Every archive is signed.' >&2
+echo 'W: http://deb.example/InRelease: Policy will reject the signature within a year' >&2
+echo 'E: Unable to locate package tool' >&2
+exit 100
+`;
+    writeFileSync(join(root, 'apt-get'), script, { mode: 0o755 });
+    vi.stubEnv('PATH', `${root}:${process.env.PATH}`);
+    vi.stubEnv('VFIO_COMPANION_DEBIAN_MIRROR', 'http://deb.example/debian');
+    const apt = new PrivateApt('bookworm', join(root, 'apt'), join(root, 'debs'));
+    await expect(apt.resolve({ release: 'bookworm', packages: ['tool'] })).rejects.toThrow(
+      'cannot resolve tool in Debian bookworm: E: Unable to locate package tool',
+    );
   });
 });
