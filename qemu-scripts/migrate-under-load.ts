@@ -1,8 +1,14 @@
-/** Migrates a guest whose device writes thousands of pages: migrate-under-load [PAGES, default 10000]. */
+/** Migrates a guest whose device writes thousands of pages: migrate-under-load [PAGES, default 10000, at most 15000]. */
 import { summary } from '../src/report/summary.ts';
-import { bootScene, checkGuest, play, progress, startLoad } from './scene.ts';
+import { countFrom } from './arguments.ts';
+import { bootScene, checkGuest, mostRingPages, play, progress, startLoad } from './scene.ts';
 
-const pages = Number(process.argv[2] ?? 10_000);
+const pages = countFrom(
+  process.argv.slice(2),
+  `migrate-under-load [PAGES, at most ${mostRingPages}]`,
+  10_000,
+  mostRingPages,
+);
 const bed = await bootScene();
 await play(bed, async () => {
   await startLoad(bed, { mib: 64, rate: 32, pages, intervalUs: 20 });

@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util';
 import { Testbed } from '../src/qemu/index.ts';
 import { duration } from '../src/report/format.ts';
 import type { MigrationReport } from '../src/report/types.ts';
+import { countFrom } from './arguments.ts';
 import { configureGuest, guestWarnings, Network, plainNet, vlanNet } from './network.ts';
 import { play } from './scene.ts';
 import { faultsOf, Traffic, type TrafficReport } from './traffic.ts';
@@ -20,10 +21,9 @@ const { values, positionals } = parseArgs({
   options: { json: { type: 'boolean', default: false }, 'park-limit': { type: 'string', default: '8192' } },
   allowPositionals: true,
 });
-const times = Number(positionals[0] ?? 20);
-const parkLimit = Number(values['park-limit']);
-if (![times, parkLimit].every((each) => Number.isInteger(each) && each > 0))
-  throw new Error('usage: ping-pong-network [TIMES] [--json] [--park-limit FRAMES]');
+const usage = 'ping-pong-network [TIMES] [--json] [--park-limit FRAMES]';
+const times = countFrom(positionals, usage, 20);
+const parkLimit = countFrom([values['park-limit']], usage, 8192);
 const tell = (line: string): void => void (values.json ? process.stderr : process.stdout).write(`${line}\n`);
 
 interface Hop {

@@ -5,6 +5,8 @@ import { createProgressView } from '../src/report/progress.ts';
 /** Guest RAM above this is not Linux's, so that the `ram` device's ring may write there. */
 const linuxMemory = '192M';
 const ringAddress = 0xc40_0000;
+/** A ring of more pages would reach beyond the guest's 256 MiB, or what its firmware keeps at their end. */
+export const mostRingPages = 15_000;
 const device = 'pcitool 1b36:11e1';
 
 /** How long a guest may take to boot, under software emulation on a busy machine. */

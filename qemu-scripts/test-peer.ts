@@ -1,11 +1,13 @@
 /** A peer for a guest where no tap can be made: test-peer SWITCH_SOCKET IP. Answers ARP, ping and UDP echo (port 7). */
+import { isIPv4 } from 'node:net';
 import { createLogger } from '../src/log.ts';
 import { createReactor } from '../src/loop/index.ts';
 import { openPort } from '../src/net/index.ts';
 import { TestPeer } from '../src/net/testing/test-peer.ts';
 
 const [socket, ip] = process.argv.slice(2);
-if (socket === undefined || ip === undefined) throw new Error('usage: test-peer SWITCH_SOCKET IP');
+if (socket === undefined || ip === undefined || !isIPv4(ip))
+  throw new Error('usage: test-peer SWITCH_SOCKET IP');
 const log = createLogger({ name: 'test-peer', level: 'warn' });
 const reactor = createReactor({ onError: (error) => log.error({ err: error }, 'unexpected') });
 const port = openPort(`switch:${socket},name=${ip}`, { reactor, log });

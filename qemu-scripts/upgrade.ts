@@ -17,6 +17,8 @@ const { values, positionals } = parseArgs({
   options: { program: { type: 'string' } },
 });
 const { program } = values;
+if (positionals.length !== 0 && (positionals.length !== 2 || program !== undefined))
+  throw new Error('usage: upgrade [OLDER NEWER | --program MAIN_JS]');
 const example = program === undefined && positionals.length === 0;
 const [older = counterModule(1), newer = counterModule(2)] = positionals;
 const before = program === undefined ? older : 'ram';
