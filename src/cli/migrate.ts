@@ -190,18 +190,31 @@ function print(options: CliOptions, report: MigrationReport): void {
   process.stdout.write(options.json === true ? `${JSON.stringify(report)}\n` : `${summary(report)}\n`);
 }
 
-/** Returns the error when a report can't be written: the migration has happened all the same. */
-async function writeReports(
-  options: CliOptions,
+/** Returns the error when a report can't be written: the migration has happened, and another report is written all the same. */
+export async function writeReports(
+  { report: page, junit }: Pick<CliOptions, 'report' | 'junit'>,
   report: MigrationReport,
 ): Promise<CompanionError | undefined> {
-  try {
-    if (options.report !== undefined) await writeWhole(options.report, await htmlReport(report));
-    if (options.junit !== undefined) await writeWhole(options.junit, junitReport(report));
-    return undefined;
-  } catch (error) {
-    return error instanceof CompanionError
-      ? error
-      : new CompanionError('VC_REPORT', `the report can't be written: ${String(error)}`, { cause: error });
-  }
+  const failed: CompanionError[] = [];
+  const write = async (path: string, make: () => string | Promise<string>): Promise<void> => {
+    try {
+      await writeWhole(path, await make());
+    } catch (error) {
+      failed.push(
+        error instanceof CompanionError
+          ? error
+          : new CompanionError('VC_REPORT', `no report is written to ${path}: ${String(error)}`, {
+              cause: error,
+            }),
+      );
+    }
+  };
+  if (page !== undefined) await write(page, () => htmlReport(report));
+  if (junit !== undefined) await write(junit, () => junitReport(report));
+  const [first] = failed;
+  if (first === undefined || failed.length === 1) return first;
+  return new CompanionError('VC_REPORT', failed.map(({ message }) => message).join('; '), {
+    ...(first.hint === undefined ? {} : { hint: first.hint }),
+    cause: first,
+  });
 }

@@ -3,8 +3,11 @@ import { fstatSync, type Stats } from 'node:fs';
 import { lstat, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { CompanionError } from '../errors.ts';
 
+/** What a full disk, a used-up quota, a limit on files, or a broken disk comes to. */
+const full: readonly unknown[] = ['ENOSPC', 'EDQUOT', 'EFBIG', 'EIO'];
+
 /**
- * Writes a file whole or not at all: a full disk leaves an earlier file as it was. What a link leads to is written, and
+ * Writes a file whole or not at all, where that can be done: a full disk leaves an earlier file as it was. What a link leads to is written, and
  * the link stays; devices, pipes and what is our own output are written to, not replaced.
  */
 export async function writeWhole(path: string, text: string): Promise<void> {
@@ -13,7 +16,7 @@ export async function writeWhole(path: string, text: string): Promise<void> {
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new CompanionError('VC_REPORT', `the report can't be written to ${path}: ${reason}`, {
-      hint: 'the migration itself is not affected; give --report a place with room',
+      hint: 'the migration itself is not affected; give it another place, with room',
       cause: error,
     });
   }
@@ -39,7 +42,9 @@ async function replace(path: string, text: string): Promise<void> {
     await rename(draft, path);
   } catch (error) {
     await rm(draft, { force: true });
-    throw error;
+    if (full.includes(codeOf(error))) throw error;
+    // Nothing can be made beside it, or put in its place, as where a single file is mounted.
+    await writeFile(path, text);
   }
 }
 
@@ -47,9 +52,13 @@ async function unlessMissing(look: Promise<Stats>): Promise<Stats | undefined> {
   try {
     return await look;
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    if (codeOf(error) === 'ENOENT') return undefined;
     throw error;
   }
+}
+
+function codeOf(error: unknown): unknown {
+  return error instanceof Error && 'code' in error ? error.code : undefined;
 }
 
 function isOpenAs({ dev, ino }: Stats, fd: number): boolean {

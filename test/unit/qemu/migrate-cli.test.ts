@@ -1,7 +1,35 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
-import { parseCapability, parseDevice, parseParameter, parseQmpAddress } from '../../../src/cli/migrate.ts';
+import {
+  parseCapability,
+  parseDevice,
+  parseParameter,
+  parseQmpAddress,
+  writeReports,
+} from '../../../src/cli/migrate.ts';
 import { registerSwitch } from '../../../src/cli/switch.ts';
+import type { MigrationReport } from '../../../src/report/types.ts';
+
+const report: MigrationReport = {
+  outcome: 'migrated',
+  startedAt: '2026-01-01T00:00:00.000Z',
+  totalMs: 1234,
+  blackoutUs: 31_400,
+  downtimeLimitMs: 300,
+  rounds: 2,
+  ramBytes: 1 << 28,
+  timeline: [],
+  samples: [],
+  phases: [],
+  devices: [],
+  ram: null,
+  qemu: { source: '11.1.3', destination: '11.1.3' },
+  error: null,
+  warnings: [],
+};
 
 describe('arguments of vfio-companion migrate', () => {
   it('take a monitor as a path or as host and port', () => {
@@ -48,6 +76,21 @@ describe('arguments of vfio-companion migrate', () => {
     ['cpr-exec-command=["a","b"]', ['a', 'b']],
   ])('take the parameter %s for what QEMU takes it for', (text, value) => {
     expect(Object.values(parseParameter(text, {}))).toEqual([value]);
+  });
+});
+
+describe('the reports of vfio-companion migrate', () => {
+  it('are written each by itself: one that can not be leaves the others', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'vc-reports-'));
+    try {
+      const junit = join(folder, 'junit.xml');
+      const written = await writeReports({ report: join(folder, 'none/page.html'), junit }, report);
+      expect(written).toMatchObject({ code: 'VC_REPORT', message: expect.stringContaining('page.html') });
+      expect(readFileSync(junit, 'utf8')).toContain('<testsuite ');
+      expect(await writeReports({ junit }, report)).toBeUndefined();
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 });
 

@@ -258,6 +258,21 @@ describe('writeWhole', () => {
     expect(readdirSync(folder)).toEqual(['report.html']);
   });
 
+  it('writes a file in place that can not be replaced, as where nothing can be made beside it', async () => {
+    const path = '/proc/self/comm';
+    const name = readFileSync(path, 'utf8').trim();
+    try {
+      await writeWhole(path, 'written in place');
+      expect(readFileSync(path, 'utf8')).toMatch(/^written in plac/);
+    } finally {
+      writeFileSync(path, name);
+    }
+  });
+
+  it('names the file that can not be written, and no other', async () => {
+    await expect(writeWhole(inFolder('none/x'), 'new')).rejects.toThrow(/open '[^']*none\/x'/);
+  });
+
   it('writes what a link leads to, and leaves the link', async () => {
     mkdirSync(inFolder('artefacts'));
     writeFileSync(inFolder('artefacts/1.xml'), 'old');
