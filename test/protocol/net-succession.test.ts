@@ -141,6 +141,42 @@ describe("a port's own limit of what may wait is the one of when it was not park
   });
 });
 
+describe('a port that is in stand-by of its own wish', () => {
+  test('takes no place that becomes free: whoever comes back finds it so', async () => {
+    const network = world.makeSwitch();
+    const [source] = await world.joined(network, { identity: 'nic0' });
+    const [destination, box] = await world.joined(network, { identity: 'nic0' });
+    destination.standby();
+    source.close();
+    await world.until(() => network.stats.ports.length === 1);
+    await world.settle();
+    expect(destination.state).toBe('standby');
+    const [again, againBox] = await world.joined(network, { identity: 'nic0' });
+    expect(again.state).toBe('active');
+    const [peer] = await world.joined(network);
+    peer.send([numbered(VM, PEER, 1)], 64);
+    await world.until(() => againBox.sequences.includes(1));
+    // Until it wishes otherwise.
+    destination.announce(VM);
+    await world.until(() => again.state === 'standby');
+    peer.send([numbered(VM, PEER, 2)], 64);
+    await world.until(() => box.sequences.includes(2));
+    // From now on it is one like any other.
+    destination.close();
+    await world.until(() => again.state === 'active');
+  });
+
+  test('leaves its place to one that has come before it said so', async () => {
+    const network = world.makeSwitch();
+    const [destination] = await world.joined(network, { identity: 'nic0' });
+    const [source] = await world.joined(network, { identity: 'nic0' });
+    expect([destination.state, source.state]).toEqual(['active', 'standby']);
+    destination.standby();
+    await world.until(() => source.state === 'active');
+    expect(destination.state).toBe('standby');
+  });
+});
+
 describe('a cable pulled at the switch', () => {
   const stateOf = (network: Switch) => network.stats.ports.map(({ link }) => link);
 

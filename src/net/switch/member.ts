@@ -25,6 +25,8 @@ export abstract class Member {
   name: string;
   identity: string | undefined;
   state: PortState = 'active';
+  /** In stand-by of its own wish, as long as it says nothing else: takes no place that becomes free. */
+  reserved = false;
   link = true;
   /** The connection is gone; a parked port stays until somebody takes its place. */
   gone = false;

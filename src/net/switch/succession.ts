@@ -62,16 +62,19 @@ export class Succession {
 
   standby(member: Member): void {
     this.#desist(member);
+    member.reserved = true;
     if (member.state === 'standby') return;
     this.returnComplete(member);
     this.#set(member, 'standby');
     member.stats.dropped += member.queue.frames;
     member.queue.clear();
     this.#options.fabric.table.forget(member.number);
+    this.#replace(member);
   }
 
   /** `member` is in charge from now on. */
   activate(member: Member): void {
+    member.reserved = false;
     if (member.state === 'active') return;
     if (member.state === 'parked') {
       this.returnComplete(member);
@@ -151,9 +154,15 @@ export class Succession {
     this.#stopTimer(member);
     this.#options.fabric.remove(member);
     member.queue.clear();
-    if (!wasInCharge || member.identity === undefined) return;
+    if (wasInCharge) this.#replace(member);
+  }
+
+  /** The place of `member`, which has left it, goes to the next port of its identity, unless somebody has it already. */
+  #replace(member: Member): void {
+    if (member.identity === undefined || this.#inCharge(member) !== undefined) return;
     const next = this.#options.fabric.ports.find(
-      (other) => other.identity === member.identity && other.state === 'standby' && !other.gone,
+      (other) =>
+        other.identity === member.identity && other.state === 'standby' && !other.reserved && !other.gone,
     );
     if (next === undefined) return;
     this.#set(next, 'active');
