@@ -21,14 +21,15 @@ export class LimitedLog {
   }
 
   warn(details: object, message: string): void {
-    if (this.#allowed()) this.#log.warn(details, message);
+    if (this.allows()) this.#log.warn(details, message);
   }
 
   debug(details: object, message: string): void {
     this.#log.debug(details, message);
   }
 
-  #allowed(): boolean {
+  /** Whether one more line may be written, and takes it for written. */
+  allows(): boolean {
     const now = this.#now();
     this.#tokens = Math.min(burst, this.#tokens + ((now - this.#last) / nsPerSecond) * linesPerSecond);
     this.#last = now;

@@ -1,0 +1,34 @@
+import type { ChildLoggerOptions } from 'pino';
+import type { Logger } from '../log.ts';
+import { LimitedLog } from '../transport/limited-log.ts';
+
+/** Each with a limit of its own, so that what is worst is not left out for what is said most. */
+const levels = ['info', 'warn', 'error', 'fatal'] as const;
+
+type Limits = Readonly<Record<(typeof levels)[number], LimitedLog>>;
+
+/**
+ * The log of a model. Much of what a model says a guest can make it say as often as it likes, and a flood of lines would
+ * fill the host's disk.
+ *
+ * @param now monotonic nanoseconds
+ */
+export function modelLog(log: Logger, now: () => number): Logger {
+  const limit = () => new LimitedLog(log, now);
+  return limited(log, { info: limit(), warn: limit(), error: limit(), fatal: limit() });
+}
+
+function limited(log: Logger, limits: Limits): Logger {
+  const result: Logger = Object.create(log);
+  for (const level of levels) {
+    const write: (...line: unknown[]) => void = log[level].bind(log);
+    result[level] = (...line: unknown[]) => {
+      if (limits[level].allows()) write(...line);
+    };
+  }
+  const child = (bindings: object, options?: ChildLoggerOptions) =>
+    limited(log.child(bindings, options), limits);
+  // The type's own has levels that a caller adds, which nobody does.
+  result.child = child as unknown as Logger['child'];
+  return result;
+}

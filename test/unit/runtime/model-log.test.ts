@@ -1,0 +1,60 @@
+/** A guest can make its device complain as often as it likes, and the log is the host's. */
+import { pino } from 'pino';
+import { afterEach, describe, expect, it } from 'vitest';
+import type { DeviceHost, DeviceModel } from '../../../src/device/index.ts';
+import { createReactor, type Reactor } from '../../../src/loop/index.ts';
+import { DeviceRuntime } from '../../../src/runtime/device-runtime.ts';
+
+const modelOf = (complain: (host: DeviceHost) => void): DeviceModel => ({
+  name: 'complains',
+  description: 'says something of each write',
+  stateVersion: 1,
+  options: {},
+  pci: () => ({
+    vendorId: 0x1b36,
+    deviceId: 0x11e9,
+    classCode: 0xff0000,
+    bars: { 0: { size: 0x1000, kind: 'memory32' } },
+  }),
+  create: (host) => ({ bars: { 0: { read: () => {}, write: () => complain(host) } }, reset: () => {} }),
+});
+
+describe('the log of a model', () => {
+  let reactor: Reactor;
+  afterEach(() => reactor.close());
+
+  /** What is logged of `writes` writes by the guest. */
+  function logged(writes: number, complain: (host: DeviceHost) => void): Record<string, unknown>[] {
+    const lines: Record<string, unknown>[] = [];
+    const destination = { write: (line: string) => void lines.push(JSON.parse(line)) };
+    const log = pino({ level: 'info', base: {}, timestamp: false }, destination);
+    reactor = createReactor();
+    const runtime = new DeviceRuntime(modelOf(complain), { reactor, log });
+    for (let left = writes; left > 0; left--) runtime.regionWrite(0, 0, 4, Buffer.alloc(4), 0);
+    runtime.close();
+    return lines;
+  }
+
+  it.each(['info', 'warn', 'error'] as const)('keeps a flood of lines at level %s from the host', (level) => {
+    const lines = logged(10_000, ({ log }) => log[level]({ sqn: 1 }, 'bad'));
+    const line = { level: pino.levels.values[level], sqn: 1, msg: 'bad' };
+    expect(lines.slice(0, 20)).toEqual(new Array(20).fill(line));
+    expect(lines.length).toBeLessThan(1000);
+  });
+
+  it('keeps those of the parts of a model together with its own', () => {
+    const lines = logged(10_000, ({ log }) => log.child({ queue: 7 }).warn('bad'));
+    expect(lines[0]).toEqual({ level: 40, queue: 7, msg: 'bad' });
+    expect(lines.length).toBeLessThan(1000);
+  });
+
+  it('leaves out nothing of a few lines, and none for another of its level', () => {
+    const lines = logged(20, ({ log }) => {
+      log.info('plain %s', 'text');
+      log.warn('bad');
+      log.debug('for nobody');
+    });
+    expect(lines).toHaveLength(40);
+    expect(lines[0]).toEqual({ level: 30, msg: 'plain text' });
+  });
+});
