@@ -166,6 +166,21 @@ describe('a port that is in stand-by of its own wish', () => {
     await world.until(() => again.state === 'active');
   });
 
+  test('is in charge if it said so while the switch was away', async () => {
+    const first = world.makeSwitch();
+    const [source] = await world.joined(first, { identity: 'nic0', reconnectMs: 1 });
+    const [destination] = await world.joined(first, { identity: 'nic0', reconnectMs: 50 });
+    destination.standby();
+    await world.settle();
+    first.close();
+    await world.until(() => !source.linkUp && !destination.linkUp);
+    destination.announce(VM);
+    const second = world.makeSwitch();
+    await world.until(() => second.stats.ports.length === 2);
+    await world.settle();
+    expect([source.state, destination.state]).toEqual(['standby', 'active']);
+  });
+
   test('leaves its place to one that has come before it said so', async () => {
     const network = world.makeSwitch();
     const [destination] = await world.joined(network, { identity: 'nic0' });

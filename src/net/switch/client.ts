@@ -46,6 +46,8 @@ export class SwitchPort extends SocketPort {
   /** Between `park()` and the switch's answer: frames that still come go back. */
   #returning = false;
   #activateNext = false;
+  /** Put in charge while there was no switch to tell: the next one is told. */
+  #claiming = false;
 
   /** @throws NetError when no switch is there */
   constructor(options: SwitchPortOptions) {
@@ -91,6 +93,7 @@ export class SwitchPort extends SocketPort {
 
   override park(): boolean {
     super.park();
+    this.#claiming = false;
     if (this.connection === undefined || this.#state !== 'active') return false;
     if (this.#returning) return true;
     this.#control({ op: 'park' });
@@ -102,6 +105,7 @@ export class SwitchPort extends SocketPort {
 
   override standby(): void {
     super.standby();
+    this.#claiming = false;
     this.#state = 'standby';
     this.#control({ op: 'standby' });
     this.ready();
@@ -109,11 +113,12 @@ export class SwitchPort extends SocketPort {
 
   override activate(): void {
     super.activate();
-    if (this.#returning) {
+    if (this.#returning && this.connection !== undefined) {
       this.#activateNext = true;
       return;
     }
     this.#state = 'active';
+    this.#claiming = this.connection === undefined;
     this.#control({ op: 'activate' });
   }
 
@@ -157,6 +162,8 @@ export class SwitchPort extends SocketPort {
     });
     if (this.#state === 'standby') this.#control({ op: 'standby' });
     else this.#state = 'active';
+    if (this.#claiming) this.#control({ op: 'activate' });
+    this.#claiming = false;
     this.setPeer(true);
   }
 
