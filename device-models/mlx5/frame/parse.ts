@@ -30,6 +30,11 @@ const maxLabels = 30;
 /** In the third byte of a label. */
 const bottomOfStack = 0x01;
 
+/** Types of a routing header that list first where the packet ends (RFC 6275 section 6.4.1, RFC 8754 section 2). */
+const routingType = { home: 2, segments: 4 } as const;
+const routingHeaderBytes = 8;
+const ipv6AddressBytes = 16;
+
 /** Next-header values that are followed by another header (RFC 8200 section 4.1, RFC 4302). */
 const extension = { hopByHop: 0, routing: 43, fragment: 44, authentication: 51, options: 60 } as const;
 
@@ -50,6 +55,8 @@ export class FrameInfo {
   ip: 0 | 4 | 6 = 0;
   /** End of the IP packet; what follows up to the end of the frame is padding. */
   ipEnd = 0;
+  /** Where an IPv6 packet ends that has more addresses to pass: what its checksums are of. 0: where its header says. */
+  finalDestination = 0;
   /** Any fragment, the first included. */
   fragment = false;
   /** Last next-header value (IPv6) or the protocol (IPv4). */
@@ -71,6 +78,7 @@ export class FrameInfo {
     this.l3Offset = macHeaderBytes;
     this.ip = 0;
     this.ipEnd = 0;
+    this.finalDestination = 0;
     this.fragment = false;
     this.protocol = 0;
     this.l4Offset = 0;
@@ -129,6 +137,14 @@ function parseIpv4(
   if (!info.fragment) parseTransport(bytes, available, info, at + headerLength);
 }
 
+/** Where the last address is in the routing header at `at` whose way is not yet at its end; else 0. */
+function endOfRoute(bytes: Uint8Array, at: number, length: number): number {
+  const type = bytes[at + 2];
+  const isKnown = type === routingType.home || type === routingType.segments;
+  const isOver = bytes[at + 3] === 0;
+  return isKnown && !isOver && length >= routingHeaderBytes + ipv6AddressBytes ? at + routingHeaderBytes : 0;
+}
+
 function parseIpv6(
   bytes: Uint8Array,
   available: number,
@@ -153,6 +169,9 @@ function parseIpv6(
     if (!isExtension || at + 8 > Math.min(end, available)) break;
     if (next === extension.fragment) info.fragment = true;
     const length = next === extension.fragment ? 8 : ((bytes[at + 1] ?? 0) + 1) * 8;
+    if (next === extension.routing && at + length <= Math.min(end, available)) {
+      info.finalDestination = endOfRoute(bytes, at, length);
+    }
     next = bytes[at] ?? 0;
     at += length;
   }

@@ -4,7 +4,11 @@ import { type FrameInfo, ipProtocol, uint16 } from './parse.ts';
 /** Sum of the pseudo header (RFC 768, RFC 9293, RFC 8200 section 8.1) for `length` bytes of transport. */
 export function pseudoHeaderSum(bytes: Uint8Array, info: FrameInfo, length: number): number {
   const at = info.l3Offset;
-  const addresses = info.ip === 4 ? sum(bytes, at + 12, at + 20) : sum(bytes, at + 8, at + 40);
+  const end = info.finalDestination;
+  let addresses: number;
+  if (info.ip === 4) addresses = sum(bytes, at + 12, at + 20);
+  else if (end === 0) addresses = sum(bytes, at + 8, at + 40);
+  else addresses = sum(bytes, at + 8, at + 24) + sum(bytes, end, end + 16);
   return fold(addresses + info.l4 + (length & 0xffff) + (length >>> 16));
 }
 

@@ -116,6 +116,27 @@ export function withLabels(frame: Buffer, count: number, bottom = true): Buffer 
   return Buffer.concat([frame.subarray(0, 12), Buffer.from([0x88, 0x47]), ...labels, frame.subarray(14)]);
 }
 
+/** `via`: routing header of a segment list (RFC 8754), or of a home address (RFC 6275). */
+export const routing = { home: 2, segments: 4 } as const;
+const routingNextHeader = 43;
+
+/** An untagged IPv6 frame that is to pass `via` before it gets to where its checksums say it goes. */
+export function routedVia(frame: Buffer, via: Buffer, type: 2 | 4, left = 1): Buffer {
+  const destination = frame.subarray(38, 54);
+  const list = type === routing.home ? [destination] : [destination, via];
+  const head = Buffer.alloc(8);
+  head[0] = frame[20] ?? 0;
+  head[1] = 2 * list.length;
+  head[2] = type;
+  head[3] = left;
+  const header = Buffer.concat([head, ...list]);
+  const ip = Buffer.from(frame.subarray(0, 54));
+  ip.writeUInt16BE(ip.readUInt16BE(18) + header.length, 18);
+  ip[20] = routingNextHeader;
+  if (left > 0) via.copy(ip, 38);
+  return Buffer.concat([ip, header, frame.subarray(54)]);
+}
+
 /** Whether IP header and transport checksums of an untagged frame are right. */
 export function checksumsRight(frame: Buffer): boolean {
   const version = (frame[14] ?? 0) >>> 4;

@@ -2,7 +2,15 @@ import { describe, expect, it } from 'vitest';
 import { limits } from '../../../device-models/mlx5/limits.ts';
 import { segmentFlags } from '../../../device-models/mlx5/offload/transmit.ts';
 import type { FrameOffload } from '../../../src/net/types.ts';
-import { buildFrame, checksumsRight, type FrameSpec, naiveSum, withLabels } from './frames.ts';
+import {
+  buildFrame,
+  checksumsRight,
+  type FrameSpec,
+  naiveSum,
+  routedVia,
+  routing,
+  withLabels,
+} from './frames.ts';
 import { running } from './setup.ts';
 
 const peer = Buffer.from('020000000009', 'hex');
@@ -255,6 +263,38 @@ describe('transmit', () => {
         }
       }
       expect(port.sentOffloads.every((offload) => offload === undefined)).toBe(true);
+    },
+  );
+
+  const via = Buffer.from('fd00000000000000000000000000beef', 'hex');
+  const routed = [routing.segments, routing.home].flatMap((type) =>
+    ([0, 1] as const).flatMap((left) => [false, true].map((offloads) => [type, left, offloads] as const)),
+  );
+  it.each(routed)(
+    'sums the address where a packet ends that has a routing header of type %i and %i more to pass, also for a port that finishes (%s)',
+    (type, left, offloads) => {
+      const { port, driver } = running();
+      port.offloads = offloads;
+      port.segmentsUdp = offloads;
+      const finished = (index: number) => {
+        const sent = port.sent[index] ?? expect.fail('nothing sent');
+        const offload = port.sentOffloads[index];
+        return offload === undefined ? sent : checksummed(sent, offload);
+      };
+      for (const protocol of ['udp', 'tcp'] as const) {
+        port.sent.length = 0;
+        port.sentOffloads.length = 0;
+        const spec = { dst: peer, src: driver.mac, ip: 6, protocol } as const;
+        const whole = { ...spec, payload: Buffer.alloc(301, 7) };
+        const send = (frame: Buffer, options: { mss?: number; inline?: number }) =>
+          driver.send(routedVia(frame, via, type, left), { l3: true, l4: true, ...options });
+        send(buildFrame({ ...whole, checksums: false }), {});
+        expect(finished(0)).toEqual(routedVia(buildFrame(whole), via, type, left));
+        // So short that the card does it all.
+        const inline = 54 + (type === routing.home ? 24 : 40) + (protocol === 'udp' ? 8 : 20);
+        send(buildFrame({ ...whole, checksums: false }), { mss: 1000, inline });
+        expect(finished(1)).toEqual(routedVia(buildFrame(whole), via, type, left));
+      }
     },
   );
 
