@@ -24,8 +24,8 @@ export class Timeline {
     return (Math.abs(wallMs - ownMs) < clockSetMs ? ownMs : wallMs) * 1000;
   }
 
-  /** The vCPUs stopped at `timeUs`: what the spans count from. */
-  zero(timeUs: number): void {
+  /** The vCPUs stopped at `timeUs`: what the spans count from. Undefined: they run, or nobody can tell. */
+  zero(timeUs: number | undefined): void {
     this.#zero = timeUs;
   }
 

@@ -42,19 +42,24 @@ export async function commit(run: Run): Promise<void> {
 }
 
 /**
- * The destination has been told to start when it has loaded the guest: waits until it has.
+ * The destination has been told to start when it has loaded the guest: waits until it has. A guest that somebody had paused just before it
+ * was stopped arrives paused all the same, and RESUME would have come before the word that it has arrived.
  * @param before number of the last event before it was told
  */
 async function untilStarted(run: Run, before: number): Promise<void> {
   const { destination, source, timeouts } = run;
-  const started = destination.waitFor('RESUME', () => true, { timeoutMs: timeouts.final, after: before });
+  const resumed = destination.waitFor('RESUME', () => true, { timeoutMs: timeouts.final, after: before });
+  const arrived = run.arrived.then(() => destination.seen('RESUME', before) ?? null);
+  const started = Promise.race([resumed, arrived]);
+  let event: QmpEvent | null | undefined;
   try {
-    await run.until(started);
+    event = await run.until(started);
   } catch (error) {
     // With the source gone the guest has nowhere to go back to: only the destination can still have it.
-    const resumed = source.open ? await takeBack(run, before) : await started.catch(() => undefined);
-    if (resumed === undefined) throw error;
+    event = source.open ? await takeBack(run, before) : await started.catch(() => undefined);
+    if (event === undefined) throw error;
   }
+  if (event === null) run.wasRunning = false;
 }
 
 /**

@@ -141,8 +141,9 @@ function watch(run: Run, source: Qmp, destination: Qmp): void {
     });
   }
   source.on('event', (event) => {
-    if (event.name === 'STOP' && progressed.migrateSent && !progressed.stopped)
-      run.timeline.zero(event.timeUs);
+    const inPrecopy = progressed.touched && !progressed.stopped && !run.signal.aborted;
+    if (event.name === 'STOP' && inPrecopy) run.timeline.zero(event.timeUs);
+    if (event.name === 'RESUME' && inPrecopy) run.setRunning(true);
     if (event.name !== 'MIGRATION' || progressed.completed || !progressed.migrateSent) return;
     const status = textAt(event.data, 'status');
     if (status === 'failed' || status === 'cancelled')

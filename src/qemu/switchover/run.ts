@@ -108,6 +108,7 @@ export class Run {
   readonly started = performance.now();
   readonly startedAt = new Date().toISOString();
   phase: Phase = 'connect';
+  /** The guest ran at the source until it was stopped for the switchover. */
   wasRunning = true;
   /** Guest-physical address of the ECAM window; undefined: none. */
   ecamBase: number | undefined;
@@ -200,6 +201,13 @@ export class Run {
   /** The migration is over: this process goes on as before. */
   close(): void {
     this.#wakeEngine?.();
+  }
+
+  /** Somebody has paused the guest, or has had it go on, while it was not yet stopped for the switchover. */
+  setRunning(on: boolean): void {
+    this.log.info(`the guest was ${on ? 'started' : 'paused'} by somebody; so it will arrive`);
+    this.wasRunning = on;
+    this.timeline.zero(undefined);
   }
 
   async enter(phase: Phase): Promise<void> {

@@ -350,6 +350,13 @@ export class FakeWorld {
     await this.#servers?.[side].stop();
   }
 
+  /** Somebody pauses the guest at the source, or has it go on. */
+  setRunning(on: boolean): void {
+    this.#statusBefore = on ? 'running' : 'paused';
+    this.sourceStatus = this.#statusBefore;
+    this.#event('source', on ? 'RESUME' : 'STOP');
+  }
+
   /** A QEMU that lives can't be reached any more. */
   cutOff(side: 'source' | 'destination'): void {
     this.#servers?.[side].turnAway();
@@ -475,9 +482,10 @@ export class FakeWorld {
         this.sourceStatus = 'postmigrate';
         this.#event('source', 'MIGRATION', { status: 'completed' });
         this.journal.push('destination loaded');
-        this.destinationStatus = this.#autostart ? 'running' : 'paused';
+        const starts = this.#autostart && this.#statusBefore === 'running';
+        this.destinationStatus = starts ? 'running' : 'paused';
         const news = (): void => {
-          if (this.#autostart) this.#event('destination', 'RESUME');
+          if (starts) this.#event('destination', 'RESUME');
           this.#event('destination', 'MIGRATION', { status: 'completed' });
         };
         if (this.silentEvents) this.#news = news;

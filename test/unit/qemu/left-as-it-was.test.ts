@@ -116,3 +116,57 @@ describe('a guest that somebody had paused', () => {
     },
   );
 });
+
+describe('a guest that somebody pauses in precopy', () => {
+  beforeEach(() => {
+    world.precopyMs = 400;
+  });
+
+  /** Sets it after so many milliseconds of precopy. */
+  const setAfter =
+    (ms: number, running: boolean) =>
+    (phase: string): void => {
+      if (phase === 'precopy') setTimeout(() => world.setRunning(running), ms);
+    };
+
+  it.each([false, true])('arrives paused (compared: %s)', async (config) => {
+    const options = { ...world.options(), verify: { config }, onPhase: setAfter(100, false) };
+    const report = await migrate(options);
+    expect(report).toMatchObject({ outcome: 'migrated', blackoutUs: null, warnings: [] });
+    expect(world.destinationStatus).toBe('paused');
+    expect(world.journal).toContain('destination.hold off');
+    // It did not stand still for this migration from then on.
+    for (const { startUs, endUs } of report.timeline) expect(endUs - startUs).toBeLessThan(250_000);
+  });
+
+  it('arrives paused, at once, also when that shows only then', async () => {
+    const onPhase = (phase: string): void => {
+      // Its destination is told to start when it has loaded; it loads a guest that was paused.
+      if (phase === 'pre-switchover') world.setRunning(false);
+    };
+    const started = performance.now();
+    const report = await migrate({ ...world.options(), onPhase });
+    expect(report).toMatchObject({ outcome: 'migrated', blackoutUs: null, warnings: [] });
+    expect(world.destinationStatus).toBe('paused');
+    expect(performance.now() - started).toBeLessThan(world.options().timeouts?.final ?? 0);
+  });
+
+  it('stays paused when the migration fails', async () => {
+    world.destination.failing = { method: 'setState', after: 1 };
+    const failed = migrate({ ...world.options(), onPhase: setAfter(100, false) });
+    await expect(failed).rejects.toMatchObject({ outcome: 'source' });
+    expect(world.sourceStatus).toBe('paused');
+    expect(world.journal).not.toContain('source QEMU: cont');
+  });
+
+  it.each([false, true])(
+    'and one that is started then runs where it arrives (compared: %s)',
+    async (config) => {
+      world.sourceStatus = 'paused';
+      const options = { ...world.options(), verify: { config }, onPhase: setAfter(100, true) };
+      const report = await migrate(options);
+      expect(report).toMatchObject({ outcome: 'migrated', warnings: [] });
+      expect(world.destinationStatus).toBe('running');
+    },
+  );
+});
