@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NetError } from '../../src/net/errors.ts';
 import { MAX_FRAME } from '../../src/net/ethernet.ts';
@@ -150,6 +151,30 @@ describe('switch', () => {
     await world.until(() => boxC.frames.length === 1);
     expect(seen).toEqual([false, true, false, true, false, true]);
     expect(() => network.setLink('nobody', true)).toThrow(NetError);
+  });
+
+  test('a switch that refuses whoever comes back does not plug the cable in and pull it all the time', async () => {
+    const said: string[] = [];
+    const log = pino({ level: 'info' }, { write: (line: string) => void said.push(JSON.parse(line).msg) });
+    const first = world.makeSwitch();
+    const [a] = await world.joined(first, { reconnectMs: 1, log });
+    const seen: boolean[] = [];
+    a.onLink((up) => seen.push(up));
+    first.close();
+    await world.until(() => !a.linkUp);
+    let refused = 0;
+    const second = world.makeSwitch({
+      maxPorts: 0,
+      log: pino({ level: 'warn' }, { write: () => void refused++ }),
+    });
+    await world.until(() => refused === 5);
+    await world.settle();
+    expect(seen).toEqual([false]);
+    expect(said).toEqual(['switch is gone', 'the switch refuses this port']);
+    second.close();
+    world.makeSwitch();
+    await world.until(() => a.linkUp);
+    expect(said.at(-1)).toBe('switch is back');
   });
 
   test('all addresses of a port are announced several times, until it is parked or in stand-by', async () => {

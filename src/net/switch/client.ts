@@ -46,8 +46,12 @@ export class SwitchPort extends SocketPort {
   /** Between `park()` and the switch's answer: frames that still come go back. */
   #returning = false;
   #activateNext = false;
-  /** Put in charge while there was no switch to tell: the next one is told. */
+  /** Put in charge while there was no switch that had answered: the next one is told. */
   #claiming = false;
+  /** The switch has answered the hello. Before, on a further attempt, the link stays down: it may be about to hang up. */
+  #welcome = false;
+  #refused = false;
+  #away = false;
 
   /** @throws NetError when no switch is there */
   constructor(options: SwitchPortOptions) {
@@ -118,7 +122,7 @@ export class SwitchPort extends SocketPort {
       return;
     }
     this.#state = 'active';
-    this.#claiming = this.connection === undefined;
+    this.#claiming = !this.#welcome;
     this.#control({ op: 'activate' });
   }
 
@@ -163,21 +167,24 @@ export class SwitchPort extends SocketPort {
     if (this.#state === 'standby') this.#control({ op: 'standby' });
     else this.#state = 'active';
     if (this.#claiming) this.#control({ op: 'activate' });
-    this.#claiming = false;
-    this.setPeer(true);
+    if (!again) this.setPeer(true);
   }
 
   protected override reconnect(): void {
     try {
       this.#connect(true);
-      this.log.info({ path: this.#options.path }, 'switch is back');
     } catch {
       this.retryLater();
     }
   }
 
   protected override aboutToLose(error: unknown): void {
-    this.log.warn({ path: this.#options.path, err: error }, 'switch is gone');
+    const about = { path: this.#options.path, err: error };
+    if (this.#welcome) this.log.warn(about, 'switch is gone');
+    else if (!this.#refused) this.log.warn(about, 'the switch refuses this port');
+    this.#refused = !this.#welcome;
+    this.#welcome = false;
+    this.#away = true;
   }
 
   #control(request: Request): void {
@@ -263,6 +270,10 @@ export class SwitchPort extends SocketPort {
     const notice = decodeNotice(body);
     switch (notice.op) {
       case 'welcome':
+        this.#welcome = true;
+        this.#claiming = false;
+        if (this.#away) this.log.info({ path: this.#options.path }, 'switch is back');
+        this.#away = false;
         this.#state = notice.state;
         this.setPeer(notice.link);
         return;
