@@ -13,7 +13,7 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { models } from '../device-models/index.ts';
+import { shippedModel } from '../device-models/index.ts';
 import { command, registers, status } from '../device-models/ram/registers.ts';
 import { silentLogger } from '../src/log.ts';
 import { createReactor } from '../src/loop/index.ts';
@@ -47,7 +47,7 @@ const bothProt = 3;
 async function serve(path: string): Promise<void> {
   const reactor = createReactor({ busyWaitNs: Number(values['busy-wait-ns']) });
   const log = silentLogger;
-  const model = models.get('ram');
+  const model = await shippedModel('ram');
   if (model === undefined) throw new Error('no ram model');
   const device = new DeviceRuntime(model, { reactor, log });
   const library =

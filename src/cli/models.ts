@@ -1,17 +1,18 @@
 import type { Command } from 'commander';
-import { models } from '../../device-models/index.ts';
+import { modelNames, shippedModel } from '../../device-models/index.ts';
+import type { OpenPort } from '../../device-models/mlx5/index.ts';
 import type { DeviceModel } from '../device/model.ts';
 import { CompanionError } from '../errors.ts';
 import { isModelPath, loadModel } from '../runtime/model-module.ts';
 import { describeOptions } from '../runtime/options.ts';
 
-/** The model called `name` among `shipped`, or that of the module at the path `name`. */
-export async function findModel(name: string, shipped = models): Promise<DeviceModel> {
+/** The model that ships as `name`, with ports that `openPort` makes, or that of the module at the path `name`. */
+export async function findModel(name: string, openPort?: OpenPort): Promise<DeviceModel> {
   if (isModelPath(name)) return loadModel(name);
-  const model = shipped.get(name);
+  const model = await shippedModel(name, openPort);
   if (model) return model;
   throw new CompanionError('VC_NO_MODEL', `there is no model "${name}"`, {
-    hint: `the models are ${[...shipped.keys()].join(', ')}; a module of your own is given by its path, ./${name}.js`,
+    hint: `the models are ${modelNames.join(', ')}; a module of your own is given by its path, ./${name}.js`,
   });
 }
 
@@ -22,7 +23,8 @@ export function registerModels(program: Command): void {
     .argument('[model]', 'only this one: a name, or the path of a module that exports one')
     .option('--json', 'for machines')
     .action(async (only: string | undefined, { json }: { json?: boolean }) => {
-      const listed = only === undefined ? [...models.values()] : [await findModel(only)];
+      const wanted = only === undefined ? modelNames : [only];
+      const listed = await Promise.all(wanted.map((name) => findModel(name)));
       if (json) {
         const list = listed.map(({ name, description, stateVersion, options }) => ({
           name,

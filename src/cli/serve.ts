@@ -1,6 +1,5 @@
 import { parse, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { shippedModels } from '../../device-models/index.ts';
 import { type DirtyScopeName, dirtyScopes } from '../dma/dirty-tracker.ts';
 import { keepCompiledCode } from '../engine.ts';
 import { CompanionError } from '../errors.ts';
@@ -111,7 +110,7 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
     held,
     ...(options.pcap !== undefined && { pcap: options.pcap }),
   });
-  const runtime = new DeviceRuntime(await findModel(modelName, shippedModels(network.open)), {
+  const runtime = new DeviceRuntime(await findModel(modelName, network.open), {
     reactor,
     log,
     options: options.net === undefined ? options.set : { ...options.set, net: options.net },

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { models } from '../../device-models/index.ts';
+import { shippedModel } from '../../device-models/index.ts';
 import { command as order, registers } from '../../device-models/ram/registers.ts';
 import type { DeviceModel, OptionTable } from '../../src/device/index.ts';
 import { errno } from '../../src/errors.ts';
@@ -38,7 +38,7 @@ afterEach(() => {
   server = undefined;
 });
 
-const ram = models.get('ram') as DeviceModel<OptionTable>;
+const ram = (await shippedModel('ram')) as DeviceModel<OptionTable>;
 const at = (name: keyof typeof registers): number => registers[name].offset;
 
 function start(under: ServerUnderTest): Bench {

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { models } from '../../device-models/index.ts';
+import { shippedModel } from '../../device-models/index.ts';
 import { command, registers } from '../../device-models/ram/registers.ts';
+import type { DeviceModel } from '../../src/device/index.ts';
 import { errno } from '../../src/errors.ts';
 import { closeFd, MappedMemory, memfdCreate, sealSize, write } from '../../src/posix/index.ts';
 import { pageWindowSize } from '../../src/runtime/page-window.ts';
@@ -9,6 +10,7 @@ import { pciRegion } from '../../src/vfio-user/constants.ts';
 import { serversUnderTest } from './harness.ts';
 import { Bench } from './runtime-harness.ts';
 
+const model = (await shippedModel('ram')) as DeviceModel;
 const page = 4096;
 const guestPages = 64;
 const slots = 16;
@@ -31,8 +33,6 @@ describe.each(serversUnderTest)('pages through shared memory, $name server:', (u
     fd = memfdCreate(name, size);
     sealSize(fd);
     write(fd, token);
-    const model = models.get('ram');
-    if (model === undefined) throw new Error('no model');
     source = new Bench(model, {}, under);
     target = new Bench(model, {}, under);
     guests = {

@@ -1,14 +1,14 @@
 /** What a server does before it serves: a migration among devices that nobody sees. */
 import { describe, expect, it } from 'vitest';
 import { hello } from '../../device-models/hello/index.ts';
-import { models } from '../../device-models/index.ts';
+import { modelNames, shippedModel } from '../../device-models/index.ts';
 import type { DeviceModel } from '../../src/device/model.ts';
 import { silentLogger } from '../../src/log.ts';
 import { rehearseMigration } from '../../src/rehearsal/rehearse-migration.ts';
 
 describe('rehearseMigration', () => {
-  it.each([...models.keys()])('moves the state of %s', (name) => {
-    const model = models.get(name);
+  it.each(modelNames)('moves the state of %s', async (name) => {
+    const model = await shippedModel(name);
     if (model === undefined) throw new Error('no model');
     expect(rehearseMigration(model, silentLogger)).toBe(true);
   });

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { models } from '../../device-models/index.ts';
+import { shippedModel } from '../../device-models/index.ts';
 import { command, registers, status } from '../../device-models/ram/registers.ts';
 import { type DeviceModel, defineModel, type OptionTable, RegisterBlock } from '../../src/device/index.ts';
 import { dmaProt } from '../../src/dma/types.ts';
@@ -25,15 +25,14 @@ afterEach(() => {
 
 const at = (name: keyof typeof registers): number => registers[name].offset;
 const commandRegister = 4;
+const ram = (await shippedModel('ram')) as DeviceModel;
 const busMasterAndMemory = 6;
 const bar0 = 0x10;
 /** In the PCI Express capability. */
 const deviceControl = 8;
 const initiateFlr = 0x8000;
 
-function start(name: string, settings = {}): Bench {
-  const model = models.get(name);
-  if (!model) throw new Error(name);
+function start(model: DeviceModel, settings = {}): Bench {
   const made = new Bench(model, settings, under);
   made.client.writeRegister(pciRegion.config, commandRegister, busMasterAndMemory, 2);
   return made;
@@ -67,7 +66,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
 
   describe('a ram device over the wire', () => {
     it('moves shared guest memory both ways and signals the vector it was told', () => {
-      bench = start('ram');
+      bench = start(ram);
       const guest = bench.guestMemory(0x10_0000, 0x4000);
       guest.write('hello board', 0x123);
       const fd = connectVector(2);
@@ -82,7 +81,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('does the same by message where the client gave no descriptor', () => {
-      bench = start('ram');
+      bench = start(ram);
       const bytes = Buffer.alloc(0x3000);
       bytes.write('by message', 0x800);
       bench.client.dmaMap({ iova: 0x8000, size: bytes.length, prot: 3, bytes });
@@ -93,7 +92,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('refuses memory that the client took away, and no further harm is done', () => {
-      bench = start('ram');
+      bench = start(ram);
       bench.guestMemory(0, 0x1000);
       bench.client.dmaUnmap(0, 0x1000);
       transfer(bench, command.toGuest, 0, 0, 64);
@@ -101,7 +100,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('resets on FLR and on DEVICE_RESET, and keeps its BARs only over FLR', () => {
-      bench = start('ram');
+      bench = start(ram);
       bench.client.writeRegister(pciRegion.config, 0x10, 0xfe00_0000);
       bench.client.writeRegister(0, at('SCRATCH'), 77);
       const pcie = bench.runtime.config.pcieCapability ?? 0;
@@ -115,7 +114,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('refuses a descriptor that is no eventfd', () => {
-      bench = start('ram');
+      bench = start(ram);
       const fd = memfdCreate('no eventfd', 4096);
       fds.push(fd);
       const request = { index: pciIrq.msix, start: 0, count: 1, action: 'trigger', eventfds: [fd] } as const;
@@ -139,7 +138,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     };
 
     it('carries memory, registers, configuration and a pending interrupt to a held device', () => {
-      bench = start('ram');
+      bench = start(ram);
       const target = new Bench(bench.runtime.model as DeviceModel<OptionTable>, { held: true }, under);
       extra.push(target);
       bench.guestMemory(0, 0x1000);
@@ -171,7 +170,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('starts over when the guest resets the device in precopy, and ends when the driver of the migration does', () => {
-      bench = start('ram');
+      bench = start(ram);
       bench.orchestrator.setState(migrationState.PRE_COPY);
       bench.client.reset();
       expect(bench.orchestrator.getState()).toBe(migrationState.PRE_COPY);
@@ -188,7 +187,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('goes to ERROR on garbage, from where only a reset leads', () => {
-      bench = start('ram');
+      bench = start(ram);
       bench.orchestrator.setState(migrationState.RESUMING);
       expect(() => bench.orchestrator.writeState(Buffer.alloc(4096, 0x55))).toThrow();
       expect(bench.orchestrator.getState()).toBe(migrationState.ERROR);
@@ -199,7 +198,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('refuses a state of another geometry at its header', () => {
-      bench = start('ram');
+      bench = start(ram);
       const target = new Bench(
         bench.runtime.model as DeviceModel<OptionTable>,
         { options: { megabytes: 32 } },
@@ -215,7 +214,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
 
   describe('companion operations', () => {
     it('shows each page that the device wrote, and no other, to the client', () => {
-      bench = start('ram');
+      bench = start(ram);
       const guest = bench.guestMemory(0, 0x10000);
       guest[0x2000] = 0x77;
       bench.orchestrator.startDmaLogging(4096);
@@ -234,7 +233,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('takes every page that it may write through a descriptor for dirty, where it is told to', () => {
-      bench = start('ram', { dirtyScope: 'all' });
+      bench = start(ram, { dirtyScope: 'all' });
       const pageBytes = 0x1000;
       const readWrite = dmaProt.read | dmaProt.write;
       bench.guestMemory(0, 4 * pageBytes);
@@ -258,7 +257,6 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('takes what the guest has registered for dirty, where it is told to and the model tells', () => {
-      const ram = models.get('ram') as DeviceModel<OptionTable>;
       const telling: typeof ram = {
         ...ram,
         create(host, options) {
@@ -276,7 +274,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('tells exactly how many pages can not be shown', () => {
-      bench = start('ram');
+      bench = start(ram);
       bench.guestMemory(0, 0x4000);
       bench.guestMemory(0x4000, 0x4000);
       bench.orchestrator.startDmaLogging(4096);
@@ -296,7 +294,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
         },
       ],
     ])('keeps what the device wrote over %s', (_, reset) => {
-      bench = start('ram');
+      bench = start(ram);
       bench.guestMemory(0, 0x10000);
       bench.orchestrator.startDmaLogging(4096);
       transfer(bench, command.toGuest, 0x3000, 0, 4);
@@ -312,7 +310,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('puts marking off, and forgets nothing, while the guest has Bus Master off', () => {
-      bench = start('ram');
+      bench = start(ram);
       bench.guestMemory(0, 0x10000);
       bench.orchestrator.startDmaLogging(4096);
       transfer(bench, command.toGuest, 0x3000, 0, 4);
@@ -329,7 +327,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('brings the MSI-X table with a barrier, where the guest lets it', () => {
-      bench = start('ram');
+      bench = start(ram);
       const table = 0x2_0000;
       bench.guestMemory(0, 0x10000);
       // The client plays the BAR: what QEMU answers there is its own table.
@@ -360,7 +358,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('brings the device to rest and then to STOP_COPY in two requests', () => {
-      bench = start('ram');
+      bench = start(ram);
       const table = 0x2_0000;
       bench.guestMemory(0, 0x10000);
       bench.guestMemory(table, 0x2000).fill(0xab, 0x1000, 0x1040);
@@ -391,7 +389,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
         stopped: () => note('stopped'),
         operations: { park: () => note('park') },
       };
-      bench = start('ram', { extension });
+      bench = start(ram, { extension });
       bench.guestMemory(0, 0x10000);
       const { PRE_COPY, PRE_COPY_P2P } = migrationState;
       bench.orchestrator.setState(PRE_COPY);
@@ -406,7 +404,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('is not kept quiet longer than the orchestrator is there', () => {
-      bench = start('ram');
+      bench = start(ram);
       expect(engineIsQuiet()).toBe(false);
       bench.orchestrator.companion('quiet', { on: true });
       expect(engineIsQuiet()).toBe(true);
@@ -416,7 +414,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('comes to rest with everything done that the client had sent before it answered', () => {
-      bench = start('ram');
+      bench = start(ram);
       bench.guestMemory(0, 0x10000);
       const { client, orchestrator } = bench;
       const scratch = (value: number) => {
@@ -439,7 +437,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       const state = orchestrator.submit(operations.readState(65536));
       for (const each of [rest, halt]) each.wait();
       expect(client.onDma).toBeUndefined();
-      const there = start('ram', { held: true });
+      const there = start(ram, { held: true });
       extra.push(there);
       there.orchestrator.setState(RESUMING);
       there.orchestrator.writeState(state.wait());
@@ -450,7 +448,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('rehearses marking without touching a byte', () => {
-      bench = start('ram');
+      bench = start(ram);
       bench.guestMemory(0, 0x10000).fill(0x55);
       const counts = new Set<number>();
       bench.client.onDma = ({ write, count }) => void (write && counts.add(count));
@@ -460,7 +458,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('passes DMA through, each operation with its own outcome', () => {
-      bench = start('ram');
+      bench = start(ram);
       bench.guestMemory(0x1000, 0x1000).write('abc', 0x10);
       const answer = bench.orchestrator.companion('dma', {
         operations: [
@@ -480,7 +478,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
         ...under,
         create: (options: Parameters<typeof create>[0]) => create({ ...options, dmaTimeoutMs: 30 }),
       };
-      bench = new Bench(models.get('ram') as DeviceModel, {}, impatient);
+      bench = new Bench(ram, {}, impatient);
       bench.guestMemory(0x1000, 0x1000);
       bench.orchestrator.companion('barrier');
       bench.client.deaf = true;
@@ -505,7 +503,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       [{ op: 'toString' }, errno.EOPNOTSUPP],
       [{}, errno.EINVAL],
     ])('refuses %j', (request, expected) => {
-      bench = start('ram');
+      bench = start(ram);
       const { op, ...args } = request as { op?: string };
       expect(() => bench.runtime.companion.handle(op === undefined ? args : request)).toThrow(
         expect.objectContaining({ errno: expected }),
@@ -513,7 +511,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
     });
 
     it('tells what a replay needs', () => {
-      bench = start('ram');
+      bench = start(ram);
       expect(bench.orchestrator.companion('info')).toMatchObject({
         model: 'ram',
         clientConnected: true,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { models } from '../../../device-models/index.ts';
+import { modelNames, shippedModel } from '../../../device-models/index.ts';
 import { modelFaults } from '../../../src/runtime/model-check.ts';
 import { isModelPath, loadModel, ModelModuleError, pickModel } from '../../../src/runtime/model-module.ts';
 
@@ -23,8 +23,14 @@ function refusal(exports: Record<string, unknown>): ModelModuleError {
 }
 
 describe('what is a model', () => {
-  it.each([...models.values()].map((model) => [model.name, model] as const))('%s is', (_name, model) => {
+  it.each(modelNames)('%s is, by that name', async (name) => {
+    const model = await shippedModel(name);
     expect(modelFaults(model)).toEqual([]);
+    expect(model?.name).toBe(name);
+  });
+
+  it('is nothing that has the name of something else', async () => {
+    expect(await shippedModel('toString')).toBeUndefined();
   });
 
   it.each<[string, object, string]>([
