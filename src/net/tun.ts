@@ -146,8 +146,10 @@ export function openTun(name: string, namespace?: string): Tun {
 }
 
 function hint(name: string, error: PosixError): string {
+  if (error.hint !== undefined) return error.hint;
   if (error.errno === errno.EBUSY) return 'another process uses it: a tap has one owner';
   if (error.errno === errno.ENOENT) return 'is the tun module loaded, and does the namespace exist?';
+  if (error.errno === errno.EINVAL) return `${name} is no tap, or one with several queues`;
   return `run as root, or make it for this user: ip tuntap add dev ${name} mode tap user NAME`;
 }
 

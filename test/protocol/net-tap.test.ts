@@ -181,6 +181,10 @@ describe.skipIf(!able.ok)(`tap and a Linux network stack${why}`, () => {
     expect(() => openPort(net.tapSpec(0), world)).toThrow(/EBUSY/);
     expect(() => openPort('tap:tap0@nowhere', world)).toThrow(/ENOENT/);
     expect(() => openPort('tap:far-too-long-a-name', world)).toThrow(/no interface name/);
+    const bridge = net.tapSpec(0).replace('tap:tap0', 'tap:br0');
+    expect(() => openPort(bridge, world)).toThrow(
+      expect.objectContaining({ hint: expect.stringContaining('br0 is no tap') }),
+    );
   });
 });
 
