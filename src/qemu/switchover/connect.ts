@@ -161,6 +161,7 @@ function watch(run: Run, source: Qmp, destination: Qmp): void {
   };
   if (signal?.aborted === true) cancel();
   else signal?.addEventListener('abort', cancel, { once: true });
+  run.atEnd(() => signal?.removeEventListener('abort', cancel));
 }
 
 /** Ends all sessions; the parties go on. */

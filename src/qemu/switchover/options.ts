@@ -69,7 +69,7 @@ export interface Timeouts {
   readonly connect: number;
   /** A monitor command or a request to a device server. */
   readonly command: number;
-  /** From `migrate-continue` until the destination has loaded everything. */
+  /** From `migrate-continue` until the destination has loaded everything. Default: a minute more than the downtime limit. */
   readonly final: number;
   /** For the source to run again after a failure. */
   readonly rollback: number;

@@ -131,6 +131,7 @@ export class Run {
   ramBytes = 0;
   rounds = 0;
   #wakeEngine: (() => void) | undefined;
+  readonly #undo: (() => void)[] = [];
   readonly #stop: AbortController;
   readonly #never: Promise<never>;
 
@@ -144,8 +145,10 @@ export class Run {
   ) {
     this.#stop = stop;
     this.options = options;
-    this.timeouts = { ...defaultTimeouts, ...options.timeouts };
     this.downtimeLimitMs = options.downtimeLimitMs ?? 300;
+    // What is within the limit is not late.
+    const final = defaultTimeouts.final + this.downtimeLimitMs;
+    this.timeouts = { ...defaultTimeouts, final, ...options.timeouts };
     this.log = options.log ?? silentLogger;
     this.unfenced = source;
     this.source = fenced(source, stop.signal, ['anticipate', 'close', 'seen']);
@@ -198,9 +201,15 @@ export class Run {
     );
   }
 
+  /** Has something undone when the migration is over. */
+  atEnd(undo: () => void): void {
+    this.#undo.push(undo);
+  }
+
   /** The migration is over: this process goes on as before. */
   close(): void {
     this.#wakeEngine?.();
+    for (const undo of this.#undo) undo();
   }
 
   /** Somebody has paused the guest, or has had it go on, while it was not yet stopped for the switchover. */

@@ -1,8 +1,9 @@
 /** A migration that is given up in the middle of a step: what was begun must not go on behind the rollback. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { migrationState } from '../../../src/migration/state.ts';
 import { closeFd, MappedMemory, memfdCreate, mmapProt } from '../../../src/posix/index.ts';
+import { connectAll, disconnectAll } from '../../../src/qemu/switchover/connect.ts';
 import { fenced } from '../../../src/qemu/switchover/fence.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
 import type { MigrateOptions } from '../../../src/qemu/switchover/options.ts';
@@ -211,6 +212,29 @@ describe('a destination that', () => {
 it('takes a limit of many weeks for one', async () => {
   const report = await migrate({ ...world.options(), maxSeconds: 3_000_000 });
   expect(report.outcome).toBe('migrated');
+});
+
+it('does not give up within a limit that is longer than its own patience', async () => {
+  const { timeouts, ...options } = world.options();
+  for (const [asked, expected] of [
+    [undefined, 660_000],
+    [1000, 1000],
+  ] as const) {
+    const { final: _, ...others } = timeouts ?? {};
+    const patience = asked === undefined ? others : { ...others, final: asked };
+    const run = await connectAll({ ...options, timeouts: patience, downtimeLimitMs: 600_000 });
+    await disconnectAll(run);
+    expect(run.timeouts.final).toBe(expected);
+  }
+});
+
+it('lets go of the signal that would have cancelled it', async () => {
+  const { signal } = cancel;
+  const removed = vi.spyOn(signal, 'removeEventListener');
+  const added = vi.spyOn(signal, 'addEventListener');
+  await migrate({ ...world.options(), signal });
+  expect(added).toHaveBeenCalledTimes(1);
+  expect(removed).toHaveBeenCalledWith('abort', added.mock.calls[0]?.[1]);
 });
 
 describe('fenced', () => {
