@@ -11,8 +11,9 @@ function collect(text: string, all: Arguments): Arguments {
   return { ...all, [text.slice(0, equals)]: parseValue(text.slice(equals + 1)) };
 }
 
-/** Binary data as hexadecimal text. */
-function printable(_key: string, value: unknown): unknown {
+/** Binary data as hexadecimal text; integers that JSON readers would round as text, too. */
+export function printable(_key: string, value: unknown): unknown {
+  if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : String(value);
   if (value instanceof Uint8Array) return Buffer.from(value).toString('hex');
   const { type, data } = (value ?? {}) as { type?: unknown; data?: unknown };
   return type === 'Buffer' && Array.isArray(data) ? Buffer.from(data as number[]).toString('hex') : value;

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
+import { printable } from '../../../src/cli/ask.ts';
 import {
   parseCapability,
   parseDevice,
@@ -91,6 +92,18 @@ describe('the reports of vfio-companion migrate', () => {
     } finally {
       rmSync(folder, { recursive: true });
     }
+  });
+});
+
+describe('the answer of vfio-companion ask', () => {
+  it('shows bytes as hexadecimal text, and numbers of 64 bits', () => {
+    const answer = { bytes: Buffer.of(1, 0xab), part: new Uint8Array([2]), small: 5n, large: 2n ** 64n - 1n };
+    expect(JSON.parse(JSON.stringify(answer, printable))).toEqual({
+      bytes: '01ab',
+      part: '02',
+      small: 5,
+      large: '18446744073709551615',
+    });
   });
 });
 
