@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
 import { crc32 } from 'node:zlib';
 import { CompanionError, errno } from '../errors.ts';
+import { startTimer } from './deadline.ts';
 
 /** What a command in the guest came to. */
 export interface GuestResult {
@@ -109,7 +110,7 @@ export class GuestAgent {
         const pending: Pending = { frame, resolve, reject, resend: undefined, delayMs: firstResendMs };
         this.#pending.set(id, pending);
         this.#send(pending);
-        deadline = setTimeout(() => {
+        deadline = startTimer(() => {
           this.#kill(id);
           const what = command.length > 80 ? `${command.slice(0, 80)}…` : command;
           reject(

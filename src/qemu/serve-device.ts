@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join, parse } from 'node:path';
 import { checkoutRoot } from '../setup/index.ts';
+import { startTimer } from './deadline.ts';
 import { LaunchError } from './errors.ts';
 import { ManagedProcess, type ProcessExit } from './managed-process.ts';
 
@@ -90,7 +91,7 @@ export async function serveDevice(options: ServedDeviceOptions): Promise<ServedD
     });
     const running = server;
     const late = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => {
+      timer = startTimer(() => {
         reject(new LaunchError(`${running.name}: not ready within ${timeoutMs} ms`, running.tail()));
       }, timeoutMs);
     });

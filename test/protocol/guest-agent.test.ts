@@ -89,6 +89,14 @@ describe('GuestAgent', () => {
     expect(await result).toEqual({ status: 3, stdout: 'über\n', truncated: false });
   });
 
+  it('waits for ever when it is asked to', async () => {
+    const result = agent.run('x', { timeoutMs: Number.POSITIVE_INFINITY });
+    const { id, socket } = await guest.request(0);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    socket.write(answer(id, 0, 'late'));
+    expect((await result).stdout).toBe('late');
+  });
+
   it('finds the answer in noise, and in pieces of one byte', async () => {
     const result = agent.run('x');
     const { id, socket } = await guest.request(0);
