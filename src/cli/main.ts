@@ -5,8 +5,17 @@ import { CompanionError } from '../errors.ts';
 /** Exit statuses, beside 0 for "all that was claimed has been checked". */
 const exitStatus = { failed: 1, usage: 2 } as const;
 
+/** How writing fails when the reader has gone: `| head`, a terminal that was closed. */
+const readerGone: readonly (string | undefined)[] = ['EPIPE', 'EIO'];
+
 // A reader that has gone (`| head`, a log collector that ended) must not take a device or a migration with it.
-for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+process.stderr.on('error', () => undefined);
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (readerGone.includes(error.code)) return;
+  // One that is there misses what it was to get, as with a full disk.
+  process.exitCode = exitStatus.failed;
+  process.stderr.write(`error: the output is lost: ${error.message}\n`);
+});
 
 type Register = (program: Command) => void;
 

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -88,6 +88,16 @@ it('whoever asks a switch that has as many connections as it may have is told th
   for (const fd of connections) closeFd(fd);
   child.kill('SIGTERM');
   await child;
+});
+
+it.runIf(existsSync('/dev/full'))('output that is lost on a full disk is no success', async () => {
+  const full = openSync('/dev/full', 'w');
+  const args = [program, 'models', '--json'];
+  const result = await execa(process.execPath, args, { reject: false, stdout: full }).finally(() =>
+    closeSync(full),
+  );
+  expect(result.stderr).toMatch(/^error: the output is lost: .*ENOSPC/);
+  expect(result.exitCode).toBe(1);
 });
 
 it('a switch says that it has nothing to capture without an uplink', async () => {
