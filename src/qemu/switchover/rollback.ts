@@ -121,7 +121,7 @@ async function restoreSettings(run: Run): Promise<void> {
     if (!run.unfenced.open) return;
     await run.unfenced
       .execute(command, args)
-      .catch((error) => run.log.debug(`restoring migration settings: ${String(error)}`));
+      .catch((error) => run.warn(`migration settings of the source were not restored: ${String(error)}`));
   }
 }
 

@@ -53,6 +53,17 @@ describe('the settings of a source that is given the guest back', () => {
   });
 });
 
+it('a source that does not take its former settings back is told of', async () => {
+  world.source.failing = { method: 'rest', after: 0 };
+  const onPhase = (phase: string): void => {
+    if (phase === 'rollback') world.refused.add('source migrate-set-parameters');
+  };
+  await expect(migrate({ ...world.options(), onPhase })).rejects.toMatchObject({
+    outcome: 'source',
+    report: { warnings: [expect.stringMatching(/^migration settings .* not restored.*refuses/)] },
+  });
+});
+
 it.each([{ maxBandwidth: 77_777 }, { parameters: { 'max-bandwidth': 77_777 } }])(
   'a source that was held back sends as fast again as was asked for: %o',
   async (asked) => {
