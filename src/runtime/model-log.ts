@@ -21,9 +21,9 @@ export function modelLog(log: Logger, now: () => number): Logger {
 function limited(log: Logger, limits: Limits): Logger {
   const result: Logger = Object.create(log);
   for (const level of levels) {
-    const write: (...line: unknown[]) => void = log[level].bind(log);
     result[level] = (...line: unknown[]) => {
-      if (limits[level].allows()) write(...line);
+      // What nobody sees is no flood.
+      if (log.isLevelEnabled(level) && limits[level].allows()) Reflect.apply(log[level], log, line);
     };
   }
   const child = (bindings: object, options?: ChildLoggerOptions) =>

@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import type { DeviceHost, DeviceModel } from '../../../src/device/index.ts';
 import { createReactor, type Reactor } from '../../../src/loop/index.ts';
 import { DeviceRuntime } from '../../../src/runtime/device-runtime.ts';
+import { modelLog } from '../../../src/runtime/model-log.ts';
 
 const modelOf = (complain: (host: DeviceHost) => void): DeviceModel => ({
   name: 'complains',
@@ -57,4 +58,18 @@ describe('the log of a model', () => {
     expect(lines).toHaveLength(40);
     expect(lines[0]).toEqual({ level: 30, msg: 'plain text' });
   });
+});
+
+it('says nothing, nor that it was much, of lines at a level that nobody wanted', () => {
+  const lines: string[] = [];
+  let now = 0;
+  const log = modelLog(
+    pino({ level: 'warn' }, { write: (line: string) => void lines.push(line) }),
+    () => now,
+  );
+  for (let left = 100; left > 0; left--) {
+    log.info('fine');
+    now += 1e7;
+  }
+  expect(lines).toEqual([]);
 });
