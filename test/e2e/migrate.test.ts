@@ -183,6 +183,22 @@ describe('machines, buses and transports', () => {
   });
 });
 
+describe('a guest that somebody else stops or starts in precopy', () => {
+  it('arrives as it was left', async () => {
+    const bed = await bootNothing();
+    const tell = (command: string) => async (phase: string) => {
+      if (phase === 'precopy') await bed.current.vm.qmp.execute(command);
+    };
+    const status = () => bed.current.vm.qmp.execute('query-status');
+    const paused = await bed.migrate({ verify: everything, ...patient, onPhase: tell('stop') });
+    expect(paused).toMatchObject({ ram: { differing: 0 }, blackoutUs: null });
+    expect(await status()).toMatchObject({ status: 'paused' });
+    const started = await bed.migrate({ ...patient, onPhase: tell('cont') });
+    expect(started.blackoutUs).toBeGreaterThan(0);
+    expect(await status()).toMatchObject({ status: 'running' });
+  });
+});
+
 describe('a device with much memory of its own', () => {
   it('sends it while the guest runs, and QEMU is held until it has', async () => {
     const megabytes = 64;
