@@ -17,6 +17,8 @@ export const etherType = {
   rarp: 0x8035,
   vlan: 0x8100,
   ipv6: 0x86dd,
+  /** IEEE 802.1ad: the tag of a provider, in front of others. */
+  serviceVlan: 0x88a8,
 } as const;
 
 /**

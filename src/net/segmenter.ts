@@ -100,10 +100,7 @@ export class Segmenter {
     this.#isIpv4 = offload.gsoType === virtioGso.TCPV4;
     if (!this.#isIpv4 && offload.gsoType !== virtioGso.TCPV6) return false;
     let network: number = ethernet.headerLength;
-    while (
-      network <= ethernet.headerLength + VLAN_TAG &&
-      bytes.readUInt16BE(start + network - 2) === etherType.vlan
-    )
+    while (network <= ethernet.headerLength + VLAN_TAG && isTag(bytes.readUInt16BE(start + network - 2)))
       network += VLAN_TAG;
     const { checksumStart: transport } = offload;
     if (transport < network + (this.#isIpv4 ? ipv4.size : ipv6.size) || transport + tcp.size > length)
@@ -182,6 +179,10 @@ export class Segmenter {
     if (at < to) total += this.#bytes.readUInt8(at) << 8;
     return fold(total);
   }
+}
+
+function isTag(type: number): boolean {
+  return type === etherType.vlan || type === etherType.serviceVlan;
 }
 
 function fold(sum: number): number {

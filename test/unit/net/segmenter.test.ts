@@ -7,14 +7,17 @@ const payload = Buffer.from(Array.from({ length: 5000 }, (_, n) => (n * 31) & 0x
 
 interface Shape {
   tags: number;
+  /** EtherType of the first tag. */
+  outer?: number;
   version: 4 | 6;
   options: number;
 }
 
 /** A TCP segment over one of the shapes, checksums missing, flags CWR|ACK|PSH|FIN. */
-function tcpFrame({ tags, version, options }: Shape) {
+function tcpFrame({ tags, outer = 0x8100, version, options }: Shape) {
   const head = Buffer.alloc(12 + 4 * tags + 2);
   for (let tag = 0; tag < tags; tag++) head.writeUInt32BE(0x81000005 + tag, 12 + 4 * tag);
+  if (tags > 0) head.writeUInt16BE(outer, 12);
   head.writeUInt16BE(version === 4 ? 0x0800 : 0x86dd, head.length - 2);
   const tcp = Buffer.alloc(20 + options, 1);
   tcp.writeUInt32BE(0xfffff000, 4);
@@ -52,8 +55,9 @@ function all(bytes: Buffer, segmenter: Segmenter): Buffer[] {
 }
 
 describe('segmenter', () => {
-  const shapes: Shape[] = [0, 1, 2].flatMap((tags) =>
-    ([4, 6] as const).flatMap((version) => [0, 12].map((options) => ({ tags, version, options }))),
+  const tagged = [{ tags: 0 }, ...[1, 2].flatMap((tags) => [{ tags }, { tags, outer: 0x88a8 }])];
+  const shapes: Shape[] = tagged.flatMap((tags) =>
+    ([4, 6] as const).flatMap((version) => [0, 12].map((options) => ({ ...tags, version, options }))),
   );
   test.each(shapes)('cuts %o into frames that are right in every field', (shape) => {
     for (const gsoSize of [536, 1447, 1448, 4999, 5000, 9000]) {
