@@ -153,6 +153,19 @@ describe.each([
     expect(network.stats.ports.length).toBe(2);
   });
 
+  test('a guest that had been silent for longer than addresses are remembered finds what is kept for it', async () => {
+    const { network, source, stream } = await stage(identity, { ageSeconds: 0.02 });
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    source.park();
+    await world.until(() => source.state === 'parked');
+    await stream(5);
+    expect(network.stats.ports[1]?.queued).toBe(5);
+    const [destination, box] = await world.joined(network, named);
+    destination.announce(VM);
+    await world.until(() => box.frames.length === 5);
+    expect(box.sequences).toEqual(upTo(5));
+  });
+
   test('keeps up to its bound, then drops the newest and counts them', async () => {
     const { network, source, stream } = await stage(identity, { parkLimits: { frames: 64, bytes: 1e6 } });
     source.park();

@@ -59,6 +59,12 @@ export class ForwardingTable {
     return this.#port[slot] ?? FREE;
   }
 
+  /** The port at which a MAC was seen last, however long ago, as far as that is still known; or -1. */
+  last(high: number, low: number): number {
+    const slot = this.#find(high, low);
+    return slot === FREE ? FREE : (this.#port[slot] ?? FREE);
+  }
+
   /** A frame from this MAC came in at `port`. False: the port holds its share of addresses already. */
   learn(high: number, low: number, port: number, now: number): boolean {
     const known = this.#find(high, low);

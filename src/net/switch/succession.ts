@@ -96,7 +96,8 @@ export class Succession {
    */
   announce(member: Member, high: number, low: number, now: number): void {
     const { fabric } = this.#options;
-    const owner = fabric.at(fabric.table.lookup(high, low, now));
+    // Its guest may not have said anything for long.
+    const owner = fabric.at(fabric.table.last(high, low));
     const follows = owner !== undefined && owner !== member && mayFollow(member, owner);
     // Its wish to be parked may still lie in its socket.
     if (follows) owner.receivePending();
