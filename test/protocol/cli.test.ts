@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { closeSync, existsSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -90,14 +91,15 @@ it('whoever asks a switch that has as many connections as it may have is told th
   await child;
 });
 
-it.runIf(existsSync('/dev/full'))('output that is lost on a full disk is no success', async () => {
+it.runIf(existsSync('/dev/full'))('output that is lost on a full disk is no success', () => {
   const full = openSync('/dev/full', 'w');
-  const args = [program, 'models', '--json'];
-  const result = await execa(process.execPath, args, { reject: false, stdout: full }).finally(() =>
-    closeSync(full),
-  );
+  const result = spawnSync(process.execPath, [program, 'models', '--json'], {
+    stdio: ['ignore', full, 'pipe'],
+    encoding: 'utf8',
+  });
+  closeSync(full);
   expect(result.stderr).toMatch(/^error: the output is lost: .*ENOSPC/);
-  expect(result.exitCode).toBe(1);
+  expect(result.status).toBe(1);
 });
 
 it('a switch says that it has nothing to capture without an uplink', async () => {
