@@ -38,11 +38,11 @@ export async function reviveDevice(
   for (const [index, result] of results.entries()) {
     // Logging may never have been started; then its end is refused, rightly.
     if (result.status === 'rejected' && index !== 1)
-      troubles.push(`device ${id} at the source: ${steps[index]?.[0]}: ${String(result.reason)}`);
+      troubles.push(`device ${id}: ${steps[index]?.[0]}: ${String(result.reason)}`);
   }
   const [running, , released] = results;
   if (running?.status === 'rejected' || released?.status === 'rejected')
-    troubles.push(`device ${id} does not work at the source any more`);
+    troubles.push(`device ${id} does not work any more`);
   return troubles;
 }
 

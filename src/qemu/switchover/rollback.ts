@@ -95,7 +95,7 @@ async function goneSource(run: Run): Promise<Outcome> {
 
 async function reviveSource(run: Run, { id, unfenced, sourceInfo }: DeviceRun): Promise<void> {
   for (const trouble of await reviveDevice(id, unfenced, sourceInfo.hasNet, run.timeouts.command))
-    run.warn(trouble);
+    run.warn(`at the source: ${trouble}`);
 }
 
 /** Cancels QEMU's migration and sees the guest run at the source. */
