@@ -31,6 +31,7 @@ export class Mlx5Device implements Device {
     },
   };
   readonly #host: DeviceHost;
+  #closed = false;
 
   constructor(host: DeviceHost, options: Mlx5Options, port: NetPort) {
     this.#host = host;
@@ -85,6 +86,7 @@ export class Mlx5Device implements Device {
   }
 
   #wake(): void {
+    if (this.#closed) return;
     this.commandInterface.wake();
     this.core.wake();
   }
@@ -100,6 +102,7 @@ export class Mlx5Device implements Device {
   }
 
   close(): void {
+    this.#closed = true;
     this.core.close();
   }
 }
