@@ -12,7 +12,7 @@ SOURCES := $(shell find src device-models qemu-scripts images bench test -name '
 INSTALLED := node_modules/.installed
 BUILT := dist/.built
 
-.PHONY: setup build test test-fast test-e2e demo bench fuzz lint doctor libvfio-user clean
+.PHONY: setup build node-version test test-fast test-e2e demo bench fuzz lint doctor libvfio-user clean
 .DELETE_ON_ERROR:
 
 setup: build
@@ -20,10 +20,13 @@ setup: build
 
 build: $(BUILT)
 
+# Each time: another Node may have come to be the one on PATH since.
+node-version:
+	@src/setup/check-node.sh "$$($(NODE) -p process.versions.node 2>/dev/null)"
+
 # By content: a checkout that touches the lock file is no reason to install again. `npm ci` refuses when the
 # registry lacks optional packages of other platforms; `npm install` then takes the same versions.
-$(INSTALLED): package-lock.json
-	@src/setup/check-node.sh "$$($(NODE) -p process.versions.node 2>/dev/null)"
+$(INSTALLED): package-lock.json | node-version
 	@sum=$$(sha256sum package-lock.json); \
 	if [ -d node_modules ] && [ "$$sum" = "$$(cat $@ 2>/dev/null)" ]; then touch $@; exit; fi; \
 	echo 'setup: installing npm packages'; log=$$(mktemp); \

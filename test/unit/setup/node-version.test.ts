@@ -97,6 +97,23 @@ describe.skipIf(make === undefined)('make', () => {
   });
 });
 
+describe.skipIf(make === undefined)('make in a checkout that has been used', () => {
+  it('does nothing with a Node that has become too old', async () => {
+    copy('Makefile', script, 'package-lock.json');
+    mkdirSync(join(folder, 'node_modules/.bin'), { recursive: true });
+    writeFileSync(join(folder, 'node_modules/.installed'), '');
+    symlinkSync(join(bin, 'tsc'), join(folder, 'node_modules/.bin/tsc'));
+    writeFileSync(join(folder, 'tsconfig.json'), '{}');
+    fake('node', 'echo 18.20.4');
+    fake('tsc');
+    const env = { PATH: `${bin}:${process.env.PATH}`, MAKEFLAGS: '' };
+    const ended = await execa('make', ['build'], { cwd: folder, env, reject: false });
+    expect(ended.exitCode).not.toBe(0);
+    expect(ended.stderr).toContain(tooOld);
+    expect(called()).not.toContain('tsc');
+  });
+});
+
 describe('.ci/run', () => {
   async function run(): Promise<{ exitCode?: number | undefined; stdout: string; stderr: string }> {
     copy('.ci/run', script);
