@@ -142,6 +142,13 @@ async function checkDevice(run: Run, device: DeviceRun): Promise<void> {
   device.flags = sourceFlags & destinationFlags;
   checkConnected(id, source, from, 'source');
   checkConnected(id, destination, to, 'destination');
+  // A guest that waits for its migration has not run: whose this is loses it.
+  if (commandOf(to.config) !== 0)
+    throw refusal(
+      'VC_DESTINATION_STATE',
+      `the destination server of device ${id} (${destination.name}) serves a guest that has set the device up`,
+      'are its two sockets the other way round? the source comes first',
+    );
   if (from.protocol < neededProtocol)
     throw refusal(
       'VC_PROTOCOL',

@@ -516,6 +516,21 @@ describe('what is refused at once', () => {
     expect(world.journal.filter((line) => /setState|hold|QEMU: migrate$/.test(line))).toEqual([]);
   });
 
+  it('a device whose two sockets are the other way round', async () => {
+    const options = world.options();
+    const devices = options.devices.map(({ id, source, destination }) => ({
+      id,
+      source: destination,
+      destination: source,
+    }));
+    await expect(migrate({ ...options, devices })).rejects.toMatchObject({
+      code: 'VC_DESTINATION_STATE',
+      outcome: 'source',
+      hint: expect.stringContaining('the other way round'),
+    });
+    expect(world.journal.filter((line) => /setState|hold|QEMU: migrate$/.test(line))).toEqual([]);
+  });
+
   it('a second vfio-user device that nobody named, another model, a VM that does not wait', async () => {
     world.destinationStatus = 'running';
     await expect(migrate(world.options())).rejects.toMatchObject({
