@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
 import { CompanionError } from '../errors.ts';
 import { kvmDevice, probeKvm } from '../setup/accel.ts';
-import { defaultKernel, isKernelName, kernels } from '../setup/catalog.ts';
+import { defaultKernel, isKernelName, type KernelName, kernels } from '../setup/catalog.ts';
 import { findImage, type GuestKernel } from '../setup/image.ts';
+import { chooseKernel } from '../setup/index.ts';
 import { locateLibvfioUser } from '../setup/libvfio-user.ts';
 import { cacheRoot } from '../setup/paths.ts';
 import { findOnPath, findPrivateQemu, findSystemQemu, type Qemu } from '../setup/qemu.ts';
@@ -40,8 +41,9 @@ export async function doctor(): Promise<Finding[]> {
   const store = new Store(cacheRoot());
   const findings = [nodeFinding(process.versions.node)];
   const qemu = await findQemu(store, findings);
-  const images = await findImages(store, findings);
-  findings.push(await kvmFinding(qemu, images.get(defaultKernel) ?? [...images.values()][0]));
+  const needed = neededKernel(findings);
+  const images = await findImages(store, needed, findings);
+  findings.push(await kvmFinding(qemu, images.get(needed) ?? [...images.values()][0]));
   findings.push(libvfioUserFinding());
   for (const tool of tools) {
     const path = findOnPath(tool.program);
@@ -83,14 +85,29 @@ async function findQemu(store: Store, findings: Finding[]): Promise<Qemu | undef
   }
 }
 
-async function findImages(store: Store, findings: Finding[]): Promise<Map<string, GuestKernel>> {
+/** The guest kernel that is used unless another one is asked for. */
+function neededKernel(findings: Finding[]): KernelName {
+  try {
+    return chooseKernel();
+  } catch (error) {
+    if (!(error instanceof CompanionError)) throw error;
+    findings.push(faultFinding('KERNEL', 'fault', error));
+    return defaultKernel;
+  }
+}
+
+async function findImages(
+  store: Store,
+  needed: KernelName,
+  findings: Finding[],
+): Promise<Map<string, GuestKernel>> {
   const images = new Map<string, GuestKernel>();
   for (const name of Object.keys(kernels).filter(isKernelName)) {
     const image = await findImage(store, name);
     if (image === undefined) {
       findings.push({
         name: `guest kernel ${name}`,
-        state: name === defaultKernel ? 'fault' : 'gap',
+        state: name === needed ? 'fault' : 'gap',
         value: 'not there, or damaged, or without an image of this checkout',
         remedy: `make setup KERNEL=${name}`,
       });

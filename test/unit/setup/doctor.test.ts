@@ -11,6 +11,7 @@ beforeEach(() => {
   vi.stubEnv('VFIO_COMPANION_CACHE', folder);
   vi.stubEnv('VFIO_COMPANION_QEMU', '');
   vi.stubEnv('LIBVFIO_USER', '');
+  vi.stubEnv('KERNEL', '');
   vi.stubEnv('PATH', folder);
 });
 
@@ -35,6 +36,19 @@ describe('doctor', () => {
     vi.stubEnv('VFIO_COMPANION_QEMU', join(folder, 'no-such-qemu'));
     const qemu = (await doctor()).find(({ name }) => name === 'QEMU');
     expect(qemu).toMatchObject({ state: 'fault', remedy: 'correct or unset VFIO_COMPANION_QEMU' });
+  });
+
+  it('needs the guest kernel that was chosen, and no other', async () => {
+    vi.stubEnv('KERNEL', 'trixie');
+    const stateOf = new Map((await doctor()).map(({ name, state }) => [name, state]));
+    expect(stateOf.get('guest kernel trixie')).toBe('fault');
+    expect(stateOf.get('guest kernel bookworm')).toBe('gap');
+    vi.stubEnv('KERNEL', 'nonsense');
+    expect((await doctor()).find(({ name }) => name === 'KERNEL')).toMatchObject({
+      state: 'fault',
+      value: 'no guest kernel is called nonsense',
+      remedy: 'use one of bookworm, trixie, backports',
+    });
   });
 
   it('prints one line for a finding and one for its remedy', () => {
