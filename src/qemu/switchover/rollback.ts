@@ -29,7 +29,20 @@ export async function rollback(run: Run): Promise<Outcome> {
   const outcome = await resumeSource(run);
   await restoreSettings(run);
   await endDestination(run);
-  return outcome;
+  return outcome === 'source' ? lastLook(run) : outcome;
+}
+
+/** A QEMU that can't do without a device server that is gone may fail as soon as its guest goes on. */
+async function lastLook(run: Run): Promise<Outcome> {
+  const { unfenced: source, timeouts } = run;
+  try {
+    await source.execute('query-status', undefined, { timeoutMs: timeouts.rollback });
+    return 'source';
+  } catch (error) {
+    if (!source.open) return goneSource(run);
+    run.warn(`the source QEMU does not answer any more: ${String(error)}`);
+    return 'unknown';
+  }
 }
 
 /**

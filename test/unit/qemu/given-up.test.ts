@@ -42,14 +42,18 @@ function slowDown(peer: FakePeer, state?: number): void {
   peer.park = slow(peer.park);
 }
 
-/** Cancels when `line` comes to stand in the journal. */
-function cancelAt(line: string): void {
+/** Does something when `line` comes to stand in the journal. */
+function whenAsked(line: string, action: () => unknown): void {
   const { journal } = world;
   const push = journal.push.bind(journal);
   journal.push = (...lines) => {
-    if (lines.includes(line)) setImmediate(() => cancel.abort());
+    if (lines.includes(line)) setImmediate(action);
     return push(...lines);
   };
+}
+
+function cancelAt(line: string): void {
+  whenAsked(line, () => cancel.abort());
 }
 
 /** Migrates, is cancelled, and waits for what may still come. */
@@ -207,6 +211,12 @@ describe('a destination that', () => {
       report: { warnings: [expect.stringContaining('could not be ended')] },
     });
   });
+});
+
+it('does not say that the guest runs at a source that ends just when it goes on', async () => {
+  world.source.failing = { method: 'rest', after: 0 };
+  whenAsked('destination QEMU: quit', () => world.kill('source'));
+  await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'lost' });
 });
 
 it('takes a limit of many weeks for one', async () => {

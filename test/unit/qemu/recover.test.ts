@@ -179,7 +179,8 @@ describe('recover', () => {
   it('ends a migration of a QEMU that tells no events', async () => {
     await leaveAt('precopy');
     world.eventless = true;
-    expect(await recoverSource()).toMatchObject({ before: 'running', migration: 'active', after: 'running' });
+    expect(await recoverSource()).toMatchObject({ after: 'running' });
+    expect(world.journal).toContain('source QEMU: migrate_cancel');
   });
 
   it('does not start a guest that was gone before its migration could be cancelled', async () => {
