@@ -311,11 +311,6 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     }
     const bar = this.#bar(index, offset, count);
     this.#health.check();
-    if (this.#modelResetDue) {
-      // What a bus reads where nobody answers: these registers are of a model that should be gone.
-      target.fill(0xff, at, at + count);
-      return;
-    }
     try {
       this.#bars.read(bar, offset, count, target, at);
     } catch (error) {

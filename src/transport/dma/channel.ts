@@ -188,6 +188,11 @@ export class DmaChannel implements MessageDma {
     this.#wait.cancel();
   }
 
+  /** The device is to be reset and has not unwound: nothing more is to be served until then, so that all that follows finds it reset. */
+  get cancelled(): boolean {
+    return this.#wait.cancelled;
+  }
+
   /** The device has unwound: DMA is possible again. */
   allow(): void {
     this.#wait.allow();

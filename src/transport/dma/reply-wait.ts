@@ -29,6 +29,11 @@ export class ReplyWait {
     this.#cancelled = false;
   }
 
+  /** Between `cancel()` and `allow()`. */
+  get cancelled(): boolean {
+    return this.#cancelled;
+  }
+
   /** Throws ECANCELED between `cancel()` and `allow()`. */
   checkCancelled(): void {
     if (!this.#cancelled) return;

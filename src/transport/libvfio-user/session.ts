@@ -174,7 +174,7 @@ export class Session implements DmaPort {
     let served = false;
     try {
       this.#flush();
-      while (!this.#gone && this.#step()) served = true;
+      while (!this.#gone && this.#dma?.cancelled !== true && this.#step()) served = true;
     } catch (error) {
       this.#serverFailed(error);
     }

@@ -97,6 +97,11 @@ export class Dispatcher implements HandlerContext {
     return this.#peer !== undefined;
   }
 
+  /** Whether the device waits for DMA no longer, but has to unwind before it is reset: what follows is for the device after that. */
+  get unwinding(): boolean {
+    return this.#dma?.cancelled === true;
+  }
+
   /** Whether the client waits for an answer that is being computed. */
   get unanswered(): boolean {
     return this.#replies.unanswered > 0;

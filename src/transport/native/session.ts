@@ -169,7 +169,7 @@ export class Session implements DmaPort {
   #receiveNested(): boolean {
     const received = this.#socket.receive();
     let served = false;
-    while (this.open && this.#dispatcher.serveNext(true)) served = true;
+    while (this.open && !this.#dispatcher.unwinding && this.#dispatcher.serveNext(true)) served = true;
     return received || served;
   }
 
