@@ -53,12 +53,13 @@ export const networkScene: DemoScene = async (finish) => {
   return { report, proven };
 };
 
-/** What was lost or exchanged, if anything was. */
-function missing(pinged: PingReport, ends: Ends<UdpReport>): string | undefined {
+/** What was lost or exchanged, if anything was; that nothing arrived at all is no success. */
+export function missing(pinged: PingReport, ends: Ends<UdpReport>): string | undefined {
   if (pinged.lost > 0 || pinged.sent === 0) return `pings were lost: ${pinged.lost} of ${pinged.sent}`;
   for (const [where, report] of Object.entries(ends)) {
     const wrong = report.missing + report.reordered + report.duplicates;
-    if (wrong > 0) return `datagrams went wrong on their way to the ${where}: ${JSON.stringify(report)}`;
+    if (wrong > 0 || report.received === 0)
+      return `datagrams went wrong on their way to the ${where}: ${JSON.stringify(report)}`;
   }
   return undefined;
 }
@@ -70,9 +71,11 @@ function arrived({ guest, peer }: Ends<UdpReport>): string {
   );
 }
 
-function streamsEqual({ guest, peer }: { guest: TcpReport; peer: TcpReport }): string {
+export function streamsEqual({ guest, peer }: { guest: TcpReport; peer: TcpReport }): string {
   if (guest.receivedHash !== peer.sentHash || peer.receivedHash !== guest.sentHash)
     throw new Error(`the TCP streams differ: ${JSON.stringify({ guest, peer })}`);
+  if (guest.received === 0 || peer.received === 0)
+    throw new Error(`nothing arrived by TCP: ${JSON.stringify({ guest, peer })}`);
   return (
     `TCP: one connection, ${bytes(guest.received)} to the guest (hash ${guest.receivedHash}) and ` +
     `${bytes(peer.received)} from it (hash ${peer.receivedHash}), both as they were sent`
