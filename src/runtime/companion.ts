@@ -3,8 +3,9 @@ import { quietEngine } from '../engine.ts';
 import { errno, errnoOf, RequestError } from '../errors.ts';
 import { migrationState } from '../migration/state.ts';
 import type { ServedMigration } from '../transport/served-device.ts';
+import { pageWindow } from '../vfio-user/page-window.ts';
 import { type MarkOutcome, markPages, rehearseMarking } from './mark-pages.ts';
-import { maxPageSlots, PageWindow, type PeekDirtyPages } from './page-window.ts';
+import { PageWindow, type PeekDirtyPages } from './page-window.ts';
 import type { WindowPlace } from './shared-window.ts';
 import { StateWindow } from './state-window.ts';
 
@@ -101,13 +102,13 @@ export class CompanionService {
         this.#quiet(flag(on, 'on'));
         return {};
       },
-      markDirty: ({ keep }) => this.#markDirty(keep === undefined ? 0 : size(keep, maxPageSlots)),
+      markDirty: ({ keep }) => this.#markDirty(keep === undefined ? 0 : size(keep, pageWindow.maxSlots)),
       rehearseMarking: ({ pages }) =>
         this.#marked((client) => rehearseMarking(target.memory, client, size(pages, rehearsalLimit))),
       dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
       fireVectors: () => ({ fired: target.fireVectors() }),
       openPageWindow: (request) => {
-        this.#pages.open(place(request), size(request.slots, maxPageSlots));
+        this.#pages.open(place(request), size(request.slots, pageWindow.maxSlots));
         return {};
       },
       closePageWindow: () => {
@@ -130,7 +131,7 @@ export class CompanionService {
       },
       placePages: ({ pages }) =>
         this.#timed(() => {
-          this.#pages.place(size(pages, maxPageSlots));
+          this.#pages.place(size(pages, pageWindow.maxSlots));
           return {};
         }),
       openStateWindow: (request) => {

@@ -1,21 +1,12 @@
-import { trackedPage } from '../dma/dirty-log.ts';
 import { dmaProt, type GuestMemory } from '../dma/types.ts';
 import { errno, RequestError } from '../errors.ts';
+import { pageWindow, pageWindowSize } from '../vfio-user/page-window.ts';
 import { SharedWindow, type WindowPlace } from './shared-window.ts';
 
-const pageBytes = trackedPage.smallest;
-/** Most pages that one window holds: 128 MiB of guest memory. */
-export const maxPageSlots = 32768;
-/** A page's address in the window: 64 bits, little-endian. */
-const addressBytes = 8;
+const { pageBytes, addressBytes, maxSlots } = pageWindow;
 const wordRange = 2 ** 32;
 /** Pages beside each other are copied in pieces of this many. */
 const longestRun = 64;
-
-/** Bytes of a window of `slots` pages: the pages from the start on, their addresses behind. */
-export function pageWindowSize(slots: number): number {
-  return slots * (pageBytes + addressBytes);
-}
 
 export type PeekDirtyPages = (from: number, limit: number) => Float64Array;
 
@@ -35,7 +26,7 @@ export interface PageLook {
  */
 export class PageWindow {
   readonly #memory: GuestMemory;
-  readonly #window = new SharedWindow('page window', pageWindowSize(maxPageSlots));
+  readonly #window = new SharedWindow('page window', pageWindowSize(maxSlots));
   #slots = 0;
   /** Taken from the log, and not yet copied. */
   #kept = new Float64Array(0);
@@ -47,8 +38,8 @@ export class PageWindow {
   /** Opens a window of `slots` pages in place of what was open; see `SharedWindow.open` for the place. */
   open(place: WindowPlace, slots: number): void {
     this.close();
-    if (slots < 1 || slots > maxPageSlots) {
-      throw new RequestError(errno.EINVAL, `a page window has 1 to ${maxPageSlots} slots, not ${slots}`);
+    if (slots < 1 || slots > maxSlots) {
+      throw new RequestError(errno.EINVAL, `a page window has 1 to ${maxSlots} slots, not ${slots}`);
     }
     if (place.size < pageWindowSize(slots)) {
       throw new RequestError(errno.EINVAL, `${slots} pages do not fit into ${place.size} bytes`);

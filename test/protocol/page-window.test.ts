@@ -5,8 +5,8 @@ import { command, registers } from '../../device-models/ram/registers.ts';
 import type { DeviceModel } from '../../src/device/index.ts';
 import { errno } from '../../src/errors.ts';
 import { closeFd, MappedMemory, memfdCreate, sealSize, write } from '../../src/posix/index.ts';
-import { pageWindowSize } from '../../src/runtime/page-window.ts';
 import { pciRegion } from '../../src/vfio-user/constants.ts';
+import { pageWindowSize } from '../../src/vfio-user/page-window.ts';
 import { serversUnderTest } from './harness.ts';
 import { Bench } from './runtime-harness.ts';
 

@@ -8,6 +8,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
 import { Timeline } from '../../report/timeline.ts';
+import { pageWindow, pageWindowSize } from '../../vfio-user/page-window.ts';
 import { within } from '../deadline.ts';
 import type { SharedPages, SharedPlace } from '../device-peer.ts';
 import type { DeviceRun, Run } from './run.ts';
@@ -18,16 +19,12 @@ import { shareMemory } from './shared-memory.ts';
  * loads, which costs some milliseconds.
  */
 const worthCarrying = 1000;
-/** More pages than this at a time are marked: 128 MiB. The servers take no more. */
-const maxSlots = 32768;
 /** Room for more than there were when the window was made. */
 const spare = 1.25;
 /** Pages of one look: each may be a page fault or two, and the device is served by the same thread. */
 const pagesOfALook = 128;
 /** So many more dirty pages than were looked at, and they are looked at again. */
 const growth = 1.1;
-/** A page and its address; docs/protocol-extensions.md, "Page windows". */
-const bytesOfASlot = 4096 + 8;
 const pollMs = 50;
 
 /** What is known of a device's pages that may be carried. */
@@ -49,10 +46,11 @@ export async function prepareCarrying(run: Run, device: DeviceRun): Promise<void
   if (run.options.markDirtyPages === false || run.options.carryPages === false) return;
   const stopped = (): boolean => run.progressed.stopped || run.signal.aborted;
   while (!stopped()) {
-    const dirty = Math.min(device.dirtyPages, maxSlots);
+    // More than fit are marked.
+    const dirty = Math.min(device.dirtyPages, pageWindow.maxSlots);
     if (dirty >= worthCarrying) {
       if (dirty > (device.carrying?.slots ?? 0)) {
-        const slots = Math.min(maxSlots, Math.ceil(dirty * spare));
+        const slots = Math.min(pageWindow.maxSlots, Math.ceil(dirty * spare));
         device.carrying = undefined;
         if (!(await openPages(slots, source.pages, destination.pages))) return;
         device.carrying = { slots, ready: 0, microsecondsPerPage: undefined };
@@ -69,7 +67,7 @@ function openPages(slots: number, source: SharedPages, destination: SharedPages)
   const openers = [source, destination].map(
     (pages) => (place: SharedPlace) => pages.open({ ...place, slots }),
   );
-  return shareMemory('page-window', slots * bytesOfASlot, openers);
+  return shareMemory('page-window', pageWindowSize(slots), openers);
 }
 
 /** Has both servers touch the pages that are dirty now. */
