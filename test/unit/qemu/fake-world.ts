@@ -324,7 +324,7 @@ export class FakeWorld {
     return device;
   }
 
-  #selected = 0;
+  readonly #selected = { source: 0, destination: 0 };
 
   options(): MigrateOptions {
     return {
@@ -385,7 +385,7 @@ export class FakeWorld {
       return { error: { class: 'GenericError', desc: `${side} refuses ${command}` } };
     switch (command) {
       case 'human-monitor-command':
-        if (side === 'source') this.#port(line);
+        this.#port(side, line);
         return { return: this.#hmp(line) };
       case 'query-status': {
         const status = side === 'source' ? this.sourceStatus : this.destinationStatus;
@@ -447,13 +447,16 @@ export class FakeWorld {
     }
   }
 
-  /** A write through 0xCF8 reaches the command register of a device of the source, as QEMU passes it on. */
-  #port(line: string): void {
-    const [, port, value] = /^o \/\w (0xcf[8-f]) (0x[0-9a-f]+)$/.exec(line) ?? [];
-    if (port === '0xcf8') this.#selected = Number(value) & 0xffff;
-    else if (port === '0xcfc' && (this.#selected & 0xff) === 4) {
-      const device = this.devices.find(({ devfn }) => devfn === this.#selected >> 8);
-      device?.source.config.writeUInt16LE(Number(value), 4);
+  /** A write through 0xCF8 reaches the registers of a device, as QEMU passes it on; at the source only the command register is written. */
+  #port(side: 'source' | 'destination', line: string): void {
+    const [, letter, port, value] = /^o \/(\w) 0x(cf[8-f]) (0x[0-9a-f]+)$/.exec(line) ?? [];
+    if (port === 'cf8') this.#selected[side] = Number(value) & 0xffff;
+    else if (port !== undefined) {
+      const selected = this.#selected[side];
+      const device = this.devices.find(({ devfn }) => devfn === selected >> 8);
+      const offset = (selected & 0xfc) + Number.parseInt(port, 16) - 0xcfc;
+      const size = { b: 1, h: 2 }[letter ?? ''] ?? 4;
+      device?.[side].config.writeUIntLE(Number(value), offset, size);
     }
   }
 

@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { migrationState } from '../../../src/migration/state.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
-import { type FakeDevice, FakeWorld } from './fake-world.ts';
+import { type FakeDevice, FakeWorld, tableAddress } from './fake-world.ts';
 
 let world: FakeWorld;
 let devices: readonly FakeDevice[];
@@ -44,6 +44,34 @@ describe('two devices', () => {
       expect(source.current).toBe(migrationState.STOP_COPY);
     }
   });
+
+  it.each([0, 1])(
+    'are refused while the guest runs when servers are taken for each other, kind %d',
+    async (kind) => {
+      const [, second] = devices;
+      const barOffset = 0x10;
+      second?.source.config.writeUInt32LE(tableAddress + 0x1000, barOffset);
+      const options = world.options();
+      const [a, b] = options.devices;
+      if (a === undefined || b === undefined) throw new Error('two devices');
+      const crossed =
+        kind === 0
+          ? [
+              { ...a, destination: b.destination },
+              { ...b, destination: a.destination },
+            ]
+          : [
+              { ...a, id: b.id },
+              { ...b, id: a.id },
+            ];
+      await expect(migrate({ ...options, devices: crossed })).rejects.toMatchObject({
+        code: 'VC_DEVICES',
+        outcome: 'source',
+        message: expect.stringMatching(/^the server at destination\S* is not that of device dev\d/),
+      });
+      expect(world.journal).not.toContain('source QEMU: migrate');
+    },
+  );
 
   it('both go on at the source when one of them can not be stopped', async () => {
     const [, second] = devices;
