@@ -65,13 +65,15 @@ export class ForwardingTable {
     return slot === FREE ? FREE : (this.#port[slot] ?? FREE);
   }
 
-  /** A frame from this MAC came in at `port`. False: the port holds its share of addresses already. */
+  /** A frame from this MAC came in at `port`. False: the port holds its share of addresses already, and the MAC is at no port. */
   learn(high: number, low: number, port: number, now: number): boolean {
     const known = this.#find(high, low);
     if (known !== FREE && this.#port[known] === port) {
       this.#seen[known] = now;
       return true;
     }
+    // Wherever it was known to be, it is there no more.
+    if (known !== FREE) this.#drop(known);
     if ((this.#held.get(port) ?? 0) >= this.#perPort) {
       // Looking through the whole table for every frame would be a way to keep the switch busy.
       if (now - (this.#searched.get(port) ?? -Infinity) < SEARCH_SECONDS) return false;

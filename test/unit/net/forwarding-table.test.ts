@@ -51,6 +51,16 @@ describe('forwarding table', () => {
     expect(left.length).toBeGreaterThan(15);
   });
 
+  test('an address that shows up at a port with no share left is not looked for where it was', () => {
+    const table = make({ perPort: 2 });
+    table.learn(1, 1, 5, 0);
+    table.learn(1, 2, 5, 0);
+    table.learn(1, 3, 4, 0);
+    expect(table.learn(1, 3, 5, 1)).toBe(false);
+    expect(table.lookup(1, 3, 1)).toBe(-1);
+    expect(table.size).toBe(2);
+  });
+
   test("a port's share is free again when its addresses are old", () => {
     const table = make({ perPort: 2 });
     table.learn(1, 1, 5, 0);
