@@ -14,10 +14,13 @@ export function summary(report: MigrationReport): string {
   const lines: string[] = [];
   const compared = comparisonUs(report);
   const ofIt = compared === 0 ? '' : `, ${duration(compared)} of it for the comparison that was asked for`;
-  const blackout = report.blackoutUs === null ? 'none measured' : `${duration(report.blackoutUs)}${ofIt}`;
+  const standstill =
+    report.blackoutUs === null
+      ? 'no blackout was measured, as of a guest that is paused'
+      : `the guest stood still for ${duration(report.blackoutUs)}${ofIt} (limit ${report.downtimeLimitMs} ms)`;
   lines.push(
     report.outcome === 'migrated'
-      ? `Migrated in ${(report.totalMs / 1000).toFixed(2)} s; the guest stood still for ${blackout} (limit ${report.downtimeLimitMs} ms).`
+      ? `Migrated in ${(report.totalMs / 1000).toFixed(2)} s; ${standstill}.`
       : `Not migrated; ${whereabouts[report.outcome]}.`,
   );
   if (report.error !== null) {

@@ -83,6 +83,11 @@ describe('summary', () => {
     expect(text).not.toMatch(/^(error|hint):/m);
   });
 
+  it('claims no standstill of a guest that was paused all the time', () => {
+    const [line] = summary({ ...report, blackoutUs: null }).split('\n');
+    expect(line).toBe('Migrated in 1.23 s; no blackout was measured, as of a guest that is paused.');
+  });
+
   it('tells where the guest is when it was not migrated, why, and the way out', () => {
     const error = { code: 'VC_X', message: 'it broke', hint: 'mend it', phase: 'replay' as const };
     const text = summary({ ...report, outcome: 'source', blackoutUs: null, error });
