@@ -126,7 +126,7 @@ export function registerMigrate(program: Command): void {
     .option('--junit <file>', 'write a JUnit XML file')
     .option('--json', 'print the report as JSON on standard output')
     .option('--no-progress', 'no live progress')
-    .addOption(new Option('--log <level>', 'how much to log').choices(logLevels).default('warn'))
+    .addOption(new Option('--log-level, --log <level>', 'how much to log').choices(logLevels).default('warn'))
     .action(run);
 }
 

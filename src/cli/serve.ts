@@ -78,7 +78,7 @@ export function registerServe(program: Command): void {
       'look for more for so many microseconds after the last work before sleeping, on a processor that is left to it (0: never; default: 50, where that pays)',
       microseconds,
     )
-    .addOption(new Option('--log <level>', 'how much to log').choices(logLevels).default('info'))
+    .addOption(new Option('--log-level, --log <level>', 'how much to log').choices(logLevels).default('info'))
     .option('--log-json', 'log one JSON object a line')
     .action(serve);
 }

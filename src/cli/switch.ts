@@ -96,6 +96,6 @@ export function registerSwitch(program: Command): void {
     .option('--pcap <file>', 'capture what passes the first uplink')
     .option('--set-link <port=up|down>', 'pull or plug the cable of a port of a running switch, then exit')
     .option('--stats', 'print the ports and counters of a running switch as JSON, then exit')
-    .addOption(new Option('--log-level <level>', 'how much to log').choices(logLevels).default('info'))
+    .addOption(new Option('--log, --log-level <level>', 'how much to log').choices(logLevels).default('info'))
     .action(runSwitch);
 }

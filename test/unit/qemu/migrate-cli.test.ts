@@ -9,8 +9,10 @@ import {
   parseDevice,
   parseParameter,
   parseQmpAddress,
+  registerMigrate,
   writeReports,
 } from '../../../src/cli/migrate.ts';
+import { registerServe } from '../../../src/cli/serve.ts';
 import { registerSwitch } from '../../../src/cli/switch.ts';
 import type { MigrationReport } from '../../../src/report/types.ts';
 
@@ -107,14 +109,21 @@ describe('the answer of vfio-companion ask', () => {
   });
 });
 
-describe('arguments of vfio-companion switch', () => {
-  it('name the levels of its log when another is asked for', async () => {
-    const program = new Command().exitOverride().configureOutput({ writeErr: () => undefined });
-    registerSwitch(program);
-    program.commands[0]?.exitOverride().configureOutput({ writeErr: () => undefined });
-    const args = ['switch', '--socket', '/nowhere/switch', '--log-level', 'foo'];
-    await expect(program.parseAsync(args, { from: 'user' })).rejects.toThrow(
-      /Allowed choices are trace, debug/,
-    );
+describe('how much to log', () => {
+  it.each(['--log', '--log-level'])('is said by %s to every command that logs', async (flag) => {
+    const commands = {
+      serve: ['ram', '--socket', '/nowhere/device'],
+      switch: ['--socket', '/nowhere/switch'],
+      migrate: [],
+    };
+    for (const [name, args] of Object.entries(commands)) {
+      const program = new Command().exitOverride().configureOutput({ writeErr: () => undefined });
+      for (const register of [registerServe, registerSwitch, registerMigrate]) register(program);
+      for (const command of program.commands)
+        command.exitOverride().configureOutput({ writeErr: () => undefined });
+      await expect(program.parseAsync([name, ...args, flag, 'foo'], { from: 'user' })).rejects.toThrow(
+        /Allowed choices are trace, debug/,
+      );
+    }
   });
 });
