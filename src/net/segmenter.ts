@@ -3,11 +3,10 @@ import { virtioGso } from './tun.ts';
 import type { FrameOffload } from './types.ts';
 
 /** Offsets in the headers that change from segment to segment: RFC 791, RFC 8200, RFC 9293. */
-const ipv4 = { totalLength: 2, id: 4, checksum: 10, addresses: 12, addressBytes: 8, size: 20 } as const;
-const ipv6 = { payloadLength: 4, addresses: 8, addressBytes: 32, size: 40 } as const;
+const ipv4 = { totalLength: 2, id: 4, checksum: 10, size: 20 } as const;
+const ipv6 = { payloadLength: 4, size: 40 } as const;
 const tcp = { sequence: 4, dataOffset: 12, flags: 13, checksum: 16, size: 20 } as const;
 const tcpFlag = { FIN: 0x01, PSH: 0x08, CWR: 0x80 } as const;
-const PROTOCOL_TCP = 6;
 const UDP_CHECKSUM_OFFSET = 6;
 const VLAN_TAG = 4;
 /** Longest headers: Ethernet with two tags, IPv6 with extensions, TCP with options. */
@@ -27,6 +26,8 @@ export class Segmenter {
   #isIpv4 = false;
   #transport = 0;
   #headers = 0;
+  /** Sum of the pseudo header without the length. */
+  #pseudo = 0;
   #gsoSize = 0;
   #index = 0;
   #position = 0;
@@ -111,6 +112,10 @@ export class Segmenter {
     this.#network = network;
     this.#transport = transport;
     this.#headers = headers;
+    // The kernel has left the sum in the field. Its addresses need not be those of the IP header: behind a routing header the
+    // last one counts. The length is taken out (in one's complement: its inverse added), for each frame has its own.
+    const left = bytes.readUInt16BE(start + transport + tcp.checksum);
+    this.#pseudo = left + (0xffff - fold(length - transport));
     return true;
   }
 
@@ -119,21 +124,13 @@ export class Segmenter {
     const network = at + this.#network;
     const transport = at + this.#transport;
     const end = at + this.#headers + payload;
-    const tcpLength = end - transport;
-    let pseudo = PROTOCOL_TCP + tcpLength;
     if (this.#isIpv4) {
       bytes.writeUInt16BE(end - network, network + ipv4.totalLength);
       const id = this.#header.readUInt16BE(this.#network + ipv4.id);
       bytes.writeUInt16BE((id + this.#index) & 0xffff, network + ipv4.id);
       bytes.writeUInt16BE(0, network + ipv4.checksum);
       bytes.writeUInt16BE(~this.#sum(network, transport, 0) & 0xffff, network + ipv4.checksum);
-      const addresses = network + ipv4.addresses;
-      pseudo = this.#sum(addresses, addresses + ipv4.addressBytes, pseudo);
-    } else {
-      bytes.writeUInt16BE(end - network - ipv6.size, network + ipv6.payloadLength);
-      const addresses = network + ipv6.addresses;
-      pseudo = this.#sum(addresses, addresses + ipv6.addressBytes, pseudo);
-    }
+    } else bytes.writeUInt16BE(end - network - ipv6.size, network + ipv6.payloadLength);
     const sequence = this.#header.readUInt32BE(this.#transport + tcp.sequence);
     bytes.writeUInt32BE((sequence + this.#index * this.#gsoSize) >>> 0, transport + tcp.sequence);
     let flags = this.#header.readUInt8(this.#transport + tcp.flags);
@@ -141,6 +138,7 @@ export class Segmenter {
     if (this.#index > 0) flags &= ~tcpFlag.CWR;
     bytes.writeUInt8(flags, transport + tcp.flags);
     bytes.writeUInt16BE(0, transport + tcp.checksum);
+    const pseudo = this.#pseudo + end - transport;
     bytes.writeUInt16BE(~this.#sum(transport, end, pseudo) & 0xffff, transport + tcp.checksum);
   }
 

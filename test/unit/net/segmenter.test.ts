@@ -11,10 +11,15 @@ interface Shape {
   outer?: number;
   version: 4 | 6;
   options: number;
+  /** Behind a routing header, with another address to pass before the last. */
+  routed?: true;
 }
 
-/** A TCP segment over one of the shapes, checksums missing, flags CWR|ACK|PSH|FIN. */
-function tcpFrame({ tags, outer = 0x8100, version, options }: Shape) {
+/**
+ * A TCP segment over one of the shapes, flags CWR|ACK|PSH|FIN. Of its checksum a kernel has left what it sums of the
+ * pseudo header, and of the IP header's nothing.
+ */
+function tcpFrame({ tags, outer = 0x8100, version, options, routed }: Shape) {
   const head = Buffer.alloc(12 + 4 * tags + 2);
   for (let tag = 0; tag < tags; tag++) head.writeUInt32BE(0x81000005 + tag, 12 + 4 * tag);
   if (tags > 0) head.writeUInt16BE(outer, 12);
@@ -28,9 +33,18 @@ function tcpFrame({ tags, outer = 0x8100, version, options }: Shape) {
     network[0] = 0x45;
     network[9] = 6;
     network.writeUInt16BE(0xfffe, 4);
-  } else network[6] = 6;
-  const frame = Buffer.concat([head, network, tcp, payload]);
-  const transport = head.length + network.length;
+  } else network[6] = routed ? 43 : 6;
+  const destination = Buffer.from('fd000000000000000000000000000777', 'hex');
+  const routing = routed
+    ? Buffer.concat([Buffer.from([6, 2, 2, 1, 0, 0, 0, 0]), destination])
+    : Buffer.alloc(0);
+  const addresses = Buffer.from(network.subarray(version === 4 ? 12 : 8));
+  if (routed) destination.copy(addresses, 16);
+  const pseudo = Buffer.concat([addresses, Buffer.from([0, 6, 0, 0])]);
+  pseudo.writeUInt16BE(tcp.length + payload.length, pseudo.length - 2);
+  tcp.writeUInt16BE(~internetChecksum(pseudo) & 0xffff, 16);
+  const frame = Buffer.concat([head, network, routing, tcp, payload]);
+  const transport = head.length + network.length + routing.length;
   const offload = {
     gsoType: version === 4 ? 1 : 4,
     headerLength: transport + tcp.length,
@@ -38,7 +52,7 @@ function tcpFrame({ tags, outer = 0x8100, version, options }: Shape) {
     checksumStart: transport,
     checksumOffset: 16,
   };
-  return { frame, offload, network: head.length, transport, headers: transport + tcp.length };
+  return { frame, offload, addresses, network: head.length, transport, headers: transport + tcp.length };
 }
 
 function load(frame: Buffer): { bytes: Buffer; segmenter: Segmenter } {
@@ -56,12 +70,13 @@ function all(bytes: Buffer, segmenter: Segmenter): Buffer[] {
 
 describe('segmenter', () => {
   const tagged = [{ tags: 0 }, ...[1, 2].flatMap((tags) => [{ tags }, { tags, outer: 0x88a8 }])];
+  const networks = [{ version: 4 }, { version: 6 }, { version: 6, routed: true }] as const;
   const shapes: Shape[] = tagged.flatMap((tags) =>
-    ([4, 6] as const).flatMap((version) => [0, 12].map((options) => ({ ...tags, version, options }))),
+    networks.flatMap((network) => [0, 12].map((options) => ({ ...tags, ...network, options }))),
   );
   test.each(shapes)('cuts %o into frames that are right in every field', (shape) => {
     for (const gsoSize of [536, 1447, 1448, 4999, 5000, 9000]) {
-      const { frame, offload, network, transport, headers } = tcpFrame(shape);
+      const { frame, offload, addresses, network, transport, headers } = tcpFrame(shape);
       const { bytes, segmenter } = load(frame);
       expect(segmenter.begin(START, frame.length, { ...offload, gsoSize })).toBe(true);
       const frames = all(bytes, segmenter);
@@ -76,7 +91,6 @@ describe('segmenter', () => {
         pseudo.writeUInt16BE(piece.length - transport, 2);
         pseudo[1] = 6;
         const v4 = shape.version === 4;
-        const addresses = piece.subarray(network + (v4 ? 12 : 8), network + (v4 ? 20 : 40));
         const tcp = piece.subarray(transport);
         expect(internetChecksum(Buffer.concat([addresses, pseudo, tcp]))).toBe(0);
         if (v4) {
