@@ -154,6 +154,7 @@ export class SendQueues {
     while (sq.ci !== producer) {
       const ready = (producer - sq.ci) & indexMask;
       const index = sq.ci;
+      this.#wqe.forget();
       const syndrome = ready > sq.ring.size ? cqeSyndrome.LOCAL_QP_OP_ERR : this.#execute(sq, ready);
       if (syndrome !== 0) {
         const blocks = Math.min(this.#wqe.basicBlocks, ready);
@@ -183,7 +184,6 @@ export class SendQueues {
   #execute(sq: SendQueue, ready: number): number {
     const wqe = this.#wqe;
     const dma = this.#host.dma;
-    wqe.payloadLength = 0;
     try {
       dma.read(sq.ring.address(sq.ci), firstBlock(this.#bytes));
       parseControl(this.#bytes, wqe);

@@ -52,6 +52,13 @@ export class SendWqe {
   /** Guest address; or, for inline data, minus the offset of the data in the WQE. */
   readonly segmentAddress = new Float64Array(maxSegments);
   payloadLength = 0;
+
+  /** As long as nothing is known of the next one: a block that does nothing. */
+  forget(): void {
+    this.opcode = wqeOpcode.NOP;
+    this.basicBlocks = 1;
+    this.payloadLength = 0;
+  }
 }
 
 /** Reads the control segment. */

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { limits } from '../../../device-models/mlx5/limits.ts';
 import { segmentFlags } from '../../../device-models/mlx5/offload/transmit.ts';
+import { errno, RequestError } from '../../../src/errors.ts';
 import type { FrameOffload } from '../../../src/net/types.ts';
 import {
   buildFrame,
@@ -384,6 +385,37 @@ describe('transmit', () => {
       expect([what, driver.querySqState(sq)]).toEqual([what, 3]);
       expect(port.sent).toEqual([]);
     }
+  });
+
+  it.each([
+    ['that can not be read', 0],
+    ['of which there are more than the queue holds', 1000],
+  ])('reports a block %s as itself, not as the WQE before it', (_what, beyond) => {
+    const { driver, host } = running();
+    const sq = driver.createSq(driver.channels[0]?.tx.cq ?? expect.fail('no CQ'), driver.tis, 7);
+    // Of several blocks, and another opcode than the next.
+    const long = buildFrame({ protocol: 'tcp', payload: Buffer.alloc(200) });
+    const options = { mss: 100, inline: 54, pieces: new Array(10).fill(20) };
+    driver.build(sq, long, options);
+    driver.ring(sq);
+    driver.poll();
+    const index = sq.pc;
+    driver.build(sq, buildFrame({ dst: peer }));
+    driver.build(sq, long, options);
+    sq.pc += beyond;
+    const { dma } = host;
+    const read = dma.read.bind(dma);
+    let refusals = beyond === 0 ? 1 : 0;
+    dma.read = (iova, target) => {
+      if (iova === sq.ring + index * 64 && refusals-- > 0) throw new RequestError(errno.EFAULT, 'not there');
+      read(iova, target);
+    };
+    driver.ring(sq);
+    driver.poll();
+    const errors = driver.completions.filter((cqe) => (cqe[0x3f] ?? 0) >>> 4 === 13);
+    const reported = errors.map((cqe) => ({ opcode: cqe[0x38], index: cqe.readUInt16BE(0x3c) }));
+    const flushed = beyond === 0 ? [{ opcode: 0x0e, index: index + 1 }] : [];
+    expect(reported).toEqual([{ opcode: 0, index }, ...flushed]);
   });
 
   it('lets others have a turn while it cuts much into tiny segments', () => {
