@@ -178,17 +178,13 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       log,
     });
     this.migration = servedMigration(this.#migration, {
-      moves: () => {
-        this.#byOrchestrator = false;
-      },
+      moves: () => this.#moved(false),
       logs: () => {
         this.#loggedByClient = true;
       },
     });
     this.orchestrated = servedMigration(this.#migration, {
-      moves: () => {
-        this.#byOrchestrator = true;
-      },
+      moves: () => this.#moved(true),
       logs: () => {
         this.#loggedByClient = false;
       },
@@ -396,6 +392,14 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#doorbells.forget();
     this.interrupts.reset();
     this.#health.run(() => this.#device.reset(kind));
+  }
+
+  #moved(byOrchestrator: boolean): () => void {
+    const before = this.#byOrchestrator;
+    this.#byOrchestrator = byOrchestrator;
+    return () => {
+      this.#byOrchestrator = before;
+    };
   }
 
   /** In the middle of the model's DMA by message, the model is reset once it has unwound, and can do no harm until then. */

@@ -39,8 +39,8 @@ export function createMigration(parts: MigrationParts): MigrationController | un
 
 /** What is told of one driver of a migration. */
 export interface DriverHooks {
-  /** Before each of its state changes. */
-  moves(): void;
+  /** Before each of its state changes; returns what takes it back, for one that was refused. */
+  moves(): () => void;
   /** After it has started the dirty log. */
   logs(): void;
 }
@@ -57,8 +57,14 @@ export function servedMigration(
       return controller.state;
     },
     setState: (state) => {
-      moves();
-      controller.setState(state);
+      const before = controller.state;
+      const takeBack = moves();
+      try {
+        controller.setState(state);
+      } catch (error) {
+        if (controller.state === before) takeBack();
+        throw error;
+      }
     },
     dataSize: () => controller.dataSize(),
     precopyInfo: () => controller.precopyInfo(),

@@ -97,4 +97,18 @@ describe('a client that leaves', () => {
     expect(runtime.orchestrated?.state).toBe(STOP_COPY);
     visit((client) => expect(client.readRegister(0, scratch)).toBe(77));
   });
+
+  it('leaves it alone also when it had asked for something that was refused', () => {
+    visit((client) => {
+      runtime.orchestrated?.setState(STOP_COPY);
+      expect(() => client.setState(ERROR)).toThrow(/EINVAL/);
+    });
+    expect(runtime.orchestrated?.state).toBe(STOP_COPY);
+    visit((client) => {
+      runtime.orchestrated?.setState(RUNNING);
+      client.setState(STOP_COPY);
+      expect(() => runtime.orchestrated?.setState(ERROR)).toThrow();
+    });
+    expect(runtime.orchestrated?.state).toBe(RUNNING);
+  });
 });
