@@ -213,6 +213,13 @@ describe('the client with promises', () => {
     await stop(client);
   });
 
+  it.each([2 ** 31, Number.POSITIVE_INFINITY])('waits for %d ms when it is told to', async (timeoutMs) => {
+    serve();
+    const client = await AsyncVfioUserClient.connect(path, { timeoutMs });
+    expect(await client.getState()).toBe(2);
+    await stop(client);
+  });
+
   it('gives up at the deadline, bears the late reply, and refuses one that nobody asked for', async () => {
     const { createServer } = await import('node:net');
     const replies: (() => void)[] = [];

@@ -26,6 +26,8 @@ interface Waiting {
 /** Room in a message beside its data: headers, and the bitmap of a DMA_LOGGING_REPORT. */
 const messageOverhead = 1024 * 1024;
 const idMask = 0xffff;
+/** Node takes a longer delay for 1 ms. 24 days are as good as none. */
+const longestMs = 2 ** 31 - 1;
 
 /**
  * A vfio-user client with promises, over a Node socket (which can't take descriptors: it is for the migration
@@ -122,12 +124,15 @@ export class AsyncVfioUserClient {
         return;
       }
       const id = this.#takeId();
-      const timer = setTimeout(() => {
-        this.#waiting.delete(id);
-        this.#late.add(id);
-        const message = `${operation.spec.name}: no reply within ${timeoutMs} ms`;
-        reject(new ConnectionError(errno.ETIMEDOUT, message));
-      }, timeoutMs);
+      const timer = setTimeout(
+        () => {
+          this.#waiting.delete(id);
+          this.#late.add(id);
+          const message = `${operation.spec.name}: no reply within ${timeoutMs} ms`;
+          reject(new ConnectionError(errno.ETIMEDOUT, message));
+        },
+        Math.min(timeoutMs, longestMs),
+      );
       this.#waiting.set(id, {
         receive: (head, payload) => {
           clearTimeout(timer);
