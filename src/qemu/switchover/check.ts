@@ -1,5 +1,6 @@
 /** Step 1: refuse, while nothing has been touched, what could not be brought to its end. */
 
+import { setTimeout as delay } from 'node:timers/promises';
 import { StateRefused } from '../../errors.ts';
 import { migrationState, stateName } from '../../migration/state.ts';
 import { checkLoadable } from '../../migration/stream/header.ts';
@@ -14,6 +15,10 @@ const vfioUserType = 'vfio-user-pci';
 const iommuTypes = ['intel-iommu', 'amd-iommu', 'virtio-iommu'];
 /** Offset of the command register (PCI Local Bus 3.0, 6.2.2). */
 export const commandOffset = 0x04;
+
+/** How often, and how far apart, addresses are looked at that differ. */
+const addressLooks = 5;
+const addressPauseMs = 20;
 
 /** Companion operations that a source must know: the first version lacks `rest` and `halt`. */
 const neededProtocol = 2;
@@ -182,6 +187,7 @@ async function checkDevice(run: Run, device: DeviceRun): Promise<void> {
       `device ${id} sits in slot ${at.device}.${at.function} at the source and ${there.device}.${there.function} at the destination`,
       'give both the same addr=',
     );
+  await checkAddresses(run, device);
 }
 
 /**
@@ -227,20 +233,48 @@ async function slotOf(qmp: QmpSession, id: string): Promise<{ device: number; fu
  */
 export async function addressOf(qmp: QmpSession, id: string): Promise<PciAddress> {
   const slot = await slotOf(qmp, id);
-  const buses = listAt(await qmp.execute('query-pci'));
-  const search = (devices: readonly unknown[]): number | undefined => {
+  const found = await pciDevice(qmp, id);
+  return { bus: found === undefined ? -1 : numberAt(found, 'bus'), ...slot };
+}
+
+/** What `query-pci` tells of device `id`; undefined: the guest can't reach it. */
+async function pciDevice(qmp: QmpSession, id: string): Promise<unknown> {
+  const search = (devices: readonly unknown[]): unknown => {
     for (const device of devices) {
-      if (textAt(device, 'qdev_id') === id) return numberAt(device, 'bus');
+      if (textAt(device, 'qdev_id') === id) return device;
       const below = search(listAt(device, 'pci_bridge', 'devices'));
       if (below !== undefined) return below;
     }
     return undefined;
   };
-  for (const bus of buses) {
-    const found = search(listAt(bus, 'devices'));
-    if (found !== undefined) return { bus: found, ...slot };
+  return search(listAt(await qmp.execute('query-pci')).flatMap((bus) => listAt(bus, 'devices')));
+}
+
+/**
+ * A device's own server has the addresses that QEMU has. The guest may be moving them just now: only a difference that stays
+ * counts.
+ */
+async function checkAddresses(run: Run, { id, source }: DeviceRun): Promise<void> {
+  for (let look = 1; ; look++) {
+    const { bars } = await run.until(source.info());
+    const regions = listAt(await run.until(pciDevice(run.source, id)), 'regions');
+    // QEMU has -1 for one that is not decoded.
+    const other = bars.some(({ index, address }) => {
+      const known = numberAt(
+        regions.find((region) => numberAt(region, 'bar') === index),
+        'address',
+      );
+      return address !== null && address > 0 && known > 0 && address !== known;
+    });
+    if (!other) return;
+    if (look === addressLooks)
+      throw refusal(
+        'VC_DEVICES',
+        `the server at ${source.name} is not that of device ${id} at the source`,
+        'are the sockets of several devices mixed up?',
+      );
+    await run.until(delay(addressPauseMs));
   }
-  return { bus: -1, ...slot };
 }
 
 /** The ECAM window of a q35 as it stands in the memory tree now; firmware places it. */

@@ -75,6 +75,8 @@ export class FakePeer implements DevicePeer {
   markFails = 0;
   /** What QEMU answers to a write by DMA; 0: done. */
   dmaErrno: (address: number) => number = () => 0;
+  /** What comes of a read by DMA; 0: it is done. */
+  readErrno = 0;
   /** Its registers as QEMU shows them in the ECAM window, and its MSI-X table as QEMU holds it. */
   readonly shown = configured();
   readonly table = Buffer.alloc(msixTableBytes);
@@ -201,6 +203,7 @@ export class FakePeer implements DevicePeer {
     await this.#call('dma', operations.map((each) => ('read' in each ? 'read' : 'write')).join(','));
     return operations.map((each) => {
       if (!('read' in each)) return { errno: this.dmaErrno(each.write) };
+      if (this.readErrno !== 0) return { errno: this.readErrno };
       const bytes = Buffer.alloc(each.length);
       if (this.ecamThere && inEcam(each.read)) this.shown.copy(bytes);
       if (each.read === tableAddress) this.table.copy(bytes);
@@ -289,6 +292,8 @@ export class FakeWorld {
   eventless = false;
   /** What would be cancelled comes to its end just before, as one that pauses nowhere. */
   endsFirst = false;
+  /** A vIOMMU that both VMs have. */
+  iommu: string | undefined;
   /** Commands that a QEMU does not answer, as "source migrate". */
   readonly silent = new Set<string>();
   #news: (() => void) | undefined;
@@ -404,7 +409,9 @@ export class FakeWorld {
           return:
             args.path === '/machine/peripheral'
               ? this.devices.map(({ id }) => ({ name: id, type: 'child<vfio-user-pci>' }))
-              : [],
+              : this.iommu === undefined
+                ? []
+                : [{ name: 'device[0]', type: `child<${this.iommu}>` }],
         };
       case 'qom-get':
         return { return: this.devices.find(({ id }) => args.path === `/machine/peripheral/${id}`)?.devfn };
@@ -413,11 +420,12 @@ export class FakeWorld {
           return: [
             {
               bus: 0,
-              devices: this.devices.map(({ id, devfn }) => ({
+              devices: this.devices.map(({ id, devfn, [side]: { config } }) => ({
                 qdev_id: id,
                 bus: 0,
                 slot: devfn >> 3,
                 function: devfn & 7,
+                regions: [{ bar: 0, type: 'memory', size: 4096, address: config.readUInt32LE(0x10) || -1 }],
               })),
             },
           ],
