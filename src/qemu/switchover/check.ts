@@ -1,7 +1,7 @@
 /** Step 1: refuse, while nothing has been touched, what could not be brought to its end. */
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { StateRefused } from '../../errors.ts';
+import { errno, errnoName, StateRefused } from '../../errors.ts';
 import { migrationState, stateName } from '../../migration/state.ts';
 import { checkLoadable } from '../../migration/stream/header.ts';
 import { command } from '../../pci/index.ts';
@@ -12,6 +12,8 @@ import type { QmpSession } from '../qmp.ts';
 import { type DeviceRun, listAt, numberAt, type Run, refusal, textAt } from './run.ts';
 
 const vfioUserType = 'vfio-user-pci';
+/** How a DMA by message ends of which QEMU has said nothing. */
+const unanswered: readonly number[] = [errno.ETIMEDOUT, errno.ECANCELED];
 const iommuTypes = ['intel-iommu', 'amd-iommu', 'virtio-iommu'];
 /** Offset of the command register (PCI Local Bus 3.0, 6.2.2). */
 export const commandOffset = 0x04;
@@ -316,7 +318,14 @@ async function checkIommu(run: Run): Promise<void> {
       );
     }
     const [result] = await source.dma([{ read: table, length: 4 }]);
-    if (result?.errno !== 0)
+    const code = result?.errno ?? errno.EIO;
+    if (unanswered.includes(code))
+      throw refusal(
+        'VC_VIOMMU',
+        `there is a vIOMMU (${iommu.type}), and it can't be told whether it translates: QEMU has not answered a read by device ${id} (${errnoName(code)})`,
+        'try again',
+      );
+    if (code !== 0)
       throw refusal(
         'VC_VIOMMU',
         `a translating vIOMMU (${iommu.type}) is in front of device ${id} at ${formatAddress(device.address)}`,

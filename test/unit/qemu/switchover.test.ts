@@ -516,6 +516,20 @@ describe('what is refused at once', () => {
     expect(world.journal.filter((line) => /setState|hold|QEMU: migrate$/.test(line))).toEqual([]);
   });
 
+  it.each([
+    ['EINVAL', errno.EINVAL, /^a translating vIOMMU \(intel-iommu\) is in front of device dev0/],
+    ['ETIMEDOUT', errno.ETIMEDOUT, /^there is a vIOMMU \(intel-iommu\), .*can't be told .*ETIMEDOUT/],
+    ['ECANCELED', errno.ECANCELED, /^there is a vIOMMU \(intel-iommu\), .*can't be told .*ECANCELED/],
+  ])('a device behind a vIOMMU whose read of its own table ends in %s', async (_name, code, message) => {
+    world.iommu = 'intel-iommu';
+    world.source.readErrno = code;
+    await expect(migrate(world.options())).rejects.toMatchObject({
+      code: 'VC_VIOMMU',
+      outcome: 'source',
+      message: expect.stringMatching(message),
+    });
+  });
+
   it('a device whose two sockets are the other way round', async () => {
     const options = world.options();
     const devices = options.devices.map(({ id, source, destination }) => ({
