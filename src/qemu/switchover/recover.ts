@@ -1,7 +1,7 @@
 /** A VM whose migration was left in the middle, as by an orchestrator that was killed, goes on where it is. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
-import { stateName } from '../../migration/state.ts';
+import { migrationState, stateName } from '../../migration/state.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
 import { checkNamed } from './check.ts';
@@ -93,7 +93,14 @@ async function recoverAll(
     if (info.held)
       await peer.fireVectors().catch((error) => troubles.push(`device ${id}: vectors: ${String(error)}`));
   }
-  if (troubles.length > 0) throw new CompanionError('VC_RECOVER', troubles.join('; '));
+  if (troubles.length > 0) {
+    const broken = found.find(({ info }) => info.state === migrationState.ERROR);
+    throw new CompanionError('VC_RECOVER', troubles.join('; '), {
+      ...(broken !== undefined && {
+        hint: `only a reset ends ERROR: vfio-companion ask ${broken.peer.name} reset, recover again, and have the guest load the driver of ${broken.id} anew, or reboot`,
+      }),
+    });
+  }
   let paused = before === 'paused' && migration !== 'completed';
   if (!endedStatuses.has(migration)) {
     const end = await cancelMigration(qemu, timeouts.rollback);

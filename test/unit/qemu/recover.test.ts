@@ -204,6 +204,16 @@ describe('recover', () => {
     expect(describeRecovery(await recoverSource())).toContain('its migration none; it goes on\n');
   });
 
+  it('tells the way out of ERROR, which a device does not leave by itself', async () => {
+    world.source.current = migrationState.ERROR;
+    world.source.failing = { method: 'setState', after: 0 };
+    await expect(recoverSource()).rejects.toMatchObject({
+      code: 'VC_RECOVER',
+      message: expect.stringMatching(/^device dev0: state RUNNING: /),
+      hint: expect.stringContaining('vfio-companion ask source reset'),
+    });
+  });
+
   it('says which device does not go on', async () => {
     world.source.failing = { method: 'hold', after: 0 };
     // It may be recovered at its destination.
