@@ -153,7 +153,7 @@ export class DmaChannel implements MessageDma {
     this.#transfers[slot] = undefined;
     transfer.inFlight -= 1;
     transfer.bytesInFlight -= bytes;
-    this.#wait.progress = this.#port.now();
+    transfer.progress = this.#port.now();
     if ((flags & headerFlags.error) !== 0) {
       const value = error === 0 ? errno.EIO : error;
       transfer.failed += 1;
@@ -227,7 +227,7 @@ export class DmaChannel implements MessageDma {
     const transfer = newTransfer(command.DMA_READ, 0, new Uint8Array(0));
     this.#port.beginWait();
     try {
-      this.#wait.progress = this.#port.now();
+      transfer.progress = this.#port.now();
       this.#writeRequest(0, transfer, 0, 0, 0, probeCount);
       this.#port.send(this.#out, requestSize);
       this.#finish(transfer);
@@ -248,7 +248,7 @@ export class DmaChannel implements MessageDma {
     let offset = 0;
     this.#port.beginWait();
     try {
-      this.#wait.progress = this.#port.now();
+      transfer.progress = this.#port.now();
       while (offset < length && transfer.failed === 0 && transfer.broken === undefined) {
         this.#wait.checkCancelled();
         if (
@@ -290,7 +290,7 @@ export class DmaChannel implements MessageDma {
     let index = 0;
     this.#port.beginWait();
     try {
-      this.#wait.progress = this.#port.now();
+      transfer.progress = this.#port.now();
       while (index < count && transfer.broken === undefined) {
         const batch = Math.min(gathered, window - transfer.inFlight, count - index);
         // Refilled in halves: a send for every reply would cost a system call each.
@@ -325,7 +325,7 @@ export class DmaChannel implements MessageDma {
     let extra = 0;
     this.#port.beginWait();
     try {
-      this.#wait.progress = this.#port.now();
+      transfer.progress = this.#port.now();
       for (let index = 0; index < count; index++) {
         const length = lengths[index] ?? 0;
         const last = index % postedGroup === postedGroup - 1 || index === count - 1;

@@ -8,13 +8,11 @@ const nsPerMs = 1e6;
 
 /** How a channel waits for replies, and what ends the wait: time, the client leaving, a reset. */
 export class ReplyWait {
-  /** When the last reply came, or the call began; monotonic nanoseconds. */
-  progress = 0;
   readonly #port: DmaPort;
   readonly #timeoutMs: number;
   #cancelled = false;
 
-  /** @param timeoutMs longest time without any reply */
+  /** @param timeoutMs longest time without any reply to a call */
   constructor(port: DmaPort, timeoutMs: number) {
     this.#port = port;
     this.#timeoutMs = timeoutMs;
@@ -66,7 +64,7 @@ export class ReplyWait {
 
   /** Milliseconds, above 0; throws ETIMEDOUT. */
   #timeLeft(transfer: Transfer): number {
-    const left = this.#timeoutMs - (this.#port.now() - this.progress) / nsPerMs;
+    const left = this.#timeoutMs - (this.#port.now() - transfer.progress) / nsPerMs;
     if (left > 0) return left;
     throw new RequestError(
       errno.ETIMEDOUT,

@@ -10,6 +10,8 @@ export interface Transfer {
   readonly results: Int32Array | undefined;
   inFlight: number;
   bytesInFlight: number;
+  /** When the last reply came, or the call began; monotonic nanoseconds. */
+  progress: number;
   failed: number;
   firstErrno: number;
   /** A reply that does not fit its request. */
@@ -34,6 +36,7 @@ export function newTransfer(
     results,
     inFlight: 0,
     bytesInFlight: 0,
+    progress: 0,
     failed: 0,
     firstErrno: 0,
     broken: undefined,
