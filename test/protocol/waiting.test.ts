@@ -218,6 +218,18 @@ describe.each(serversUnderTest)('$name server, while the device waits for DMA', 
     expect(errnoThrownBy(() => device.link?.dma.read(iova, Buffer.alloc(4)))).toBe(errno.ETIMEDOUT);
   });
 
+  it('gives up also on one whose next request is there as soon as one is served', () => {
+    let left = 50_000;
+    start({ dmaTimeoutMs: 20 });
+    client.deaf = true;
+    device.onRead = () => {
+      if (left-- > 0) client.post(regionRead(0, 0, 4));
+    };
+    client.post(regionRead(0, 0, 4));
+    expect(errnoThrownBy(() => device.link?.dma.read(iova, Buffer.alloc(4)))).toBe(errno.ETIMEDOUT);
+    expect(left).toBeGreaterThan(0);
+  });
+
   it('ends the wait when the client leaves, and detaches once it is over', () => {
     start();
     let seen: unknown[] = [];

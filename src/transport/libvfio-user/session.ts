@@ -174,7 +174,11 @@ export class Session implements DmaPort {
     let served = false;
     try {
       this.#flush();
-      while (!this.#gone && this.#dma?.cancelled !== true && this.#step()) served = true;
+      // Not all that a client might have: who waits has to look at the time.
+      for (let left = messagesPerTurn; left > 0; left--) {
+        if (this.#gone || this.#dma?.cancelled === true || !this.#step()) break;
+        served = true;
+      }
     } catch (error) {
       this.#serverFailed(error);
     }
