@@ -401,6 +401,19 @@ describe('stand-by', () => {
     await world.until(() => sourceBox.sequences.includes(7));
   });
 
+  test('a wish to be parked before the switch has said that another is in charge leaves the port as it should be', async () => {
+    const { network, peer } = await stage('nic0');
+    const late = world.port({ identity: 'nic0', name: 'late' });
+    const box = inbox(late);
+    late.park();
+    await world.settle();
+    expect(late.state).toBe('standby');
+    late.activate();
+    await world.until(() => network.stats.ports.find(({ name }) => name === 'late')?.state === 'active');
+    peer.send([numbered(VM, PEER, 7)], 64);
+    await world.until(() => box.sequences.includes(7));
+  });
+
   test('what is kept for a port that is gone is dropped after a while', async () => {
     const { network, source, stream } = await stage('nic0', { parkSeconds: 0.02 });
     source.park();

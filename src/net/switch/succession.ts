@@ -39,7 +39,11 @@ export class Succession {
   }
 
   park(member: Member): void {
-    if (member.state !== 'active') return;
+    if (member.state !== 'active') {
+      // It waits for an answer, and may not know yet what it is.
+      member.notify({ op: 'state', state: member.state });
+      return;
+    }
     member.state = 'parked';
     member.returned = new FrameQueue(this.#options.parkLimits);
     member.queue.limits = this.#options.parkLimits;
