@@ -28,6 +28,7 @@ import type { RuntimeExtension } from './extension.ts';
 import { DeviceHealth } from './health.ts';
 import { RuntimeHost } from './host.ts';
 import { createMigration, servedMigration } from './migration.ts';
+import { modelLog } from './model-log.ts';
 import { resolveOptions } from './options.ts';
 
 export interface RuntimeSettings {
@@ -96,7 +97,8 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#reactor = reactor;
     this.#extension = settings.extension;
     this.#held = settings.held ?? false;
-    this.#health = new DeviceHealth(model.name, log, () => void this.interrupts.signalError());
+    const limited = modelLog(log, () => reactor.now());
+    this.#health = new DeviceHealth(model.name, limited, () => void this.interrupts.signalError());
     this.config = new ConfigSpace(description, {
       commandChanged: () => this.#commandChanged(),
       msiControlChanged: () => this.interrupts.configChanged(),
@@ -120,7 +122,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       this.#health.run(() => this.#bars.write(bar, offset, value.length, value, 0));
     });
     const host = new RuntimeHost({
-      log,
+      log: limited,
       reactor,
       dma: this.memory,
       interrupts: this.interrupts,

@@ -6,7 +6,6 @@ import type { Logger } from '../log.ts';
 import type { Reactor, Timer, Watch } from '../loop/types.ts';
 import type { BarSet } from './bars.ts';
 import type { DeviceHealth } from './health.ts';
-import { modelLog } from './model-log.ts';
 
 /** What a runtime lends to its device's host. */
 export interface HostParts {
@@ -33,7 +32,7 @@ export class RuntimeHost implements DeviceHost {
 
   constructor(parts: HostParts) {
     this.#parts = parts;
-    this.log = modelLog(parts.log, () => parts.reactor.now());
+    this.log = parts.log;
     this.dma = parts.dma;
     this.interrupts = parts.interrupts;
     this.pci = parts.pci;

@@ -8,8 +8,8 @@ const levels = ['info', 'warn', 'error', 'fatal'] as const;
 type Limits = Readonly<Record<(typeof levels)[number], LimitedLog>>;
 
 /**
- * The log of a model. Much of what a model says a guest can make it say as often as it likes, and a flood of lines would
- * fill the host's disk.
+ * The log of a model, and of what is said of its failures. A guest can have much of that said as often as it likes, and a
+ * flood of lines would fill the host's disk.
  *
  * @param now monotonic nanoseconds
  */

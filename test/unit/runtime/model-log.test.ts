@@ -2,6 +2,7 @@
 import { pino } from 'pino';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { DeviceHost, DeviceModel } from '../../../src/device/index.ts';
+import { errno, RequestError } from '../../../src/errors.ts';
 import { createReactor, type Reactor } from '../../../src/loop/index.ts';
 import { DeviceRuntime } from '../../../src/runtime/device-runtime.ts';
 import { modelLog } from '../../../src/runtime/model-log.ts';
@@ -31,7 +32,15 @@ describe('the log of a model', () => {
     const log = pino({ level: 'info', base: {}, timestamp: false }, destination);
     reactor = createReactor();
     const runtime = new DeviceRuntime(modelOf(complain), { reactor, log });
-    for (let left = writes; left > 0; left--) runtime.regionWrite(0, 0, 4, Buffer.alloc(4), 0);
+    for (let left = writes; left > 0; left--) {
+      try {
+        runtime.regionWrite(0, 0, 4, Buffer.alloc(4), 0);
+      } catch {
+        // Its driver resets a device that fails.
+        runtime.reset();
+      }
+      reactor.turn(0);
+    }
     runtime.close();
     return lines;
   }
@@ -47,6 +56,24 @@ describe('the log of a model', () => {
     const lines = logged(10_000, ({ log }) => log.child({ queue: 7 }).warn('bad'));
     expect(lines[0]).toEqual({ level: 40, queue: 7, msg: 'bad' });
     expect(lines.length).toBeLessThan(1000);
+  });
+
+  it('keeps what is said of a model that fails over and over from the host, too', () => {
+    const broken = logged(1000, () => {
+      throw new TypeError('a bug');
+    });
+    expect(broken.map(({ msg }) => msg)).toContain(
+      'complains: the model failed; the device is broken until it is reset',
+    );
+    expect(broken.length).toBeLessThan(100);
+    reactor.close();
+    const refused = logged(1000, (host) =>
+      host.defer(() => {
+        throw new RequestError(errno.EFAULT, 'not there');
+      }),
+    );
+    expect(refused.map(({ msg }) => msg)).toContain('complains: not there');
+    expect(refused.length).toBeLessThan(100);
   });
 
   it('leaves out nothing of a few lines, and none for another of its level', () => {
