@@ -29,8 +29,9 @@ export class GuestAgentError extends CompanionError {
 const frameStart = 1;
 const frameEnd = 10;
 const defaultTimeoutMs = 60_000;
-/** That a command is to be killed is said at once and after these times. */
-const killAgainMs = [300, 1500] as const;
+/** That a command is to be killed is said again after so long, and then after twice as long, until it has ended, and so often at most. */
+const firstKillAgainMs = 300;
+const kills = 7;
 /** A request without an answer is sent again after so long, and then after twice as long, up to the limit. */
 const firstResendMs = 700;
 const lastResendMs = 10_000;
@@ -62,6 +63,8 @@ interface Pending {
 export class GuestAgent {
   readonly #prefix = randomBytes(6).toString('hex');
   readonly #pending = new Map<string, Pending>();
+  /** Commands that are to be killed, until they have ended. */
+  readonly #killing = new Map<string, NodeJS.Timeout>();
   #counter = 0;
   #socket: Socket | undefined;
   /** Connections to QEMUs that the guest has left. */
@@ -128,11 +131,11 @@ export class GuestAgent {
     }
   }
 
-  /** Has the guest kill what runs under `id`. Nothing answers that, and a guest that is held up loses characters: it is said again. */
-  #kill(id: string): void {
-    const say = (): void => void this.#socket?.write(`\x01K ${id}\n`);
-    say();
-    for (const delayMs of killAgainMs) setTimeout(say, delayMs).unref();
+  /** Has the guest kill what runs under `id`. A guest that is held up loses characters: it is said again, until the command's end is told. */
+  #kill(id: string, left = kills, againMs = firstKillAgainMs): void {
+    this.#socket?.write(`\x01K ${id}\n`);
+    if (left === 1) this.#killing.delete(id);
+    else this.#killing.set(id, setTimeout(() => this.#kill(id, left - 1, 2 * againMs), againMs).unref());
   }
 
   /** Like `run`, but fails unless the exit status is 0; returns the output without its last line end. */
@@ -154,6 +157,7 @@ export class GuestAgent {
   close(): void {
     this.#closed = true;
     clearTimeout(this.#reconnect);
+    for (const timer of this.#killing.values()) clearTimeout(timer);
     for (const socket of this.#left) socket.destroy();
     this.#socket?.destroy();
     const error = new GuestAgentError('the guest agent was closed', 'wait for running commands first');
@@ -194,6 +198,10 @@ export class GuestAgent {
     if (kind === 'H') {
       for (const pending of this.#pending.values()) this.#send(pending);
       return;
+    }
+    if (kind === 'A') {
+      clearTimeout(this.#killing.get(id));
+      this.#killing.delete(id);
     }
     const pending = this.#pending.get(id);
     if (pending === undefined) return;

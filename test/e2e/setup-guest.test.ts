@@ -110,7 +110,7 @@ describe('the guest that set-up makes', () => {
       await expect(agent.run('sleep 1000', { timeoutMs: 500 })).rejects.toThrow('sleep 1000');
       // The loop's own `sleep` has ended when it looks.
       const looks = 'pidof sleep >/dev/null || { echo gone; exit; }; sleep 0.2';
-      expect(await agent.check(`for i in $(seq 50); do ${looks}; done; echo left`)).toBe('gone');
+      expect(await agent.check(`for i in $(seq 150); do ${looks}; done; echo left`)).toBe('gone');
     },
   );
 

@@ -166,9 +166,23 @@ describe('GuestAgent', () => {
     await expect(agent.run('sleep 100', { timeoutMs: 300 })).rejects.toThrow('sleep 100');
     const [run, kill] = [await guest.request(0), await guest.request(1)];
     expect([run.kind, kill.kind, kill.id]).toEqual(['R', 'K', run.id]);
-    // Nothing tells that it arrived: it is said again.
     const again = await guest.request(2);
     expect([again.kind, again.id]).toEqual(['K', run.id]);
+  });
+
+  it('says that a command is to be killed until its end is told', async () => {
+    await expect(agent.run('sleep 100', { timeoutMs: 1 })).rejects.toThrow('sleep 100');
+    const { id, socket } = await guest.request(3);
+    socket.write(answer(id, 137, ''));
+    // By the answer to the next command that end has been read.
+    const next = agent.run('true');
+    const runs = (): Request[] => guest.requests.filter(({ kind }) => kind === 'R');
+    await expect.poll(() => runs().length).toBe(2);
+    socket.write(answer(runs()[1]?.id ?? '', 0, ''));
+    await next;
+    const said = guest.requests.length;
+    await new Promise((resolve) => setTimeout(resolve, 1400));
+    expect(guest.requests.length).toBe(said);
   });
 
   it('check() fails on a status other than 0 and names the output', async () => {
