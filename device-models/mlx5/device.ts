@@ -31,7 +31,6 @@ export class Mlx5Device implements Device {
     },
   };
   readonly #host: DeviceHost;
-  #closed = false;
 
   constructor(host: DeviceHost, options: Mlx5Options, port: NetPort) {
     this.#host = host;
@@ -86,7 +85,6 @@ export class Mlx5Device implements Device {
   }
 
   #wake(): void {
-    if (this.#closed) return;
     this.commandInterface.wake();
     this.core.wake();
   }
@@ -102,7 +100,6 @@ export class Mlx5Device implements Device {
   }
 
   close(): void {
-    this.#closed = true;
     this.core.close();
   }
 }

@@ -378,6 +378,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#migration?.close();
     this.companion.release();
     this.#device.close?.();
+    this.#health.close();
     this.#dropClient();
     this.memory.collect();
     this.#bars.close();

@@ -20,6 +20,7 @@ export class DeviceHealth {
   readonly #log: Logger;
   readonly #onBroken: () => void;
   #broken = false;
+  #closed = false;
   #depth = 0;
 
   constructor(name: string, log: Logger, onBroken: () => void) {
@@ -60,7 +61,7 @@ export class DeviceHealth {
 
   /** Runs model code that nobody waits for (timers, deferred work): nothing leaves it. */
   run(task: () => void): void {
-    if (this.#broken) return;
+    if (this.#broken || this.#closed) return;
     this.#depth += 1;
     try {
       task();
@@ -76,6 +77,11 @@ export class DeviceHealth {
   mend(): void {
     if (this.#broken) this.#log.info(`${this.#name}: reset after a failure`);
     this.#broken = false;
+  }
+
+  /** The model is closed: what it had put off is not done any more. */
+  close(): void {
+    this.#closed = true;
   }
 
   #break(error: unknown): void {

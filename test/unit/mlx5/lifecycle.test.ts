@@ -128,22 +128,6 @@ describe('life of a driver', () => {
     expect(driver.querySqState(driver.channels[0]?.tx ?? expect.fail('no queue'))).toBe(queueState.RDY);
   });
 
-  it('touches no port any more, when it was closed before it came to what waited', () => {
-    const { host, device, driver, port } = running();
-    host.mayInitiate = false;
-    device.quiesce();
-    driver.send(buildFrame({ dst: driver.mac }));
-    port.inject(buildFrame({ dst: driver.mac }));
-    device.core.objectsLoaded();
-    host.mayInitiate = true;
-    host.holdsDeferred = true;
-    device.resume();
-    device.commandChanged();
-    device.close();
-    host.runDeferred();
-    expect([port.sent, port.announced, port.kept.length]).toEqual([[], [], 1]);
-  });
-
   const withoutMaster: readonly [string, (made: Bench) => void][] = [
     ['a link that goes', ({ port }) => port.setLink(false)],
     [

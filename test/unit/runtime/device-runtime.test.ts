@@ -53,6 +53,23 @@ describe('a device that can not be made', () => {
   });
 });
 
+it('does nothing more of what a model has deferred when its device is closed', () => {
+  const done: string[] = [];
+  const deferring: DeviceModel = {
+    ...model,
+    options: {},
+    create: (host) => {
+      host.defer(() => done.push('deferred'));
+      return { bars: {}, reset: () => {}, close: () => done.push('closed') };
+    },
+  };
+  const reactor = createReactor();
+  new DeviceRuntime(deferring, { reactor, log: silentLogger }).close();
+  reactor.turn(0);
+  expect(done).toEqual(['closed']);
+  reactor.close();
+});
+
 describe('the migration of a device whose model has failed', () => {
   const { PRE_COPY, PRE_COPY_P2P, RUNNING, STOP_COPY } = migrationState;
   /** Fails when it is written to, or when it is to come to rest. */
