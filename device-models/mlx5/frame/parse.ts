@@ -170,7 +170,8 @@ function parseIpv6(
     if (next === extension.fragment) info.fragment = true;
     const length = next === extension.fragment ? 8 : ((bytes[at + 1] ?? 0) + 1) * 8;
     if (next === extension.routing && at + length <= Math.min(end, available)) {
-      info.finalDestination = endOfRoute(bytes, at, length);
+      // A second header comes into play at the end of the first one's way.
+      info.finalDestination = endOfRoute(bytes, at, length) || info.finalDestination;
     }
     next = bytes[at] ?? 0;
     at += length;

@@ -299,6 +299,14 @@ describe('transmit', () => {
     },
   );
 
+  it('sums the last address of the first of two routing headers when the second has none to pass', () => {
+    const { port, driver } = running();
+    const spec = { dst: peer, src: driver.mac, ip: 6, payload: Buffer.alloc(301, 7) } as const;
+    const twice = (frame: Buffer) => routedVia(routedVia(frame, via, routing.home, 0), via, routing.segments);
+    driver.send(twice(buildFrame({ ...spec, checksums: false })), { l3: true, l4: true });
+    expect(port.sent).toEqual([twice(buildFrame(spec))]);
+  });
+
   it('inserts a tag before MPLS labels', () => {
     const { port, driver } = running();
     const spec = { dst: peer, src: driver.mac, payload: Buffer.alloc(100, 3) };
