@@ -84,10 +84,16 @@ describe('a migration without faults', () => {
     await world.stop();
     world = new FakeWorld();
     await world.start();
-    world.precopyMs = 200;
+    world.precopyMs = 60_000;
     world.source.dirtyBytes = 100;
-    await migrate(world.options());
-    expect(between()).toContain('source.read');
+    const cancel = new AbortController();
+    const failed = migrate({ ...world.options(), signal: cancel.signal });
+    const sinceQuiet = (): string[] => world.journal.slice(world.journal.indexOf('source.quiet on'));
+    await expect
+      .poll(sinceQuiet, { timeout: 5000 })
+      .toEqual(expect.arrayContaining(['source.quiet on', 'source.read']));
+    cancel.abort();
+    await expect(failed).rejects.toMatchObject({ outcome: 'source' });
   });
 
   it('has told the destination all registers before the blackout', async () => {
@@ -160,7 +166,7 @@ describe('a destination that has been told all', () => {
   });
 
   it('whose server dies while it loads does not start: the source goes on', async () => {
-    world.loadMs = loading;
+    world.loadMs = 60_000;
     const failed = migrate(world.options());
     await expect.poll(() => world.journal).toContain('destination QEMU: cont');
     world.destination.die(new Error('killed'));
@@ -199,7 +205,7 @@ describe('a destination that has been told all', () => {
   });
 
   it('that dies with the source takes the guest with it', async () => {
-    world.loadMs = loading;
+    world.loadMs = 60_000;
     const failed = migrate(world.options());
     await expect.poll(() => world.journal).toContain('destination QEMU: cont');
     await Promise.all([world.kill('source'), world.kill('destination')]);
