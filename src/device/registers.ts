@@ -72,6 +72,8 @@ export class RegisterBlock<T extends RegisterTable> implements BarHandler {
     for (const [name, spec] of entries) {
       if (spec.offset % spec.width !== 0)
         throw new RegisterTableError(`register ${name} is not aligned to its width`);
+      if (spec.width === 8 && spec.mask !== undefined)
+        throw new RegisterTableError(`register ${name} has 8 bytes and a mask, which is for fewer`);
       const handler = handlers[name];
       const slot: Slot = { name, spec, read: handler?.read, write: handler?.write };
       for (let at = spec.offset; at < spec.offset + spec.width; at++) {

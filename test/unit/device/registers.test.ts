@@ -80,13 +80,15 @@ describe('RegisterBlock', () => {
     expect(block.get('A')).toBe(0x0102030405060);
   });
 
-  it('refuses tables with overlaps or misalignment', () => {
+  it('refuses tables with overlaps, misalignment, or a mask that would not hold', () => {
     const overlap = {
       A: { offset: 0, width: 4, access: 'rw' },
       B: { offset: 2, width: 2, access: 'rw' },
     } as const;
     expect(() => new RegisterBlock(overlap)).toThrow(/A and B overlap/);
     expect(() => new RegisterBlock({ A: { offset: 2, width: 4, access: 'rw' } })).toThrow(/aligned/);
+    const wide = { A: { offset: 0, width: 8, access: 'rw', mask: 0xff } } as const;
+    expect(() => new RegisterBlock(wide)).toThrow(/A .* mask/);
   });
 
   it('gives back what any sequence of byte writes left, as plain memory would (rw registers)', () => {
