@@ -387,12 +387,12 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   #resetDevice(kind: ResetKind): void {
     this.#log.debug(`${this.name}: reset (${kind})`);
     this.config.reset(kind);
+    this.#doorbells.forget();
     this.#resetModel(kind);
   }
 
   #resetModel(kind: ResetKind): void {
     this.#health.mend();
-    this.#doorbells.forget();
     this.interrupts.reset();
     this.#health.run(() => this.#device.reset(kind));
   }
@@ -409,6 +409,8 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   #functionLevelReset(): void {
     if (this.#health.busy && this.#client?.unwind(() => this.#unwound())) {
       this.config.reset('flr');
+      // Not when it has unwound: what rings from now on is for the device after that.
+      this.#doorbells.forget();
       this.interrupts.hold();
       this.#modelResetDue = true;
       return;

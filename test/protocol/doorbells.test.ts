@@ -3,15 +3,20 @@ import { type DeviceModel, defineModel, type OptionTable } from '../../src/devic
 import { errno } from '../../src/errors.ts';
 import { migrationState } from '../../src/migration/index.ts';
 import { closeFd, eventfdSignal } from '../../src/posix/index.ts';
+import type { ClientLink } from '../../src/transport/served-device.ts';
 import { PeerError } from '../../src/vfio-user/client/index.ts';
-import { ioeventfdFlags, ioFdType } from '../../src/vfio-user/constants.ts';
+import { ioeventfdFlags, ioFdType, pciRegion } from '../../src/vfio-user/constants.ts';
 import { openDescriptors } from '../fuzz/target.ts';
 import { Bench } from './runtime-harness.ts';
 
 const doorbell = { plain: 0x100, matched: 0x104, narrow: 0x108 } as const;
 
-/** A device that notes its writes and saves how many there were; BAR 2 has more doorbells than a message holds. */
-function belledModel(writes: string[]): DeviceModel<OptionTable> {
+/**
+ * A device that notes its writes and saves how many there were; BAR 2 has more doorbells than a message holds.
+ *
+ * @param onOther called in a write to BAR 1
+ */
+function belledModel(writes: string[], onOther: () => void): DeviceModel<OptionTable> {
   return defineModel({
     name: 'belled',
     description: 'has doorbells',
@@ -21,6 +26,7 @@ function belledModel(writes: string[]): DeviceModel<OptionTable> {
       vendorId: 0x1b36,
       deviceId: 0x11ff,
       classCode: 0xff0000,
+      capabilities: { pcie: { functionLevelReset: true } },
       bars: {
         0: {
           size: 0x1000,
@@ -49,6 +55,7 @@ function belledModel(writes: string[]): DeviceModel<OptionTable> {
             writes.push(`${offset.toString(16)}=${source.toString('hex', at, at + count)}`);
           },
         },
+        1: { read: () => {}, write: () => onOther() },
       },
       reset: () => {
         writes.push('reset');
@@ -70,9 +77,10 @@ describe('doorbells', () => {
   const writes: string[] = [];
   const received: number[] = [];
   let bench: Bench;
+  let onOther = (): void => {};
 
   const start = () => {
-    bench = new Bench(belledModel(writes));
+    bench = new Bench(belledModel(writes, () => onOther()));
     return bench;
   };
   const ask = (index = 0) => {
@@ -160,6 +168,30 @@ describe('doorbells', () => {
     eventfdSignal(fdOf(offer, 0));
     bench.settle();
     expect(writes.at(-1)).toBe('100=00000000');
+  });
+
+  it('that ring after a function level reset reach the device that was reset, also if that comes later', () => {
+    const { runtime } = start();
+    const fd = fdOf(ask(), 0);
+    // A client whose device is in the middle of DMA by message, until it has unwound.
+    let unwound = (): void => {};
+    const unwind = (reset: () => void): boolean => {
+      unwound = reset;
+      return true;
+    };
+    runtime.attach({ unwind } as unknown as ClientLink);
+    onOther = () => {
+      eventfdSignal(fd);
+      const deviceControl = (runtime.config.pcieCapability ?? 0) + 8;
+      runtime.regionWrite(pciRegion.config, deviceControl, 2, Buffer.from([0, 0x80]), 0);
+    };
+    for (const later of [[], ['100=00000000']]) {
+      runtime.regionWrite(1, 0, 4, Buffer.alloc(4), 0);
+      if (later.length > 0) eventfdSignal(fd);
+      unwound();
+      bench.settle();
+      expect(writes.splice(0)).toEqual(['reset', ...later]);
+    }
   });
 
   it('ring no broken device', () => {
