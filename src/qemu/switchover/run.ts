@@ -95,6 +95,8 @@ export class Run {
   readonly samples: PrecopySample[] = [];
   readonly phases: { phase: Phase; atMs: number }[] = [];
   readonly warnings: string[] = [];
+  /** Processes by the UNIX sockets at which they listen, as far as somebody had to know. */
+  readonly listeners = new Map<string, number>();
   readonly progressed: Progressed = {
     touched: false,
     migrateSent: false,

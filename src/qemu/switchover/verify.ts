@@ -27,9 +27,8 @@ export async function verify(run: Run): Promise<void> {
   });
 }
 
-function pidOf(end: MigrationEnd, side: string): number {
-  const path: QmpAddress = end.qmp;
-  const pid = end.pid ?? (typeof path === 'string' ? pidOfUnixSocket(path) : undefined);
+function pidOf(run: Run, end: MigrationEnd, side: string): number {
+  const pid = end.pid ?? listenerAt(run, end.qmp);
   if (pid !== undefined) return pid;
   throw refusal(
     'VC_RAM_PROOF',
@@ -38,9 +37,17 @@ function pidOf(end: MigrationEnd, side: string): number {
   );
 }
 
-function parties({ options }: Run): [source: { pid: number }, destination: { pid: number }] {
-  const { source, destination } = options;
-  return [{ pid: pidOf(source, 'source') }, { pid: pidOf(destination, 'destination') }];
+/** Looked for once, before the blackout: that goes through all processes. */
+function listenerAt({ listeners }: Run, address: QmpAddress): number | undefined {
+  if (typeof address !== 'string') return undefined;
+  const pid = listeners.get(address) ?? pidOfUnixSocket(address);
+  if (pid !== undefined) listeners.set(address, pid);
+  return pid;
+}
+
+function parties(run: Run): [source: { pid: number }, destination: { pid: number }] {
+  const { source, destination } = run.options;
+  return [{ pid: pidOf(run, source, 'source') }, { pid: pidOf(run, destination, 'destination') }];
 }
 
 async function proveRam(run: Run): Promise<void> {
