@@ -20,10 +20,15 @@ export interface RunningServer {
   close(): void;
 }
 
-export type ServerOptions = Partial<Omit<NativeServerOptions, 'reactor' | 'device' | 'path'>>;
+/** Of libvfio-user's transport only: how long a message may take to arrive whole; default 20 ms. */
+interface Patience {
+  readonly messagePatienceMs?: number;
+}
+
+export type ServerOptions = Partial<Omit<NativeServerOptions, 'reactor' | 'device' | 'path'>> & Patience;
 
 /** Makes a server to which clients come by `adopt`. */
-export type CreateServer = (options: Omit<NativeServerOptions, 'path'>) => {
+export type CreateServer = (options: Omit<NativeServerOptions, 'path'> & Patience) => {
   adopt(fd: number): void;
   close(): void;
 };

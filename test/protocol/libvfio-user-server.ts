@@ -13,14 +13,14 @@ export function librariesHere(): readonly LibvfioUser[] {
 /** Servers through `library`. Options of the native server that the library has no use for are left out. */
 export function throughLibrary(library: LibvfioUser): CreateServer {
   return ({ reactor, device, log, whileWaiting, ...options }) => {
-    const { dmaWindow, dmaBatchWindow, dmaTimeoutMs, negotiationTimeoutMs } = options;
+    const { dmaWindow, dmaBatchWindow, dmaTimeoutMs, negotiationTimeoutMs, messagePatienceMs = 20 } = options;
     return new LibvfioUserServer({
       library,
       reactor,
       device,
       log,
       socketTimeoutMs: 100,
-      messagePatienceMs: 20,
+      messagePatienceMs,
       ...(whileWaiting !== undefined && { whileWaiting }),
       ...(dmaWindow !== undefined && { dmaWindow }),
       ...(dmaBatchWindow !== undefined && { dmaBatchWindow }),

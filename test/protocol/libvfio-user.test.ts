@@ -153,7 +153,7 @@ describe.each(withoutMigration)('$name server, migration on the device socket', 
 describe.each(libraryServers)('$name server', (under) => {
   it('hands the library no message before it is whole', () => {
     const device = new FakeDevice();
-    server = under.serve(device);
+    server = under.serve(device, { messagePatienceMs: 10_000 });
     const client = server.connect();
     const message = encodeRequest(
       messages.REGION_WRITE,
