@@ -1,6 +1,6 @@
 import type { ChildLoggerOptions } from 'pino';
+import { LimitedLog } from '../limited-log.ts';
 import type { Logger } from '../log.ts';
-import { LimitedLog } from '../transport/limited-log.ts';
 
 /** Each with a limit of its own, so that what is worst is not left out for what is said most. */
 const levels = ['info', 'warn', 'error', 'fatal'] as const;

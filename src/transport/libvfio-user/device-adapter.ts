@@ -1,9 +1,9 @@
 import { CompanionError, errno, errnoOf, RequestError } from '../../errors.ts';
+import type { LimitedLog } from '../../limited-log.ts';
 import type { Logger } from '../../log.ts';
 import { closeFd, rawArea } from '../../posix/index.ts';
 import { libc } from '../../posix/libc.ts';
 import { defaultLimits, pciRegion } from '../../vfio-user/constants.ts';
-import type { LimitedLog } from '../limited-log.ts';
 import type { ServedDevice, ServedMigration } from '../served-device.ts';
 import type { ContextHandlers } from './context.ts';
 import { resetType, syslog } from './layout.ts';

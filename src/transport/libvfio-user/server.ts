@@ -1,7 +1,7 @@
+import { LimitedLog } from '../../limited-log.ts';
 import type { Logger } from '../../log.ts';
 import { type LibvfioUser, locateLibvfioUser } from '../../setup/libvfio-user.ts';
 import { ClientSeat } from '../client-seat.ts';
-import { LimitedLog } from '../limited-log.ts';
 import { connectionOptions, type ServerOptions } from '../server-options.ts';
 import { VfuContext } from './context.ts';
 import { DeviceAdapter } from './device-adapter.ts';

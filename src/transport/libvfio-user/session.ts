@@ -1,4 +1,5 @@
 import { errno, errnoName } from '../../errors.ts';
+import type { LimitedLog } from '../../limited-log.ts';
 import type { Logger } from '../../log.ts';
 import { ready, type Timer, type Watch } from '../../loop/types.ts';
 import { closeFd, PosixError, pollFd, setSocketTimeout, shutdownSocket } from '../../posix/index.ts';
@@ -7,7 +8,6 @@ import { command, headerFlags } from '../../vfio-user/constants.ts';
 import { header } from '../../vfio-user/structs.ts';
 import { DmaChannel } from '../dma/channel.ts';
 import type { DmaPort } from '../dma/port.ts';
-import type { LimitedLog } from '../limited-log.ts';
 import { Linger } from '../linger.ts';
 import type { ServedDevice } from '../served-device.ts';
 import type { ConnectionOptions } from '../server-options.ts';

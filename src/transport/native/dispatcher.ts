@@ -1,4 +1,5 @@
 import { errno, RequestError } from '../../errors.ts';
+import type { LimitedLog } from '../../limited-log.ts';
 import type { Logger } from '../../log.ts';
 import { closeFd } from '../../posix/index.ts';
 import {
@@ -12,7 +13,6 @@ import { commandName } from '../../vfio-user/messages.ts';
 import { header } from '../../vfio-user/structs.ts';
 import { DmaChannel } from '../dma/channel.ts';
 import type { DmaChannelOptions, DmaPort } from '../dma/port.ts';
-import type { LimitedLog } from '../limited-log.ts';
 import type { ServedDevice } from '../served-device.ts';
 import { deviceHandlers } from './device-handlers.ts';
 import type { Handler, HandlerContext, Role, ServeCompanion } from './handler.ts';

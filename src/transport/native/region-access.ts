@@ -1,4 +1,5 @@
 import { CompanionError, errno, RequestError } from '../../errors.ts';
+import type { LimitedLog } from '../../limited-log.ts';
 import type { Logger } from '../../log.ts';
 import { closeFd } from '../../posix/index.ts';
 import { command, headerFlags, maxMultiWrites, pciRegion } from '../../vfio-user/constants.ts';
@@ -12,7 +13,6 @@ import {
   singleWrite,
   singleWriteData,
 } from '../../vfio-user/structs.ts';
-import type { LimitedLog } from '../limited-log.ts';
 import type { ServedDevice } from '../served-device.ts';
 import type { Replies } from './replies.ts';
 

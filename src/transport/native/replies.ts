@@ -1,11 +1,11 @@
 import { CompanionError, errno, errnoOf, RequestError } from '../../errors.ts';
+import type { LimitedLog } from '../../limited-log.ts';
 import type { Logger } from '../../log.ts';
 import { closeFd } from '../../posix/index.ts';
 import { headerFlags } from '../../vfio-user/constants.ts';
 import type { FramedSocket } from '../../vfio-user/framed-socket.ts';
 import { commandName, messageOf, writeHeader } from '../../vfio-user/messages.ts';
 import { header } from '../../vfio-user/structs.ts';
-import type { LimitedLog } from '../limited-log.ts';
 import { describeError } from './companion-error.ts';
 import type { Reply } from './handler.ts';
 

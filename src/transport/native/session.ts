@@ -1,3 +1,4 @@
+import { LimitedLog } from '../../limited-log.ts';
 import type { Logger } from '../../log.ts';
 import { ready, type Timer, type Watch } from '../../loop/types.ts';
 import { pollFd } from '../../posix/index.ts';
@@ -5,7 +6,6 @@ import type { OfferedCapabilities } from '../../vfio-user/capabilities.ts';
 import { stateBuffers } from '../../vfio-user/constants.ts';
 import { FramedSocket } from '../../vfio-user/framed-socket.ts';
 import type { DmaPort } from '../dma/port.ts';
-import { LimitedLog } from '../limited-log.ts';
 import { Linger } from '../linger.ts';
 import type { ConnectionOptions } from '../server-options.ts';
 import { Dispatcher } from './dispatcher.ts';

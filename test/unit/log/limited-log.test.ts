@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import { LimitedLog } from '../../../src/limited-log.ts';
 import { silentLogger } from '../../../src/log.ts';
-import { LimitedLog } from '../../../src/transport/limited-log.ts';
 
 function recording() {
   const lines: string[] = [];

@@ -1,11 +1,11 @@
-import type { Logger } from '../log.ts';
+import type { Logger } from './log.ts';
 
 /** Lines at once, and lines a second after that, for what a peer can provoke at will. */
 const burst = 20;
 const linesPerSecond = 5;
 const nsPerSecond = 1e9;
 
-/** A log for what a client can provoke: a flood of bad messages must not become a flood of lines. */
+/** A log for what a client or a guest can provoke: a flood of bad messages must not become a flood of lines. */
 export class LimitedLog {
   readonly #log: Logger;
   readonly #now: () => number;
