@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
 import { crc32 } from 'node:zlib';
 import { CompanionError, errno } from '../errors.ts';
-import { startTimer } from './deadline.ts';
+import { startTimer } from '../start-timer.ts';
 
 /** What a command in the guest came to. */
 export interface GuestResult {

@@ -3,7 +3,7 @@
  * HMP lines, events with their data and QEMU's time stamps.
  */
 import { EventEmitter } from 'node:events';
-import { startTimer } from './deadline.ts';
+import { startTimer } from '../start-timer.ts';
 import { DeadlineError, QmpConnectionError, QmpError } from './errors.ts';
 import { type BoxedReply, QmpSocket } from './qmp-socket.ts';
 

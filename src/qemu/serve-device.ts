@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join, parse } from 'node:path';
 import { checkoutRoot } from '../setup/index.ts';
-import { startTimer } from './deadline.ts';
+import { startTimer } from '../start-timer.ts';
 import { LaunchError } from './errors.ts';
 import { ManagedProcess, type ProcessExit } from './managed-process.ts';
 

@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { errno } from '../../errors.ts';
+import { startTimer } from '../../start-timer.ts';
 import { type Capabilities, defaultOffer, type OfferedCapabilities } from '../capabilities.ts';
 import { headerFlags } from '../constants.ts';
 import { encodeError, type HeaderFields, writeHeader } from '../messages.ts';
@@ -26,8 +27,6 @@ interface Waiting {
 /** Room in a message beside its data: headers, and the bitmap of a DMA_LOGGING_REPORT. */
 const messageOverhead = 1024 * 1024;
 const idMask = 0xffff;
-/** Node takes a longer delay for 1 ms. 24 days are as good as none. */
-const longestMs = 2 ** 31 - 1;
 
 /**
  * A vfio-user client with promises, over a Node socket (which can't take descriptors: it is for the migration
@@ -124,15 +123,12 @@ export class AsyncVfioUserClient {
         return;
       }
       const id = this.#takeId();
-      const timer = setTimeout(
-        () => {
-          this.#waiting.delete(id);
-          this.#late.add(id);
-          const message = `${operation.spec.name}: no reply within ${timeoutMs} ms`;
-          reject(new ConnectionError(errno.ETIMEDOUT, message));
-        },
-        Math.min(timeoutMs, longestMs),
-      );
+      const timer = startTimer(() => {
+        this.#waiting.delete(id);
+        this.#late.add(id);
+        const message = `${operation.spec.name}: no reply within ${timeoutMs} ms`;
+        reject(new ConnectionError(errno.ETIMEDOUT, message));
+      }, timeoutMs);
       this.#waiting.set(id, {
         receive: (head, payload) => {
           clearTimeout(timer);
