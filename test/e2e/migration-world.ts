@@ -52,8 +52,14 @@ async function running({ current }: Testbed): Promise<boolean> {
 /** For `afterEach`: ends what the test has started, and after a failure the shared guest, which may be in any state. */
 export async function endOfTest({ task }: { task: { result?: { state?: string } } }): Promise<void> {
   await closeAll();
-  if (task.result?.state === 'fail') await closeGuest();
-  else if (shared !== undefined && (await running(shared))) await rest(shared);
+  if (task.result?.state === 'fail') return closeGuest();
+  try {
+    if (shared !== undefined && (await running(shared))) await rest(shared);
+  } catch (error) {
+    // One that does not come to rest is not for the next test.
+    await closeGuest();
+    throw error;
+  }
 }
 
 export async function closeGuest(): Promise<void> {
