@@ -4,7 +4,8 @@
 import { readFileSync } from 'node:fs';
 import { relative } from 'node:path';
 
-const LINES_OF_A_MESSAGE = 12;
+/** Of each message: a test that has failed may have two, the second with the last words of QEMU and of the servers. */
+const LINES_OF_A_MESSAGE = 40;
 
 function report(path) {
   try {
@@ -19,11 +20,12 @@ const failures = [];
 for (const file of results?.testResults ?? []) {
   const name = relative(process.cwd(), file.name);
   const failed = file.assertionResults.filter((test) => test.status === 'failed');
-  for (const test of failed) failures.push([`${name} > ${test.fullName}`, test.failureMessages.join('\n')]);
-  if (file.status === 'failed' && file.assertionResults.length === 0) failures.push([name, file.message]);
+  for (const test of failed) failures.push([`${name} > ${test.fullName}`, test.failureMessages]);
+  if (file.status === 'failed' && file.assertionResults.length === 0) failures.push([name, [file.message]]);
 }
-for (const [name, message] of failures) {
+for (const [name, messages] of failures) {
   console.error(`FAILED ${name}`);
-  for (const line of message.split('\n').slice(0, LINES_OF_A_MESSAGE)) console.error(`       ${line}`);
+  const lines = messages.flatMap((message) => message.split('\n').slice(0, LINES_OF_A_MESSAGE));
+  for (const line of lines) console.error(`       ${line}`);
 }
 console.log(results?.numPassedTests ?? 0, results === undefined ? 1 : failures.length);

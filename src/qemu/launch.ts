@@ -38,6 +38,8 @@ export interface Vm {
   consoleLog(): string;
   /** QEMU's own messages. */
   log(): string;
+  /** For failures: whether QEMU runs or how it has ended, its last messages, and the last lines of the guest's console. */
+  story(): string;
   kill(signal?: NodeJS.Signals): Promise<ProcessExit>;
   /** Ends QEMU if it still runs and removes the folder if we made it. Idempotent. */
   close(): Promise<void>;
@@ -97,6 +99,9 @@ async function resolve(description: VmDescription, folder: string, name: string)
     memoryPath: join(folder, `${name}.ram`),
   };
 }
+
+/** How much of the guest's console a story has. */
+const consoleLines = 6;
 
 /** UNIX socket paths end at 107 bytes; QEMU's own message for it comes late and short. */
 const longestSocketPath = 107;
@@ -160,6 +165,12 @@ function vmObject(
     },
     consoleLog: () => text(resolved.consolePath),
     log: () => text(process.logPath),
+    story() {
+      const console = text(resolved.consolePath).trimEnd().split(/\r?\n/).slice(-consoleLines).join('\n');
+      return console === ''
+        ? process.story()
+        : `${process.story()}\nits guest's console ends with:\n${console}`;
+    },
     kill: (signal = 'SIGKILL') => process.kill(signal),
     async close() {
       agent?.close();

@@ -102,6 +102,13 @@ export class ManagedProcess {
     return `${this.name} (pid ${this.pid}) ended with ${how}${said === '' ? '' : `:\n${said}`}`;
   }
 
+  /** Whether it runs, or how it has ended, with what it last said. */
+  story(): string {
+    if (this.#exit !== undefined) return this.epitaph();
+    const said = this.tail();
+    return `${this.name} (pid ${this.pid}) runs${said === '' ? '' : `:\n${said}`}`;
+  }
+
   /** Sends a signal and does not wait. */
   signal(signal: NodeJS.Signals): void {
     if (this.#exit === undefined) this.#child.kill(signal);

@@ -38,6 +38,8 @@ export interface ServedDevice {
   readonly exited: Promise<ProcessExit>;
   readonly exit: ProcessExit | undefined;
   log(): string;
+  /** For failures: whether the server runs or how it has ended, with its last messages. */
+  story(): string;
   kill(signal?: NodeJS.Signals): Promise<ProcessExit>;
   /** Ends the server and removes the folder if we made it. Idempotent. */
   close(): Promise<void>;
@@ -111,6 +113,7 @@ export async function serveDevice(options: ServedDeviceOptions): Promise<ServedD
         return running.exit;
       },
       log: () => readFileSync(running.logPath, 'utf8'),
+      story: () => running.story(),
       kill: (signal = 'SIGKILL') => running.kill(signal),
       async close() {
         await running.kill('SIGTERM');

@@ -156,6 +156,14 @@ export class Testbed {
     this.agent.attach(side.vm.agentPath);
   }
 
+  /**
+   * What there is and what it last said, for a test that has failed: each side's QEMU, guest console and device servers. Ask
+   * before `close`, which removes the logs.
+   */
+  story(): string {
+    return [...this.#sides].map((side) => sideStory(side, side === this.#current)).join('\n');
+  }
+
   /** Ends all processes and removes all files, those of a side that is just being started, too. Idempotent. */
   async close(): Promise<void> {
     this.agent.close();
@@ -168,6 +176,11 @@ export class Testbed {
     this.#sides.delete(side);
     await side.close();
   }
+}
+
+function sideStory({ name, vm, servers }: Side, current: boolean): string {
+  const processes = [vm, ...servers.values()].map((process) => process.story());
+  return [`${name}${current ? ', where the guest is' : ''}:`, ...processes].join('\n');
 }
 
 async function startSide(

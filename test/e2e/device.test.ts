@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { launchVm } from '../../src/qemu/launch.ts';
-import { Testbed, type TestbedOptions } from '../../src/qemu/testbed.ts';
+import type { Testbed, TestbedOptions } from '../../src/qemu/testbed.ts';
+import { startTestbed } from './testbeds.ts';
 
 const bootMs = 120_000;
 const mebibyte = 1 << 20;
@@ -13,7 +14,7 @@ async function closeBed(): Promise<void> {
 }
 
 async function boot(options: TestbedOptions): Promise<Testbed> {
-  bed = await Testbed.start(options);
+  bed = await startTestbed(options);
   await bed.agent.waitReady({ timeoutMs: bootMs });
   return bed;
 }

@@ -1,6 +1,7 @@
 /** What the migration tests share: a guest that checks its own memory, and a device that writes into it. */
 import { expect } from 'vitest';
-import { Testbed, type TestbedOptions } from '../../src/qemu/index.ts';
+import type { Testbed, TestbedOptions } from '../../src/qemu/index.ts';
+import { startTestbed } from './testbeds.ts';
 
 /** Vendor and device of the `ram` model, as the guest's `pcitool` wants them. */
 export const ramId = '1b36:11e1';
@@ -30,7 +31,7 @@ let shared: Testbed | undefined;
  */
 export async function sharedGuest(): Promise<Testbed> {
   if (shared === undefined) {
-    shared = await Testbed.start({ devices: oneRam, vm: { append: `mem=${linuxMemory}` } });
+    shared = await startTestbed({ devices: oneRam, vm: { append: `mem=${linuxMemory}` } });
     await shared.agent.waitReady({ timeoutMs: 120_000 });
     await shared.agent.check(`${pcitool} enable`);
   } else await shared.current.vm.qmp.execute('cont');
@@ -74,7 +75,7 @@ export async function bootNothing(options: Partial<TestbedOptions> = {}): Promis
 }
 
 async function start(options: Partial<TestbedOptions>): Promise<Testbed> {
-  const bed = await Testbed.start({ devices: oneRam, ...options });
+  const bed = await startTestbed({ devices: oneRam, ...options });
   open.add(bed);
   return bed;
 }

@@ -3,9 +3,10 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import { expect } from 'vitest';
 import { configureGuest, guestWarnings, Network, type NetworkOptions } from '../../qemu-scripts/network.ts';
-import { Testbed, type TestbedDevice, type TestbedOptions } from '../../src/qemu/index.ts';
+import type { Testbed, TestbedDevice, TestbedOptions } from '../../src/qemu/index.ts';
 import type { MigrationReport } from '../../src/report/types.ts';
 import { checkoutRoot } from '../../src/setup/index.ts';
+import { startTestbed } from './testbeds.ts';
 
 export { guestWarnings as warnings };
 
@@ -49,7 +50,7 @@ export function card(network: Network, number = 0, more: Partial<TestbedDevice> 
 
 /** Boots a guest; with a network, its first card is configured (`configureGuest`). */
 export async function boot(options: TestbedOptions, configured = true): Promise<Testbed> {
-  const bed = own(await Testbed.start(options));
+  const bed = own(await startTestbed(options));
   await bed.agent.waitReady({ timeoutMs: 120_000 });
   if (configured) await configureGuest(bed);
   return bed;
