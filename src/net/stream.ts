@@ -1,11 +1,10 @@
 import { lookup } from 'node:dns';
-import { unlinkSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { constants } from 'node:os';
 import { errno } from '../errors.ts';
-import { ready, type Watch } from '../loop/types.ts';
+import { Listener } from '../loop/listener.ts';
+import { ready } from '../loop/types.ts';
 import {
-  acceptUnix,
   closeFd,
   connectTcp,
   connectUnix,
@@ -57,7 +56,7 @@ export class StreamPort extends SocketPort {
   readonly #options: StreamPortOptions;
   /** The handler has no room: nothing is read. */
   #waiting = false;
-  #listener: { readonly fd: number; readonly watch: Watch } | undefined;
+  #listener: Listener | undefined;
   #connected = false;
   /** Why attempts fail, as far as it has been logged: they may do so for days. */
   #complaint: number | undefined;
@@ -99,33 +98,27 @@ export class StreamPort extends SocketPort {
 
   override close(): void {
     super.close();
-    const [listener, { address }] = [this.#listener, this.#options];
-    if (listener === undefined) return;
-    this.#listener = undefined;
-    listener.watch.close();
-    closeFd(listener.fd);
-    if (address.type !== 'unix') return;
-    try {
-      unlinkSync(address.path);
-    } catch (error) {
-      this.log.debug({ err: error }, 'the socket of the stream was gone already');
-    }
+    this.#listener?.close();
   }
 
   #listen(): void {
     const { address } = this.#options;
     const fd = address.type === 'unix' ? listenUnix(address.path) : listenTcp(address.host, address.port);
-    const watch = this.reactor.watch(fd, ready.read, () => {
-      const peer = acceptUnix(fd);
-      if (peer === undefined) return;
-      if (this.connection !== undefined) {
-        this.log.warn('a second peer was refused: a cable has two ends');
-        closeFd(peer);
-        return;
-      }
-      this.#use(peer, true);
+    this.#listener = new Listener(fd, {
+      reactor: this.reactor,
+      log: this.log,
+      ...(address.type === 'unix' && { path: address.path }),
+      accepted: (peer) => this.#accept(peer),
     });
-    this.#listener = { fd, watch };
+  }
+
+  #accept(peer: number): void {
+    if (this.connection !== undefined) {
+      this.log.warn('a second peer was refused: a cable has two ends');
+      closeFd(peer);
+      return;
+    }
+    this.#use(peer, true);
   }
 
   #firstAttempt(): void {

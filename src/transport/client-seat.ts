@@ -1,7 +1,7 @@
-import { unlinkSync } from 'node:fs';
 import type { Logger } from '../log.ts';
-import { type Reactor, ready, type Timer, type Watch } from '../loop/types.ts';
-import { acceptUnix, closeFd, listenUnix } from '../posix/index.ts';
+import { Listener } from '../loop/listener.ts';
+import type { Reactor } from '../loop/types.ts';
+import { closeFd, listenUnix } from '../posix/index.ts';
 
 /** A connection, as far as its server deals with it. */
 export interface Connection {
@@ -22,27 +22,20 @@ export interface ClientSeatOptions<C extends Connection> {
   readonly onClientGone: (() => void) | undefined;
 }
 
-/** Pause after `accept` failed, for want of descriptors: the connection would be reported again at once. */
-const acceptPauseNs = 100e6;
-
 /** The one place for a client that a server has: clients come by a UNIX socket, one after another. */
 export class ClientSeat<C extends Connection> {
   readonly #options: ClientSeatOptions<C>;
-  readonly #listenFd: number | undefined;
-  readonly #watch: Watch | undefined;
-  readonly #retry: Timer | undefined;
+  readonly #listener: Listener | undefined;
   #connection: C | undefined;
   #closed = false;
 
   /** Listens at once; throws `PosixError` EADDRINUSE when the path is taken. */
   constructor(options: ClientSeatOptions<C>) {
     this.#options = options;
-    if (options.path === undefined) return;
-    const listenFd = listenUnix(options.path);
-    this.#listenFd = listenFd;
-    const watch = options.reactor.watch(listenFd, ready.read, () => this.#accept(listenFd));
-    this.#watch = watch;
-    this.#retry = options.reactor.timer(() => watch.modify(ready.read));
+    const { path, reactor, log } = options;
+    if (path === undefined) return;
+    const accepted = (fd: number): void => this.#admit(fd);
+    this.#listener = new Listener(listenUnix(path), { reactor, log, path, accepted });
   }
 
   /** Whether a client is connected (negotiated or about to). */
@@ -64,26 +57,8 @@ export class ClientSeat<C extends Connection> {
     if (this.#closed) return false;
     this.#closed = true;
     this.#connection?.close();
-    this.#watch?.close();
-    this.#retry?.close();
-    if (this.#listenFd === undefined) return true;
-    closeFd(this.#listenFd);
-    try {
-      if (this.#options.path !== undefined) unlinkSync(this.#options.path);
-    } catch {
-      // Gone already: somebody cleaned up before us.
-    }
+    this.#listener?.close();
     return true;
-  }
-
-  #accept(listenFd: number): void {
-    try {
-      for (let fd = acceptUnix(listenFd); fd !== undefined; fd = acceptUnix(listenFd)) this.#admit(fd);
-    } catch (error) {
-      this.#options.log.error({ err: error }, 'a client could not be accepted');
-      this.#watch?.modify(0);
-      this.#retry?.arm(acceptPauseNs);
-    }
   }
 
   #admit(fd: number): void {

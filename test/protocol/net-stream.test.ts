@@ -243,6 +243,15 @@ describe('stream', () => {
     expect(existsSync(world.path('stream'))).toBe(false);
   });
 
+  test('one that was replaced leaves the socket of its successor alone', async () => {
+    const first = port({ server: true });
+    unlinkSync(world.path('stream'));
+    const second = port({ server: true });
+    first.close();
+    port();
+    await world.until(() => second.linkUp);
+  });
+
   test('TCP in both roles, and a peer that comes late', async () => {
     const address = { type: 'tcp', host: 'localhost', port: await freePort() } as const;
     const client = port({ address, reconnectMs: 5 });

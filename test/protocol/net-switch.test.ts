@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, unlinkSync } from 'node:fs';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NetError } from '../../src/net/errors.ts';
@@ -56,6 +56,14 @@ describe('switch', () => {
     expect(boxB.sequences).toEqual(forB);
     expect(boxC.sequences).toEqual(forC);
     expect(boxB.frames[7]?.length).toBe(numbered(B, A, forB[7] ?? 0, 60 + ((forB[7] ?? 0) % 7) * 200).length);
+  });
+
+  test('one that was replaced leaves the socket of its successor alone', async () => {
+    const first = world.makeSwitch();
+    unlinkSync(world.path('sw'));
+    const second = world.makeSwitch();
+    first.close();
+    await world.joined(second);
   });
 
   test('forgets an address after its age', async () => {

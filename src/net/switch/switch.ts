@@ -1,6 +1,5 @@
-import { unlinkSync } from 'node:fs';
-import { ready, type Watch } from '../../loop/types.ts';
-import { acceptUnix, closeFd, listenUnix, type RawArea, rawArea } from '../../posix/index.ts';
+import { Listener } from '../../loop/listener.ts';
+import { closeFd, listenUnix, type RawArea, rawArea } from '../../posix/index.ts';
 import { NetError, NetProtocolError } from '../errors.ts';
 import { parseMac } from '../ethernet.ts';
 import type { QueueLimits } from '../frame-queue.ts';
@@ -72,7 +71,7 @@ export class Switch {
   readonly #connected = new Map<number, Member>();
   /** Identities whose cable is pulled, present or not: a NIC that moves is not plugged in by that. */
   readonly #pulled = new Set<string>();
-  readonly #listener: { readonly fd: number; readonly watch: Watch } | undefined;
+  readonly #listener: Listener | undefined;
   #closed = false;
 
   constructor(options: SwitchOptions) {
@@ -94,9 +93,10 @@ export class Switch {
       maxAbandoned: this.#maxPorts,
       returnSeconds: options.returnSeconds ?? 1,
     });
-    if (options.path === undefined) return;
-    const fd = listenUnix(options.path, { type: 'seqpacket' });
-    this.#listener = { fd, watch: options.reactor.watch(fd, ready.read, () => this.#accept()) };
+    const { path, reactor, log } = options;
+    if (path === undefined) return;
+    const accepted = (fd: number): void => this.#accept(fd);
+    this.#listener = new Listener(listenUnix(path, { type: 'seqpacket' }), { reactor, log, path, accepted });
   }
 
   get stats(): SwitchStats {
@@ -151,14 +151,7 @@ export class Switch {
     this.#closed = true;
     for (const member of [...this.#connected.values()]) member.disconnect();
     this.#succession.close();
-    if (this.#listener === undefined || this.#options.path === undefined) return;
-    this.#listener.watch.close();
-    closeFd(this.#listener.fd);
-    try {
-      unlinkSync(this.#options.path);
-    } catch (error) {
-      this.#options.log.debug({ err: error }, 'the socket of the switch was gone already');
-    }
+    this.#listener?.close();
   }
 
   #remember(identity: string, up: boolean): void {
@@ -189,26 +182,22 @@ export class Switch {
     return number;
   }
 
-  #accept(): void {
+  #accept(fd: number): void {
     const { log, reactor } = this.#options;
-    for (;;) {
-      const fd = this.#listener === undefined ? undefined : acceptUnix(this.#listener.fd);
-      if (fd === undefined) return;
-      if (this.#connected.size >= this.#maxPorts) {
-        log.warn('too many ports: connection refused');
-        closeFd(fd);
-        continue;
-      }
-      const member = new SocketMember(this.#freeNumber(), fd, this.#queueLimits, this.#area, {
-        reactor,
-        log,
-        events: {
-          datagram: (from, area, length) => this.#datagram(from, area, length),
-          closed: (from) => this.#disconnected(from),
-        },
-      });
-      this.#connected.set(member.number, member);
+    if (this.#connected.size >= this.#maxPorts) {
+      log.warn('too many ports: connection refused');
+      closeFd(fd);
+      return;
     }
+    const member = new SocketMember(this.#freeNumber(), fd, this.#queueLimits, this.#area, {
+      reactor,
+      log,
+      events: {
+        datagram: (from, area, length) => this.#datagram(from, area, length),
+        closed: (from) => this.#disconnected(from),
+      },
+    });
+    this.#connected.set(member.number, member);
   }
 
   #disconnected(member: SocketMember): void {
