@@ -13,9 +13,11 @@ import {
   PosixError,
   recvBytes,
   sendArea,
+  setKeepAlive,
   setNoDelay,
   setSocketBuffers,
   socketError,
+  unanswered,
 } from '../posix/index.ts';
 import { NetError, NetProtocolError } from './errors.ts';
 import { ethernet, MAX_FRAME } from './ethernet.ts';
@@ -46,6 +48,10 @@ const FLUSH_BYTES = 64 * 1024;
 /** Room for several of the longest frames, so that moving an unfinished one to the front is rare. */
 const RECEIVE_BYTES = 4 * (RECORD_HEADER + MAX_FRAME);
 const READS_PER_TURN = 8;
+/** Half a minute, in seconds. Not TCP_USER_TIMEOUT: that ends a peer, too, which is there and takes nothing, as a guest that is paused. */
+const keepAlive = { idle: 10, interval: 5, count: 4 } as const;
+/** A peer that has not answered so often gives way to one that is there: 1.4 s after data, else 20 s after its last word. */
+const DEAD_AFTER = 3;
 
 /**
  * Frames over a byte stream, each after its length as a 32-bit big-endian word: QEMU's `-netdev stream` and
@@ -113,12 +119,21 @@ export class StreamPort extends SocketPort {
   }
 
   #accept(peer: number): void {
+    this.#lookWhetherDead();
     if (this.connection !== undefined) {
       this.log.warn('a second peer was refused: a cable has two ends');
       closeFd(peer);
       return;
     }
     this.#use(peer, true);
+  }
+
+  /** A host that has vanished says nothing: the kernel would go on trying for a quarter of an hour. */
+  #lookWhetherDead(): void {
+    const { connection } = this;
+    if (connection === undefined || this.#options.address.type === 'unix') return;
+    if (unanswered(connection.fd) >= DEAD_AFTER)
+      this.lost(new PosixError('the peer no longer answers', constants.errno.ETIMEDOUT));
   }
 
   #firstAttempt(): void {
@@ -177,7 +192,10 @@ export class StreamPort extends SocketPort {
 
   #use(fd: number, connected: boolean): void {
     if (this.#options.address.type === 'unix') setSocketBuffers(fd, SOCKET_BUFFER);
-    else setNoDelay(fd);
+    else {
+      setNoDelay(fd);
+      setKeepAlive(fd, keepAlive);
+    }
     this.use(fd, connected ? ready.read : ready.write);
     if (connected) this.#begin();
   }

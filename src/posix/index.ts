@@ -18,7 +18,15 @@ export {
   write,
 } from './files.ts';
 export { sendArea, VectorList } from './gather.ts';
-export { connectTcp, listenTcp, networkSocket, setNoDelay, socketError } from './inet.ts';
+export {
+  connectTcp,
+  listenTcp,
+  networkSocket,
+  setKeepAlive,
+  setNoDelay,
+  socketError,
+  unanswered,
+} from './inet.ts';
 export { mmapProt, openFlag, PAGE_SIZE } from './layout.ts';
 export { MappedMemory, WINDOW_SIZE } from './memory.ts';
 export { peekBytes, peekMessage, recvBytes, recvMessage, sendMessage } from './messages.ts';

@@ -27,7 +27,18 @@ const addrinfo = {
 const AI_PASSIVE = 1;
 /** `struct sockaddr_storage`. */
 const ADDRESS_SIZE = 128;
-const option = { SO_REUSEADDR: 2, SO_ERROR: 4, IPPROTO_TCP: 6, TCP_NODELAY: 1 } as const;
+const option = { SO_REUSEADDR: 2, SO_ERROR: 4, SO_KEEPALIVE: 9 } as const;
+const IPPROTO_TCP = 6;
+/** linux/tcp.h */
+const tcpOption = {
+  TCP_NODELAY: 1,
+  TCP_KEEPIDLE: 4,
+  TCP_KEEPINTVL: 5,
+  TCP_KEEPCNT: 6,
+  TCP_INFO: 11,
+} as const;
+/** The beginning of `struct tcp_info` (linux/tcp.h), a byte each. */
+const tcpInfo = { retransmits: 2, probes: 3, size: 4 } as const;
 
 const hints = rawArea(addrinfo.size);
 const found = rawArea(addrinfo.size);
@@ -101,7 +112,25 @@ export function connectTcp(host: string, port: number): number {
 
 /** Small writes of a TCP socket leave at once, and don't wait until the peer has acknowledged what went before. */
 export function setNoDelay(fd: number): void {
-  setInteger(fd, option.IPPROTO_TCP, option.TCP_NODELAY, 1);
+  setInteger(fd, IPPROTO_TCP, tcpOption.TCP_NODELAY, 1);
+}
+
+/** Has a silent peer asked whether it is there, after so many seconds; when it never answers the connection ends (ETIMEDOUT). */
+export function setKeepAlive(fd: number, seconds: { idle: number; interval: number; count: number }): void {
+  setInteger(fd, IPPROTO_TCP, tcpOption.TCP_KEEPIDLE, seconds.idle);
+  setInteger(fd, IPPROTO_TCP, tcpOption.TCP_KEEPINTVL, seconds.interval);
+  setInteger(fd, IPPROTO_TCP, tcpOption.TCP_KEEPCNT, seconds.count);
+  setInteger(fd, SOL_SOCKET, option.SO_KEEPALIVE, 1);
+}
+
+/** How often in a row the peer of a TCP socket has not answered: data that was sent again, or a question whether it is there. */
+export function unanswered(fd: number): number {
+  integerLength.bytes.writeUInt32LE(tcpInfo.size, 0);
+  check(
+    libc.getsockopt(fd, IPPROTO_TCP, tcpOption.TCP_INFO, integer.address, integerLength.address),
+    `getsockopt ${fd}`,
+  );
+  return integer.bytes.readUInt8(tcpInfo.retransmits) + integer.bytes.readUInt8(tcpInfo.probes);
 }
 
 /** The pending error of a socket (SO_ERROR), 0 for none; reading clears it. */

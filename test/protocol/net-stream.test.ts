@@ -69,14 +69,17 @@ async function freePort(): Promise<number> {
   return number;
 }
 
-/** TCP_NODELAY of a descriptor; undefined when it is no TCP socket. */
-function noDelay(fd: number): boolean | undefined {
+/** An option of a descriptor that is a number; undefined when its socket has none such. */
+function option(fd: number, level: number, name: number): number | undefined {
   const [value, length] = [rawArea(4), rawArea(4)];
   length.bytes.writeUInt32LE(4);
-  const [IPPROTO_TCP, TCP_NODELAY] = [6, 1];
-  const result = libc.getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, value.address, length.address);
-  return result === 0 ? value.bytes.readInt32LE() !== 0 : undefined;
+  const result = libc.getsockopt(fd, level, name, value.address, length.address);
+  return result === 0 ? value.bytes.readInt32LE() : undefined;
 }
+const [SOL_SOCKET, IPPROTO_TCP] = [1, 6];
+const noDelay = (fd: number) => option(fd, IPPROTO_TCP, 1);
+/** SO_KEEPALIVE and after how many seconds of silence. */
+const keepAlive = (fd: number) => [option(fd, SOL_SOCKET, 9), option(fd, IPPROTO_TCP, 4)];
 
 describe('stream', () => {
   test('frames split at every byte', async () => {
@@ -273,7 +276,7 @@ describe('stream', () => {
     socket.destroy();
   });
 
-  test('small frames over TCP do not wait for an acknowledgement in either role', async () => {
+  test('over TCP, in either role, small frames do not wait for an acknowledgement, and a silent peer is asked whether it is there', async () => {
     const sockets = () => readdirSync('/proc/self/fd').filter((fd) => noDelay(Number(fd)) !== undefined);
     const before = sockets();
     const address = { type: 'tcp', host: '127.0.0.1', port: await freePort() } as const;
@@ -282,7 +285,11 @@ describe('stream', () => {
     const client = port({ address, reconnectMs: 5 });
     await world.until(() => client.linkUp && server.linkUp);
     const ends = sockets().filter((fd) => !before.includes(fd) && !listening.includes(fd));
-    expect(ends.map((fd) => noDelay(Number(fd)))).toEqual([true, true]);
+    expect(ends.map((fd) => noDelay(Number(fd)))).toEqual([1, 1]);
+    expect(ends.map((fd) => keepAlive(Number(fd)))).toEqual([
+      [1, 10],
+      [1, 10],
+    ]);
   });
 
   test('a client whose attempts fail for another reason than that nobody is there goes on trying', async () => {

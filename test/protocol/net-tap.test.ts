@@ -1,9 +1,12 @@
 import { existsSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { ready } from '../../src/loop/index.ts';
 import { openPort } from '../../src/net/index.ts';
+import { StreamPort } from '../../src/net/stream.ts';
 import { TestPeer } from '../../src/net/testing/test-peer.ts';
 import { canUseTaps, TestNet } from '../../src/net/testnet.ts';
-import { NetWorld } from './net-world.ts';
+import { closeFd, connectTcp, inNetworkNamespace, pollFd } from '../../src/posix/index.ts';
+import { mac, NetWorld, numbered } from './net-world.ts';
 
 const able = canUseTaps();
 const why = able.ok ? '' : ` (skipped: ${able.reason})`;
@@ -72,6 +75,43 @@ describe.skipIf(!able.ok)(`tap and a Linux network stack${why}`, () => {
     after.ping(net.address, 2);
     await world.until(() => pongs.length === 2);
     expect(pongs).toEqual(['source', 'destination']);
+  });
+
+  test('a stream whose peer has vanished with its host, without a word, takes the next', async () => {
+    for (const n of [2, 3]) await net.run('ip', 'address', 'add', `10.9.0.${n}/32`, 'dev', 'br0');
+    const [host, port] = ['0.0.0.0', 7777];
+    const connect = (to: string): number => {
+      const fd = inNetworkNamespace(net.namespace, () => connectTcp(to, port));
+      world.onClose(() => closeFd(fd));
+      return fd;
+    };
+    // Nobody sends it anything, so that there is nothing to read but the end.
+    const hungUp = (fd: number) => pollFd(fd, ready.read, 0) !== 0;
+    const server = inNetworkNamespace(net.namespace, () =>
+      world.own(
+        new StreamPort({
+          reactor: world.reactor,
+          log: world.log,
+          address: { type: 'tcp', host, port },
+          server: true,
+        }),
+      ),
+    );
+    connect('10.9.0.2');
+    await world.until(() => server.linkUp);
+    // While the first one answers there is no other.
+    const early = connect('10.9.0.3');
+    await world.until(() => hungUp(early));
+    await net.run('ip', 'address', 'del', '10.9.0.2/32', 'dev', 'br0');
+    server.send([numbered(mac(1), mac(2), 1)], 64);
+    const links: boolean[] = [];
+    server.onLink((up) => links.push(up));
+    for (let last = 0; links.length < 2; ) {
+      if (last === 0 || hungUp(last)) last = connect('10.9.0.3');
+      await world.until(() => links.length === 2 || hungUp(last));
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    expect(links).toEqual([false, true]);
   });
 
   test('checksums and segmentation left to the kernel', async () => {
