@@ -1,4 +1,5 @@
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
+import { useTogether } from '../posix/index.ts';
 import { NetError } from './errors.ts';
 import { MAX_FRAME } from './ethernet.ts';
 
@@ -31,7 +32,8 @@ export class PcapWriter {
   #failed = false;
 
   /**
-   * Replaces a file that is there. What is on a network is nobody else's business: mode 0600.
+   * Replaces a file that is there, unless a capture into it is under way: then both go on in it, for the two ends of a migration
+   * are often told the same. What is on a network is nobody else's business: mode 0600.
    *
    * @param nowMs wall clock in milliseconds with fraction
    */
@@ -39,17 +41,16 @@ export class PcapWriter {
     this.#path = path;
     this.#nowMs = nowMs;
     try {
-      this.#fd = openSync(path, 'w', 0o600);
+      this.#fd = openSync(path, 'a', 0o600);
     } catch (error) {
       throw new NetError(`can't write a capture to ${path}`, 'choose a directory that exists', error);
     }
-    const header = this.#buffer;
-    header.writeUInt32LE(MAGIC_NANOSECONDS, fileHeader.magic);
-    header.writeUInt16LE(2, fileHeader.versionMajor);
-    header.writeUInt16LE(4, fileHeader.versionMinor);
-    header.writeUInt32LE(SNAP_LENGTH, fileHeader.snapLength);
-    header.writeUInt32LE(LINKTYPE_ETHERNET, fileHeader.linkType);
-    this.#used = fileHeader.size;
+    try {
+      useTogether(this.#fd, () => this.#start());
+    } catch (error) {
+      closeSync(this.#fd);
+      throw error;
+    }
   }
 
   /** Adds a frame in pieces, `length` bytes in all. */
@@ -88,6 +89,20 @@ export class PcapWriter {
     } finally {
       closeSync(this.#fd);
     }
+  }
+
+  #start(): void {
+    const header = this.#buffer;
+    header.writeUInt32LE(MAGIC_NANOSECONDS, fileHeader.magic);
+    header.writeUInt16LE(2, fileHeader.versionMajor);
+    header.writeUInt16LE(4, fileHeader.versionMinor);
+    header.writeUInt32LE(SNAP_LENGTH, fileHeader.snapLength);
+    header.writeUInt32LE(LINKTYPE_ETHERNET, fileHeader.linkType);
+    this.#used = fileHeader.size;
+    // A pipe takes it with the first frames.
+    if (!fstatSync(this.#fd).isFile()) return;
+    ftruncateSync(this.#fd);
+    this.flush();
   }
 
   #begin(length: number): boolean {

@@ -123,3 +123,17 @@ function transferred(result: number, call: string, fd: number): number {
   if (error === errno.EAGAIN || error === errno.EINTR) return -errno.EAGAIN;
   throw new PosixError(`${call} ${fd}`, error);
 }
+
+/** flock(2) */
+const lock = { SHARED: 1, EXCLUSIVE: 2, NO_WAIT: 4 } as const;
+
+/**
+ * Joins those who have this file in use together, until the descriptor is closed.
+ *
+ * @param prepare what the first of them does before the others come; where files can't be locked, everybody is the first
+ */
+export function useTogether(fd: number, prepare: () => void): void {
+  const joins = libc.flock(fd, lock.EXCLUSIVE | lock.NO_WAIT) === -1 && lastErrno() === errno.EAGAIN;
+  if (!joins) prepare();
+  libc.flock(fd, lock.SHARED);
+}

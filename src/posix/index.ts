@@ -15,6 +15,7 @@ export {
   read,
   replaceFd,
   sealSize,
+  useTogether,
   write,
 } from './files.ts';
 export { sendArea, VectorList } from './gather.ts';

@@ -32,6 +32,7 @@ export const libc = {
   writev: bind<[fd: number, vectors: number, count: number]>('writev', ssize, ['int', pointer, 'int']),
   setns: bind<[fd: number, type: number]>('setns', 'int', ['int', 'int']),
   ftruncate: bind<[fd: number, length: number]>('ftruncate', 'int', ['int', offset]),
+  flock: bind<[fd: number, operation: number]>('flock', 'int', ['int', 'int']),
   fchmod: bind<[fd: number, mode: number]>('fchmod', 'int', ['int', 'uint']),
   memfdCreate: bind<[name: string, flags: number]>('memfd_create', 'int', ['str', 'uint']),
   eventfd: bind<[initial: number, flags: number]>('eventfd', 'int', ['uint', 'int']),

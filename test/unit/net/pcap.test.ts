@@ -75,6 +75,25 @@ describe('capture', () => {
     expect(statSync(path()).mode & 0o777).toBe(0o600);
   });
 
+  test('a capture into which another one is under way is shared, one that is over replaced', () => {
+    const one = new PcapWriter(path());
+    one.writeOne(Buffer.alloc(60, 1));
+    one.flush();
+    const other = new PcapWriter(path());
+    other.writeOne(Buffer.alloc(60, 2));
+    other.flush();
+    one.writeOne(Buffer.alloc(60, 3));
+    one.close();
+    const third = new PcapWriter(path());
+    other.writeOne(Buffer.alloc(60, 4));
+    other.close();
+    third.writeOne(Buffer.alloc(60, 5));
+    third.close();
+    expect(parse(path()).packets.map(({ frame }) => frame[0])).toEqual([1, 2, 3, 4, 5]);
+    new PcapWriter(path()).close();
+    expect(parse(path()).packets).toEqual([]);
+  });
+
   test('many frames go through a small buffer', () => {
     const writer = new PcapWriter(path());
     for (let n = 0; n < 3000; n++) writer.writeOne(Buffer.alloc(60 + (n % 1000), n));
