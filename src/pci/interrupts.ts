@@ -111,6 +111,7 @@ export class InterruptController implements Interrupts {
     else if (request.count === 0) this.#disable(request.index);
     else if (request.data.type === 'eventfd') this.#connect(request.index, request.start, request);
     else this.#loopback(request);
+    if (request.index === irqIndex.msi) this.#claimForMsi();
     // Connecting messages switches INTx off, and disconnecting them on again.
     this.#intx.evaluate();
   }
@@ -118,10 +119,21 @@ export class InterruptController implements Interrupts {
   /** To be called after the guest changed the command register or an MSI or MSI-X capability. */
   configChanged(): void {
     this.#msix.flush();
+    this.#claimForMsi();
     // Before MSI was enabled nobody knew how many messages there would be.
     this.#msi.fold(this.#msiGranted);
     this.#msi.flush();
     this.#intx.evaluate();
+  }
+
+  /** What was remembered when nobody knew which of the two the guest would choose waits at MSI-X. */
+  #claimForMsi(): void {
+    if (this.mode !== 'msi') return;
+    const waiting = this.#msix.pending;
+    if (waiting.length === 0) return;
+    this.#msix.clearPending();
+    for (const vector of waiting) this.#msi.setPending(vector % this.#msiGranted);
+    this.#msi.flush();
   }
 
   /** From now on nothing is sent; all of it is remembered. */

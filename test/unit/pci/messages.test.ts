@@ -161,6 +161,20 @@ describe('MSI', () => {
     expect(interrupts.pendingVectors).toEqual([]);
   });
 
+  test.each(['enabled', 'connected by a client that never writes configuration space'])(
+    'of a function that has MSI-X as well: what was remembered before is sent once MSI is %s',
+    (how) => {
+      const { fds, config, interrupts, connect } = makeFunction();
+      interrupts.trigger(1);
+      interrupts.trigger(6);
+      if (how === 'enabled') enable(config, 2);
+      const made = connect(irqIndex.msi, 0, 4);
+      const sent = how === 'enabled' ? [made[0], made[1]] : [made[1], made[2]];
+      expect([interrupts.mode, new Set(fds.taken())]).toEqual(['msi', new Set(sent)]);
+      expect(interrupts.save()).toMatchObject({ msiPending: [], msixPending: [] });
+    },
+  );
+
   test('a remembered message is sent when the descriptor is there before MSI is enabled', () => {
     const { fds, config, interrupts, connect } = makeFunction(msiOnly);
     interrupts.trigger(2);
