@@ -182,8 +182,12 @@ function checkTime(value: unknown): { time: bigint; armed: boolean } {
   return { time: BigInt.asIntN(64, BigInt(time)), armed };
 }
 
-/** Direct DMA to the second region, messages to the first; what comes back must be what went. */
+/**
+ * Direct DMA to the second region, messages to the first; what comes back must be what went. The sample's client never
+ * writes the command register; one that has (a guest's firmware, for it decodes the BARs) decides about DMA, too.
+ */
 function selfTest(host: DeviceHost): void {
+  if (host.pci.memorySpace && !host.pci.busMaster) return;
   const [first, second] = host.dma.regions();
   if (!first || !second) return;
   try {

@@ -87,6 +87,19 @@ describe('timer', () => {
     ]);
   });
 
+  it('writes nowhere when a guest that decodes its BARs lets it be no bus master', () => {
+    const { device, host } = createTestDevice(timer);
+    withRegions(host);
+    host.pci.busMaster = false;
+    setTime(device, 0n);
+    host.advance(0);
+    expect([host.intx, host.dma.writes, host.messageLog]).toEqual([true, [], []]);
+    host.pci.memorySpace = false;
+    setTime(device, 0n);
+    host.advance(0);
+    expect([host.dma.writes.length, host.messageLog.length]).toEqual([4, 6]);
+  });
+
   it('keeps 0x3000 bytes and refuses what lies behind', () => {
     const { device } = createTestDevice(timer);
     const written = Buffer.from(Uint8Array.from({ length: 0x3000 }, (_, i) => i % 251));
