@@ -6,7 +6,7 @@ import { errno, RequestError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Reactor } from '../loop/types.ts';
 import { ready } from '../loop/types.ts';
-import { type MigrationController, migrationState } from '../migration/index.ts';
+import { type MigrationController, type MigrationHooks, migrationState } from '../migration/index.ts';
 import { ConfigSpace, InterruptController } from '../pci/index.ts';
 import { adoptEventfd, closeFd, eventfdDrain, eventfdSignal } from '../posix/index.ts';
 import {
@@ -132,53 +132,27 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       client: () => this.#client?.dma,
       mayInitiate: () => this.mayInitiate,
     });
+    const { config, interrupts } = this;
     let device: Device | undefined;
     try {
       device = model.create(host, options);
-      this.dirtyLog = createDirtyLog({
+      this.#bars.connect(device.bars, interrupts.windows);
+      const { migration } = device;
+      const dirtyLog = createDirtyLog({
         scope: settings.dirtyScope ?? 'precise',
         memory: this.memory,
-        pinned: device.migration?.pinnedRanges,
-        attach: (log) => this.memory.setDirtySink(log),
+        pinned: migration?.pinnedRanges,
+        attach: (sink) => this.memory.setDirtySink(sink),
       });
+      this.dirtyLog = dirtyLog;
+      const hooks = this.#migrationHooks;
+      const parts = { model, device: migration, config, interrupts, dirtyLog, hooks, log };
+      this.#migration = createMigration({ ...parts, options: settings.migration });
     } catch (error) {
-      // There will be nobody to call `close`.
-      device?.close?.();
-      this.#bars.close();
+      this.#abandon(device);
       throw error;
     }
     this.#device = device;
-    this.#bars.connect(device.bars, this.interrupts.windows);
-    const { config, interrupts, dirtyLog } = this;
-    this.#migration = createMigration({
-      model,
-      device: this.#device.migration,
-      config,
-      interrupts,
-      dirtyLog,
-      hooks: {
-        // What is left of a model that failed in the middle of something must not go on elsewhere as if it were whole.
-        save: () => this.#health.check(),
-        quiesce: () => {
-          this.#quiet = true;
-          if (!this.#held) this.#suspend();
-        },
-        stop: () => {
-          this.#doorbells.drain();
-          this.#health.check();
-        },
-        start: () => {},
-        resume: () => {
-          this.#quiet = false;
-          if (!this.#held) this.#revive();
-        },
-        failed: () => {
-          this.#quiet = true;
-        },
-      },
-      options: settings.migration,
-      log,
-    });
     this.migration = servedMigration(this.#migration, {
       moves: () => this.#moved(false),
       logs: () => {
@@ -381,6 +355,36 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#health.close();
     this.#dropClient();
     this.memory.collect();
+    this.#bars.close();
+  }
+
+  get #migrationHooks(): MigrationHooks {
+    return {
+      // What is left of a model that failed in the middle of something must not go on elsewhere as if it were whole.
+      save: () => this.#health.check(),
+      quiesce: () => {
+        this.#quiet = true;
+        if (!this.#held) this.#suspend();
+      },
+      stop: () => {
+        this.#doorbells.drain();
+        this.#health.check();
+      },
+      start: () => {},
+      resume: () => {
+        this.#quiet = false;
+        if (!this.#held) this.#revive();
+      },
+      failed: () => {
+        this.#quiet = true;
+      },
+    };
+  }
+
+  /** There will be nobody to call `close`. That it fails, too, is only told: the reason for all this says more. */
+  #abandon(device: Device | undefined): void {
+    this.#health.run(() => device?.close?.());
+    this.#health.close();
     this.#bars.close();
   }
 

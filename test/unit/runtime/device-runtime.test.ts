@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { DeviceModel } from '../../../src/device/index.ts';
+import type { DeviceMigration, DeviceModel } from '../../../src/device/index.ts';
 import { silentLogger } from '../../../src/log.ts';
 import { createReactor, type Reactor } from '../../../src/loop/index.ts';
 import { migrationState } from '../../../src/migration/index.ts';
@@ -9,24 +9,36 @@ import { DeviceRuntime, type RuntimeSettings } from '../../../src/runtime/device
 const openDescriptors = (): number => readdirSync('/proc/self/fd').length;
 
 let closed = 0;
+const rung: string[] = [];
+const noMigration = {
+  get p2p(): boolean {
+    throw new Error('no such place');
+  },
+} as DeviceMigration;
 const model: DeviceModel = {
   name: 'mapped',
   description: 'has memory that clients map',
   stateVersion: 1,
-  options: { fails: { type: 'boolean', default: false, description: 'does not come to life' } },
+  options: { fails: { type: 'string', default: '', description: 'where it does not come to life' } },
   pci: () => ({
     vendorId: 0x1b36,
     deviceId: 0x11e9,
     classCode: 0xff0000,
     bars: { 0: { size: 0x1000, kind: 'memory32', mappable: [{ offset: 0, size: 0x1000 }] } },
   }),
-  create: (_host, { fails }) => {
-    if (fails) throw new Error('no such card');
+  create: (host, { fails }) => {
+    host.timer(() => rung.push('timer')).arm(0);
+    if (fails === 'create') throw new Error('no such card');
     return {
-      bars: {},
+      get bars() {
+        if (fails === 'bars' || fails === 'close') throw new Error('no such slot');
+        return {};
+      },
+      ...(fails === 'migration' && { migration: noMigration }),
       reset: () => {},
       close: () => {
         closed += 1;
+        if (fails === 'close') throw new Error('does not let go');
       },
     };
   },
@@ -41,7 +53,10 @@ describe('a device that can not be made', () => {
   };
 
   it.each([
-    ['its model fails', { options: { fails: true } }, 'no such card', 0],
+    ['its model fails', { options: { fails: 'create' } }, 'no such card', 0],
+    ['its BARs fail', { options: { fails: 'bars' } }, 'no such slot', 1],
+    ['its migration fails', { options: { fails: 'migration' } }, 'no such place', 1],
+    ['its end fails, too', { options: { fails: 'close' } }, 'no such slot', 1],
     ['its model lacks what was asked for', { dirtyScope: 'pinned' }, 'does not tell', 1],
   ] as const)('leaves nothing behind when %s', (_why, settings, message, models) => {
     reactor = createReactor();
@@ -50,6 +65,8 @@ describe('a device that can not be made', () => {
     expect(make(settings)).toThrow(message);
     expect(closed).toBe(models);
     expect(openDescriptors()).toBe(before);
+    reactor.turn(0);
+    expect(rung).toEqual([]);
   });
 });
 
