@@ -17,7 +17,7 @@ import { Steering } from './steering/tables.ts';
 import { rqtTable, selfLoopback, tirTable } from './steering/tir.ts';
 import type { Tis } from './tis.ts';
 import { firstUar, type Uar, uarCount } from './uar.ts';
-import { portStatus, Vport, vportAdminState } from './vport.ts';
+import { macBytesOf, portStatus, Vport, vportAdminState } from './vport.ts';
 
 /** What a device is made of besides the host. */
 export interface CoreOptions {
@@ -187,11 +187,11 @@ export class Mlx5Core {
   #announceAddresses(): void {
     this.#announce = false;
     if (this.function.phase !== functionPhase.INITIALIZED) return;
-    const bytes = Buffer.alloc(8);
-    for (const mac of this.vport.addresses) {
-      bytes.writeBigUInt64BE(BigInt(mac));
-      this.port.announce(Uint8Array.from(bytes.subarray(2)));
-    }
+    const { addresses, vlans } = this.vport;
+    for (const mac of addresses) this.port.announce(macBytesOf(mac));
+    // Interfaces in VLANs have the address of the one that they are on; one by one, all of both lists would be too many.
+    const own = macBytesOf(addresses[0] ?? 0);
+    for (const vlan of vlans) this.port.announce(own, vlan);
   }
 
   close(): void {

@@ -79,6 +79,11 @@ export class Vport {
     return listed.length === 0 ? [macNumber(this.mac)] : listed;
   }
 
+  /** VLANs in use. 0, which Linux lists on every interface, is the tag of a priority only. */
+  get vlans(): readonly number[] {
+    return this.lists[listType.VLAN].filter((vlan) => vlan !== 0);
+  }
+
   /** Whether a frame is to an address in use. */
   isOwnMac(frame: Uint8Array): boolean {
     return this.addresses.includes(macNumber(frame));
@@ -88,6 +93,13 @@ export class Vport {
 /** The address that `bytes` begin with. */
 function macNumber(bytes: Uint8Array): number {
   return uint16(bytes, 0) * 2 ** 32 + uint32(bytes, 2);
+}
+
+/** The address of which `number` is the number. */
+export function macBytesOf(number: number): Uint8Array {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64BE(BigInt(number));
+  return Uint8Array.from(bytes.subarray(2));
 }
 
 const locallyAdministered = 0x02;

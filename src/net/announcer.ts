@@ -21,8 +21,8 @@ export class Announcer {
   }
 
   /** Sends it now, and again together with all that are still being repeated. */
-  announce(mac: Uint8Array): void {
-    const frame = rarpFrame(mac);
+  announce(mac: Uint8Array, vlan?: number): void {
+    const frame = rarpFrame(mac, vlan);
     const key = frame.toString('latin1');
     if (this.#frames.has(key) || this.#frames.size < MAX_ADDRESSES) this.#frames.set(key, frame);
     this.#left = REPEATS;

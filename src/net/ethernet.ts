@@ -41,14 +41,26 @@ export function formatMac(mac: Uint8Array): string {
   return Array.from(mac.subarray(0, MAC_LENGTH), (byte) => byte.toString(16).padStart(2, '0')).join(':');
 }
 
+/** Two bytes of EtherType, two of priority and VLAN (IEEE 802.1Q). */
+export const vlanTagLength = 4;
+
+/** The tag of a VLAN, as it stands behind the addresses. */
+export function vlanTag(vlan: number): Buffer {
+  const tag = Buffer.alloc(vlanTagLength);
+  tag.writeUInt16BE(etherType.vlan, 0);
+  tag.writeUInt16BE(vlan, 2);
+  return tag;
+}
+
 const RARP_REQUEST = 3;
 const HARDWARE_ETHERNET = 1;
 
 /**
  * A broadcast reverse ARP request from `mac` about itself (RFC 903): it asks for nothing that anybody answers,
- * but every switch that it crosses learns where `mac` is. The same frame that QEMU announces itself with.
+ * but every switch that it crosses learns where `mac` is. The same frame that QEMU announces itself with,
+ * in a VLAN if one is given.
  */
-export function rarpFrame(mac: Uint8Array): Buffer {
+export function rarpFrame(mac: Uint8Array, vlan?: number): Buffer {
   const frame = Buffer.alloc(ethernet.minimumLength);
   frame.fill(0xff, 0, MAC_LENGTH);
   frame.set(mac, ethernet.source);
@@ -60,5 +72,6 @@ export function rarpFrame(mac: Uint8Array): Buffer {
   at = frame.writeUInt16BE(RARP_REQUEST, at);
   frame.set(mac, at);
   frame.set(mac, at + MAC_LENGTH + 4);
-  return frame;
+  if (vlan === undefined) return frame;
+  return Buffer.concat([frame.subarray(0, ethernet.type), vlanTag(vlan), frame.subarray(ethernet.type)]);
 }

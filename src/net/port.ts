@@ -140,9 +140,9 @@ export abstract class BasePort implements HostPort {
     this.#inStandby = false;
   }
 
-  announce(mac: Uint8Array): void {
+  announce(mac: Uint8Array, vlan?: number): void {
     this.activate();
-    this.#announcer.announce(mac);
+    this.#announcer.announce(mac, vlan);
   }
 
   close(): void {

@@ -43,7 +43,10 @@ export interface NetPort {
   ready(): void;
   /** Called whenever the other end comes or goes. */
   onLink(handler: (up: boolean) => void): void;
-  /** Tells the network where this MAC address lives now (after a migration). Best effort. */
-  announce(mac: Uint8Array): void;
+  /**
+   * Tells the network where this MAC address lives now (after a migration), untagged or in a VLAN: bridges that filter by VLAN know
+   * its place in each of them. Best effort.
+   */
+  announce(mac: Uint8Array, vlan?: number): void;
   close(): void;
 }

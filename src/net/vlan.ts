@@ -1,10 +1,8 @@
 import { NetError } from './errors.ts';
-import { ethernet, etherType } from './ethernet.ts';
+import { ethernet, etherType, vlanTagLength as tagLength, vlanTag } from './ethernet.ts';
 import type { HostPort, OffloadedHandler } from './port.ts';
 import { WrappedPort } from './wrapped-port.ts';
 
-/** IEEE 802.1Q: two bytes of EtherType, two of priority and VLAN. */
-const tagLength = 4;
 const vlanMask = 0xfff;
 const maxVlan = 4094;
 
@@ -13,7 +11,7 @@ const maxVlan = 4094;
  * and loses it; everything else is not for it. So a network stack that knows nothing of VLANs takes part in one.
  */
 export class VlanPort extends WrappedPort {
-  readonly #tag = Buffer.alloc(tagLength);
+  readonly #tag: Buffer;
   readonly #vlan: number;
   /** A received frame with its tag; grows to the longest frame seen. */
   #frame = Buffer.alloc(2048);
@@ -23,8 +21,7 @@ export class VlanPort extends WrappedPort {
     super(port);
     if (!Number.isInteger(vlan) || vlan < 1 || vlan > maxVlan) throw new NetError(`${vlan} is no VLAN`);
     this.#vlan = vlan;
-    this.#tag.writeUInt16BE(etherType.vlan, 0);
-    this.#tag.writeUInt16BE(vlan, 2);
+    this.#tag = vlanTag(vlan);
   }
 
   /** Tags are put on and taken off in plain frames only. */
@@ -52,6 +49,11 @@ export class VlanPort extends WrappedPort {
 
   receiveOffloaded(handler: OffloadedHandler): void {
     this.receive((frame) => handler(frame, undefined));
+  }
+
+  /** Who is behind the port sees no tags, and nothing of other VLANs. */
+  override announce(mac: Uint8Array, vlan?: number): void {
+    if (vlan === undefined || vlan === this.#vlan) super.announce(mac);
   }
 
   #tagged(frame: Uint8Array): Uint8Array {

@@ -61,8 +61,8 @@ export abstract class WrappedPort implements HostPort {
     this.port.activate();
   }
 
-  announce(mac: Uint8Array): void {
-    this.port.announce(mac);
+  announce(mac: Uint8Array, vlan?: number): void {
+    this.port.announce(mac, vlan);
   }
 
   close(): void {

@@ -126,12 +126,12 @@ export class SwitchPort extends SocketPort {
     this.#control({ op: 'activate' });
   }
 
-  override announce(mac: Uint8Array): void {
+  override announce(mac: Uint8Array, vlan?: number): void {
     super.activate();
     if (!this.#returning) this.#state = 'active';
     this.#control({ op: 'announce', mac: formatMac(mac) });
-    // And for bridges behind the switch:
-    super.announce(mac);
+    // And for bridges behind the switch, which has one table for all VLANs itself:
+    super.announce(mac, vlan);
   }
 
   /**

@@ -167,8 +167,9 @@ export class FakePort implements NetPort {
     this.#link = handler;
   }
 
-  announce(mac: Uint8Array): void {
-    this.announced.push(Buffer.from(mac).toString('hex'));
+  announce(mac: Uint8Array, vlan?: number): void {
+    const name = Buffer.from(mac).toString('hex');
+    this.announced.push(vlan === undefined ? name : `${name} in ${vlan}`);
   }
 
   close(): void {

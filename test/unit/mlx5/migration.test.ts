@@ -219,8 +219,9 @@ describe('migration', () => {
   it('announces the addresses that its driver uses, in its order, or the permanent one when it lists none', () => {
     const source = running();
     const permanent = source.driver.mac.toString('hex');
+    let vlans: number[] = [];
     const announced = (...inUse: number[]) => {
-      source.device.core.vport.lists = [inUse, [], []];
+      source.device.core.vport.lists = [inUse, [], vlans];
       const to = destination(source, source.device.migration.save());
       resume(to);
       return to.port.announced;
@@ -229,6 +230,14 @@ describe('migration', () => {
     expect(announced()).toEqual([permanent]);
     expect(announced(0x020000000001, Number.parseInt(permanent, 16))).toEqual(['020000000001', permanent]);
     expect(announced(0x020000000009, 0x020000000001)).toEqual(['020000000009', '020000000001']);
+    // Its interface's own in the VLANs that it uses, too.
+    vlans = [0, 5, 4094];
+    expect(announced(0x020000000009, 0x020000000001)).toEqual([
+      '020000000009',
+      '020000000001',
+      '020000000009 in 5',
+      '020000000009 in 4094',
+    ]);
   });
 
   it('executes at the destination what was begun and not done: commands, doorbells, frames', () => {

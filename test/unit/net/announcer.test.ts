@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, test } from 'vitest';
 import { TimerQueue } from '../../../src/loop/timers.ts';
 import type { Reactor } from '../../../src/loop/types.ts';
 import { Announcer } from '../../../src/net/announcer.ts';
-import { formatMac } from '../../../src/net/ethernet.ts';
+import { formatMac, rarpFrame } from '../../../src/net/ethernet.ts';
 
 const mac = (n: number): Uint8Array => Uint8Array.from([2, 0, 0, 0, n >> 8, n & 0xff]);
 const name = (n: number): string => formatMac(mac(n));
@@ -38,6 +38,19 @@ describe('announcements', () => {
     for (let repeat = 0; repeat < REPEATS; repeat++) next();
     expect(sent).toEqual(Array.from({ length: 1 + REPEATS }, () => [1, 2, 3].map(name)).flat());
     expect(timers.next()).toBeUndefined();
+  });
+
+  test('in a VLAN are made beside those without', () => {
+    const rarp = `80350001080006040003${'020000000001'}00000000${'020000000001'}00000000`;
+    const frame = (tag: string) => `${'ff'.repeat(6)}020000000001${tag}${rarp}${'00'.repeat(18)}`;
+    expect(rarpFrame(mac(1)).toString('hex')).toBe(frame(''));
+    expect(rarpFrame(mac(1), 0xabc).toString('hex')).toBe(frame('81000abc'));
+    announcer.announce(mac(1));
+    announcer.announce(mac(1), 5);
+    announcer.announce(mac(1), 6);
+    sent.length = 0;
+    next();
+    expect(sent).toEqual([name(1), name(1), name(1)]);
   });
 
   test('of an address that is announced again are not doubled', () => {

@@ -6,6 +6,7 @@ import { VlanPort } from '../../../src/net/vlan.ts';
 /** The end of an access port: what came out of it, and a way to put frames in. */
 function access(vlan: number) {
   const sent: Buffer[] = [];
+  const announced: unknown[] = [];
   let inject: (frame: Uint8Array) => boolean = () => false;
   const inner = {
     offloads: true,
@@ -19,8 +20,9 @@ function access(vlan: number) {
     receive: (handler: typeof inject) => {
       inject = handler;
     },
+    announce: (mac: Uint8Array, tag?: number) => announced.push([...mac, tag]),
   } as unknown as HostPort;
-  return { port: new VlanPort(inner, vlan), sent, inject: (frame: Uint8Array) => inject(frame) };
+  return { port: new VlanPort(inner, vlan), sent, announced, inject: (frame: Uint8Array) => inject(frame) };
 }
 
 const addresses = Buffer.from('52540000000152540000000a', 'hex');
@@ -57,4 +59,15 @@ test('offers no offloads, whatever the port inside does: tags are in plain frame
 
 test.each([0, 4095, 1.5])('%s is no VLAN', (vlan) => {
   expect(() => access(vlan)).toThrow(NetError);
+});
+
+test('announces untagged what is announced in its VLAN, and nothing of others', () => {
+  const { port, announced } = access(5);
+  port.announce(Uint8Array.of(1));
+  port.announce(Uint8Array.of(2), 5);
+  port.announce(Uint8Array.of(3), 6);
+  expect(announced).toEqual([
+    [1, undefined],
+    [2, undefined],
+  ]);
 });
