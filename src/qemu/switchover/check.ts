@@ -26,19 +26,16 @@ const addressPauseMs = 20;
 const neededProtocol = 2;
 
 export async function check(run: Run): Promise<void> {
-  const [sourceStatus, destinationStatus] = await run.all([
-    run.source.execute('query-status'),
-    run.destination.execute('query-status'),
+  const [status, waiting] = await run.all([
+    statusOfSource(run),
+    run.destination.execute('query-status').then((answer) => textAt(answer, 'status')),
   ]);
-  const status = textAt(sourceStatus, 'status');
   if (status !== 'running' && status !== 'paused')
     throw refusal(
       'VC_SOURCE_STATE',
       `the source VM is ${status}, not running`,
       'if a migration was left in the middle: vfio-companion recover',
     );
-  run.wasRunning = status === 'running';
-  const waiting = textAt(destinationStatus, 'status');
   if (waiting !== 'inmigrate')
     throw refusal(
       'VC_DESTINATION_STATE',
@@ -49,6 +46,14 @@ export async function check(run: Run): Promise<void> {
   await run.each((device) => checkDevice(run, device));
   run.ecamBase = await run.until(findEcam(run.source));
   await run.until(checkIommu(run));
+}
+
+/** The source's status. Whether its guest runs is noted at once: what somebody does about that later is told by events. */
+async function statusOfSource(run: Run): Promise<string> {
+  const before = run.source.lastEvent;
+  const status = textAt(await run.source.execute('query-status'), 'status');
+  run.wasRunning = status === 'running' || run.source.seen('RESUME', before) !== undefined;
+  return status;
 }
 
 async function checkBlockers(run: Run): Promise<void> {

@@ -5,6 +5,7 @@ import { Qmp } from '../qmp.ts';
 import { fenced } from './fence.ts';
 import { defaultTimeouts, type MigrateOptions } from './options.ts';
 import { type DeviceRun, Run, refusal, textAt } from './run.ts';
+import { StopWatch } from './stop-watch.ts';
 
 const noInfo: PeerInfo = {
   protocol: 0,
@@ -140,10 +141,10 @@ function watch(run: Run, source: Qmp, destination: Qmp): void {
         lost(`the destination's server of device ${device.id}`, why);
     });
   }
+  const stops = new StopWatch(run);
+  run.atEnd(() => stops.end());
   source.on('event', (event) => {
-    const inPrecopy = progressed.touched && !progressed.stopped && !run.signal.aborted;
-    if (event.name === 'STOP' && inPrecopy) run.timeline.zero(event.timeUs);
-    if (event.name === 'RESUME' && inPrecopy) run.setRunning(true);
+    stops.note(event);
     if (event.name !== 'MIGRATION' || progressed.completed || !progressed.migrateSent) return;
     const status = textAt(event.data, 'status');
     if (status === 'failed' || status === 'cancelled')

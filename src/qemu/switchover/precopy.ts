@@ -8,7 +8,7 @@ import { Pauses } from './pauses.ts';
 import { preset } from './preset.ts';
 import { pump, pumpRate } from './pump.ts';
 import { rehearse } from './rehearse.ts';
-import { type DeviceRun, numberAt, type Run, refusal, textAt } from './run.ts';
+import { type DeviceRun, numberAt, type Run, refusal } from './run.ts';
 import { canPreCopy, holdLimitMs } from './setup.ts';
 
 const pollMs = 50;
@@ -209,7 +209,6 @@ class Governor {
 
   async look(elapsedMs: number): Promise<void> {
     const run = this.#run;
-    const stoppedBefore = run.timeline.zeroUs !== undefined;
     const [status] = await Promise.all([
       run.source.execute('query-migrate'),
       ...run.devices.map(async (device) => {
@@ -220,7 +219,6 @@ class Governor {
       }),
     ]);
     if (run.progressed.stopped) return;
-    if (stoppedBefore) await this.#noteStop();
     const round = numberAt(status, 'ram', 'dirty-sync-count');
     const sample = {
       elapsedMs,
@@ -254,15 +252,6 @@ class Governor {
     const settings = this.#apply(decision, sample.ramRemaining);
     if (ready) anticipate(run);
     await settings;
-  }
-
-  /** The guest has been stopped: for the switchover, or by somebody? */
-  async #noteStop(): Promise<void> {
-    const { source, timeline, progressed } = this.#run;
-    const status = textAt(await source.execute('query-status'), 'status');
-    // It may have gone on meanwhile.
-    const stands = timeline.zeroUs !== undefined && !progressed.stopped;
-    if (stands && status !== 'finish-migrate' && status !== 'running') this.#run.setRunning(false);
   }
 
   async #setQuiet(on: boolean): Promise<void> {

@@ -218,7 +218,8 @@ export class Run {
   setRunning(on: boolean): void {
     this.log.info(`the guest was ${on ? 'started' : 'paused'} by somebody; so it will arrive`);
     this.wasRunning = on;
-    this.timeline.zero(undefined);
+    // What a blackout is made of counts from where it has begun to.
+    if (!this.progressed.stopped) this.timeline.zero(undefined);
   }
 
   async enter(phase: Phase): Promise<void> {

@@ -362,6 +362,15 @@ export class FakeWorld {
     this.#event('source', on ? 'RESUME' : 'STOP');
   }
 
+  /** The source stops for its last pass, if it has not yet. */
+  switchOver(): void {
+    if (this.#migration !== 'active') return;
+    this.#migration = 'pre-switchover';
+    this.sourceStatus = 'finish-migrate';
+    if (this.#statusBefore === 'running') this.#event('source', 'STOP');
+    this.#event('source', 'MIGRATION', { status: 'pre-switchover' });
+  }
+
   /** A QEMU that lives can't be reached any more. */
   cutOff(side: 'source' | 'destination'): void {
     this.#servers?.[side].turnAway();
@@ -479,13 +488,7 @@ export class FakeWorld {
     if (side === 'source' && command === 'migrate') {
       this.#migration = 'active';
       this.#statusBefore = this.sourceStatus;
-      setTimeout(() => {
-        if (this.#migration !== 'active') return;
-        this.#migration = 'pre-switchover';
-        this.sourceStatus = 'finish-migrate';
-        if (this.#statusBefore === 'running') this.#event('source', 'STOP');
-        this.#event('source', 'MIGRATION', { status: 'pre-switchover' });
-      }, this.precopyMs);
+      setTimeout(() => this.switchOver(), this.precopyMs).unref();
     } else if (side === 'source' && command === 'migrate-continue') {
       setTimeout(() => {
         if (this.#migration !== 'pre-switchover') return;

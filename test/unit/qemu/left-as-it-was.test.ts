@@ -150,6 +150,39 @@ describe('a guest that somebody pauses in precopy', () => {
     for (const { startUs, endUs } of report.timeline) expect(endUs - startUs).toBeLessThan(250_000);
   });
 
+  it('just before it is stopped for the switchover arrives paused, too', async () => {
+    world.precopyMs = 60_000;
+    const onPhase = async (phase: string): Promise<void> => {
+      if (phase !== 'precopy') return;
+      // The looks at how far the migration has come take their time.
+      world.source.dirtyEstimate = () => new Promise(() => undefined);
+      const { journal } = world;
+      const before = journal.length;
+      world.setRunning(false);
+      const asked = (): string[] => journal.slice(before);
+      const isAsked = (): boolean => asked().includes('source QEMU: query-status');
+      void vi.waitUntil(isAsked, { timeout: 15_000 }).then(() => world.switchOver());
+    };
+    const report = await migrate({ ...world.options(), verify: { config: true }, onPhase });
+    expect(report).toMatchObject({ outcome: 'migrated', blackoutUs: null, warnings: [] });
+    expect(world.destinationStatus).toBe('paused');
+  });
+
+  it.each([false, true])(
+    'while both sides are checked is taken for what it is (running then: %s)',
+    async (running) => {
+      world.sourceStatus = running ? 'paused' : 'running';
+      const { source } = world;
+      const asked = source.migrationFlags.bind(source);
+      source.migrationFlags = () => {
+        world.setRunning(running);
+        return asked();
+      };
+      await migrate({ ...world.options(), verify: { config: true } });
+      expect(world.destinationStatus).toBe(running ? 'running' : 'paused');
+    },
+  );
+
   it('arrives paused, at once, also when that shows only then', async () => {
     const onPhase = (phase: string): void => {
       // Its destination is told to start when it has loaded; it loads a guest that was paused.
