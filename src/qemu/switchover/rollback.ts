@@ -12,6 +12,8 @@ import { type DeviceRun, field, type Run } from './run.ts';
 
 const probeMs = 1000;
 const pollMs = 5;
+/** A QEMU that lost a device server is watched so long: its guest uses its devices in that time, and more than that nobody can tell. */
+const crippledMs = 1000;
 /** What a connection comes to where nobody listens. */
 const nobodyThere: readonly unknown[] = ['ECONNREFUSED', 'ENOENT'];
 
@@ -25,16 +27,20 @@ export async function rollback(run: Run): Promise<Outcome> {
 
   await run.giveBack?.().catch((error) => run.warn(`borrowed registers: ${String(error)}`));
   // First the devices: QEMU resumes the vCPUs by itself as soon as its migration has failed.
-  await Promise.all(run.devices.map((device) => reviveSource(run, device)));
+  const revived = await Promise.all(run.devices.map((device) => reviveSource(run, device)));
   const outcome = await resumeSource(run);
   await restoreSettings(run);
   await endDestination(run);
-  return outcome === 'source' ? lastLook(run) : outcome;
+  return outcome === 'source' ? lastLook(run, revived.includes(false)) : outcome;
 }
 
-/** A QEMU that can't do without a device server that is gone may fail as soon as its guest goes on. */
-async function lastLook(run: Run): Promise<Outcome> {
+/**
+ * A QEMU that can't do without a device server that is gone may fail when its guest goes on, or a moment later.
+ * @param crippled it may have such a one
+ */
+async function lastLook(run: Run, crippled: boolean): Promise<Outcome> {
   const { unfenced: source, timeouts } = run;
+  if (crippled) await untilClosed(source, crippledMs);
   try {
     await source.execute('query-status', undefined, { timeoutMs: timeouts.rollback });
     return 'source';
@@ -106,9 +112,11 @@ async function goneSource(run: Run): Promise<Outcome> {
   return 'unknown';
 }
 
-async function reviveSource(run: Run, { id, unfenced, sourceInfo }: DeviceRun): Promise<void> {
-  for (const trouble of await reviveDevice(id, unfenced, sourceInfo.hasNet, run.timeouts.command))
-    run.warn(`at the source: ${trouble}`);
+/** Returns whether the device works again. */
+async function reviveSource(run: Run, { id, unfenced, sourceInfo }: DeviceRun): Promise<boolean> {
+  const troubles = await reviveDevice(id, unfenced, sourceInfo.hasNet, run.timeouts.command);
+  for (const trouble of troubles) run.warn(`at the source: ${trouble}`);
+  return troubles.length === 0;
 }
 
 /** Cancels QEMU's migration and sees the guest run at the source. */

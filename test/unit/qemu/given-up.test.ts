@@ -219,6 +219,16 @@ it('does not say that the guest runs at a source that ends just when it goes on'
   await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'lost' });
 });
 
+it('does not say so of a source that ends a moment later, for want of a device server that is gone', async () => {
+  const { source } = world;
+  const gone = new Error('the server is gone');
+  source.rest = () => Promise.reject(gone);
+  source.setState = () => Promise.reject(gone);
+  const endsAfterMs = 200;
+  whenAsked('destination QEMU: quit', () => setTimeout(() => void world.kill('source'), endsAfterMs));
+  await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'lost' });
+});
+
 it('takes a limit of many weeks for one', async () => {
   const report = await migrate({ ...world.options(), maxSeconds: 3_000_000 });
   expect(report.outcome).toBe('migrated');
