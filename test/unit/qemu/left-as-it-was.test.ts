@@ -4,6 +4,7 @@ import { migrationState } from '../../../src/migration/state.ts';
 import { connectAll, disconnectAll } from '../../../src/qemu/switchover/connect.ts';
 import { anticipate } from '../../../src/qemu/switchover/final.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
+import type { Progress } from '../../../src/report/types.ts';
 import { FakeWorld } from './fake-world.ts';
 
 let world: FakeWorld;
@@ -67,12 +68,14 @@ it('a source that does not take its former settings back is told of', async () =
 it.each([{ maxBandwidth: 77_777 }, { parameters: { 'max-bandwidth': 77_777 } }])(
   'a source that was held back sends as fast again as was asked for: %o',
   async (asked) => {
-    world.precopyMs = 400;
+    world.precopyMs = 60_000;
     world.source.leftBytes = 1e12;
-    const onPhase = (phase: string): void => {
-      if (phase === 'precopy') setTimeout(() => (world.source.leftBytes = 100), 150);
+    const onProgress = ({ sample }: Progress): void => {
+      if (sample?.held === true) world.source.leftBytes = 100;
+      else if (world.source.leftBytes === 100 && world.parameters['max-bandwidth'] === 77_777)
+        world.switchOver();
     };
-    const { samples } = await migrate({ ...world.options(), ...asked, onPhase });
+    const { samples } = await migrate({ ...world.options(), ...asked, onProgress });
     expect(samples.map(({ held }) => held)).toEqual(expect.arrayContaining([true, false]));
     expect(world.parameters['max-bandwidth']).toBe(77_777);
   },
