@@ -1,3 +1,4 @@
+import { limitedLogger } from '../limited-logger.ts';
 import type { Logger } from '../log.ts';
 import type { Reactor } from '../loop/types.ts';
 import { Announcer } from './announcer.ts';
@@ -91,7 +92,7 @@ export abstract class BasePort implements HostPort {
 
   constructor(context: PortContext) {
     this.reactor = context.reactor;
-    this.log = context.log;
+    this.log = limitedLogger(context.log, () => this.reactor.now());
     this.#announcer = new Announcer(this.reactor, (frame) => this.send([frame], frame.length));
   }
 

@@ -3,6 +3,7 @@ import type { Device, DeviceModel, OptionTable, ResetKind } from '../device/mode
 import type { BarIndex } from '../device/pci-description.ts';
 import { createDirtyLog, type DirtyScopeName, type DirtyTracker, GuestMemoryMap } from '../dma/index.ts';
 import { errno, RequestError } from '../errors.ts';
+import { limitedLogger } from '../limited-logger.ts';
 import type { Logger } from '../log.ts';
 import type { Reactor } from '../loop/types.ts';
 import { ready } from '../loop/types.ts';
@@ -28,7 +29,6 @@ import type { RuntimeExtension } from './extension.ts';
 import { DeviceHealth } from './health.ts';
 import { RuntimeHost } from './host.ts';
 import { createMigration, servedMigration } from './migration.ts';
-import { modelLog } from './model-log.ts';
 import { resolveOptions } from './options.ts';
 
 export interface RuntimeSettings {
@@ -97,7 +97,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#reactor = reactor;
     this.#extension = settings.extension;
     this.#held = settings.held ?? false;
-    const limited = modelLog(log, () => reactor.now());
+    const limited = limitedLogger(log, () => reactor.now());
     this.#health = new DeviceHealth(model.name, limited, () => void this.interrupts.signalError());
     this.config = new ConfigSpace(description, {
       commandChanged: () => this.#commandChanged(),

@@ -201,6 +201,23 @@ describe('stream', () => {
     expect(server.stats.receiveDropped).toBe(1);
   });
 
+  test('peers that come, send nonsense and go, over and over, do not flood the log', async () => {
+    const lines: string[] = [];
+    const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(line) });
+    const server = port({ server: true, log });
+    for (let round = 0; round < 100; round++) {
+      const fd = connectUnix(world.path('stream'));
+      const refused = connectUnix(world.path('stream'));
+      write(fd, Buffer.alloc(4));
+      await world.until(() => hungUp(fd) && hungUp(refused));
+      closeFd(fd);
+      closeFd(refused);
+    }
+    expect(server.linkUp).toBe(false);
+    expect(lines.length).toBeGreaterThan(20);
+    expect(lines.length).toBeLessThan(250);
+  });
+
   test('a second peer is refused while there is one', async () => {
     const [server] = await connected();
     const second = connectUnix(world.path('stream'));

@@ -1,3 +1,4 @@
+import { limitedLogger } from '../../limited-logger.ts';
 import { Listener } from '../../loop/listener.ts';
 import { closeFd, listenUnix, type RawArea, rawArea } from '../../posix/index.ts';
 import { NetError, NetProtocolError } from '../errors.ts';
@@ -75,7 +76,8 @@ export class Switch {
   #closed = false;
 
   constructor(options: SwitchOptions) {
-    this.#options = options;
+    const log = limitedLogger(options.log, () => options.reactor.now());
+    this.#options = { ...options, log };
     this.#fabric = new Fabric(
       {
         entries: options.addresses ?? 8192,
@@ -86,14 +88,14 @@ export class Switch {
     );
     this.#succession = new Succession({
       reactor: options.reactor,
-      log: options.log,
+      log,
       fabric: this.#fabric,
       parkLimits: options.parkLimits ?? defaultParkLimits,
       parkSeconds: options.parkSeconds ?? 60,
       maxAbandoned: this.#maxPorts,
       returnSeconds: options.returnSeconds ?? 1,
     });
-    const { path, reactor, log } = options;
+    const { path, reactor } = options;
     if (path === undefined) return;
     const accepted = (fd: number): void => this.#accept(fd);
     this.#listener = new Listener(listenUnix(path, { type: 'seqpacket' }), { reactor, log, path, accepted });

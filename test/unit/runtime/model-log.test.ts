@@ -3,9 +3,9 @@ import { pino } from 'pino';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { DeviceHost, DeviceModel } from '../../../src/device/index.ts';
 import { errno, RequestError } from '../../../src/errors.ts';
+import { limitedLogger } from '../../../src/limited-logger.ts';
 import { createReactor, type Reactor } from '../../../src/loop/index.ts';
 import { DeviceRuntime } from '../../../src/runtime/device-runtime.ts';
-import { modelLog } from '../../../src/runtime/model-log.ts';
 
 const modelOf = (complain: (host: DeviceHost) => void): DeviceModel => ({
   name: 'complains',
@@ -90,7 +90,7 @@ describe('the log of a model', () => {
 it('says nothing, nor that it was much, of lines at a level that nobody wanted', () => {
   const lines: string[] = [];
   let now = 0;
-  const log = modelLog(
+  const log = limitedLogger(
     pino({ level: 'warn' }, { write: (line: string) => void lines.push(line) }),
     () => now,
   );

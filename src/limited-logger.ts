@@ -1,6 +1,6 @@
 import type { ChildLoggerOptions } from 'pino';
-import { LimitedLog } from '../limited-log.ts';
-import type { Logger } from '../log.ts';
+import { LimitedLog } from './limited-log.ts';
+import type { Logger } from './log.ts';
 
 /** Each with a limit of its own, so that what is worst is not left out for what is said most. */
 const levels = ['info', 'warn', 'error', 'fatal'] as const;
@@ -8,12 +8,12 @@ const levels = ['info', 'warn', 'error', 'fatal'] as const;
 type Limits = Readonly<Record<(typeof levels)[number], LimitedLog>>;
 
 /**
- * The log of a model, and of what is said of its failures. A guest can have much of that said as often as it likes, and a
- * flood of lines would fill the host's disk.
+ * A logger for those of whom a guest or a peer can have much said as often as it likes: models, and network ports. A flood of
+ * lines would fill the host's disk.
  *
  * @param now monotonic nanoseconds
  */
-export function modelLog(log: Logger, now: () => number): Logger {
+export function limitedLogger(log: Logger, now: () => number): Logger {
   const limit = () => new LimitedLog(log, now);
   return limited(log, { info: limit(), warn: limit(), error: limit(), fatal: limit() });
 }
