@@ -2,10 +2,12 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CompanionError } from '../errors.ts';
 import { createLogger, type LogLevel, logLevels } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
-import type { QueueLimits } from '../net/frame-queue.ts';
+import { MAX_FRAME } from '../net/ethernet.ts';
+import { type QueueLimits, RECORD_HEADER } from '../net/frame-queue.ts';
 import { askSwitch, openPort, Switch } from '../net/index.ts';
 
-const BYTES_PER_FRAME = 4096;
+/** A frame of an interface with MTU 9000, with some room. */
+const JUMBO_BYTES = 9216;
 
 interface SwitchCommandOptions {
   readonly socket: string;
@@ -26,8 +28,9 @@ function positive(text: string): number {
   return value;
 }
 
-function limitsOf(frames: number): QueueLimits {
-  return { frames, bytes: frames * BYTES_PER_FRAME };
+/** Room for so many jumbo frames, and in any case for the longest one. */
+export function limitsOf(frames: number): QueueLimits {
+  return { frames, bytes: Math.max(frames * JUMBO_BYTES, RECORD_HEADER + MAX_FRAME) };
 }
 
 /** Asks a running switch instead of being one; whether that was wanted. */

@@ -1,4 +1,6 @@
 import { describe, expect, test } from 'vitest';
+import { limitsOf } from '../../../src/cli/switch.ts';
+import { MAX_FRAME } from '../../../src/net/ethernet.ts';
 import { FrameQueue, RECORD_HEADER, recordKind, recordLength } from '../../../src/net/frame-queue.ts';
 
 const plenty = { frames: 1e6, bytes: 1e8 };
@@ -110,5 +112,13 @@ describe('frame queue', () => {
       [2, 2],
       [3, 3],
     ]);
+  });
+
+  test('with the limit that a user gives the switch in frames, has room for so many jumbo frames, or for one of any length', () => {
+    const queue = new FrameQueue(limitsOf(100));
+    const jumbo = frame(9018, 1);
+    for (let index = 0; index < 100; index++) expect(queue.push([jumbo], jumbo.length)).toBe(true);
+    expect(queue.push([jumbo], jumbo.length)).toBe(false);
+    expect(new FrameQueue(limitsOf(1)).push([frame(MAX_FRAME, 1)], MAX_FRAME)).toBe(true);
   });
 });
