@@ -299,9 +299,42 @@ describe('failures', () => {
     expect(fake.controller.state).toBe(s.RUNNING);
     expect(fake.calls).toEqual(['quiesce', 'resume']);
   });
+
+  it('while it is read: a reset is kept for the end, and what was read is void', () => {
+    const device = filled();
+    const { controller } = fakeMigration(device);
+    controller.setState(s.PRE_COPY);
+    device.onNext = () => controller.reset();
+    expect(errnoOf(failure(() => controller.read(Buffer.alloc(100_000))))).toBe(errno.EIO);
+    expect(controller.state).toBe(s.RUNNING);
+    expect(device.sessions).toBe(0);
+  });
+
+  it('while it is loaded: a reset is kept for the end, and what was written is void', () => {
+    const source = fakeMigration(filled());
+    source.controller.setState(s.STOP_COPY);
+    const stream = readAll(source.controller);
+    const device = new FakeDevice();
+    const { controller } = fakeMigration(device);
+    controller.setState(s.RESUMING);
+    device.endLoad = () => expect.fail('loaded to the end');
+    device.beginLoad = () => controller.reset();
+    expect(errnoOf(failure(() => controller.write(stream)))).toBe(errno.EIO);
+    expect(controller.state).toBe(s.RUNNING);
+  });
 });
 
 describe('sizes', () => {
+  it('are told in PRE_COPY_P2P, too', () => {
+    const device = filled();
+    const { controller } = fakeMigration(device);
+    controller.setState(s.PRE_COPY);
+    readAll(controller);
+    controller.setState(s.PRE_COPY_P2P);
+    device.poke(0, 1);
+    expect(controller.precopyInfo()).toEqual({ initialBytes: 0, dirtyBytes: 4096, flags: 0 });
+  });
+
   it('are told in every state', () => {
     const device = filled();
     const { controller } = fakeMigration(device);

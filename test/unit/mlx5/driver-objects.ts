@@ -103,13 +103,13 @@ export abstract class DriverObjects extends DriverBase {
     this.pages(input, at + prm.wq.byte('pas'), ring, bytes);
   }
 
-  createSq(cq: Cq, tisn: number, logSize = logSqSize): Sq {
+  createSq(cq: Cq, tisn: number, logSize = logSqSize, flush = true): Sq {
     const bytes = 64 << logSize;
     const ring = this.alloc(bytes);
     const dbr = this.alloc(8, 64);
     const input = Buffer.alloc(272 + 8 * Math.ceil(bytes / pageBytes));
     prm.sqc.set(input, 'cqn', cq.cqn, 0x20);
-    prm.sqc.set(input, 'flush_in_error_en', 1, 0x20);
+    prm.sqc.set(input, 'flush_in_error_en', flush ? 1 : 0, 0x20);
     prm.sqc.set(input, 'tis_lst_sz', tisn === 0 ? 0 : 1, 0x20);
     prm.sqc.set(input, 'tis_num_0', tisn, 0x20);
     this.#wq(input, 0x50, ring, bytes, dbr, 6, logSize);

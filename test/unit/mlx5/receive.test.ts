@@ -168,10 +168,17 @@ describe('receive', () => {
     const fragment = buildFrame({ dst: driver.mac, payload: Buffer.alloc(100), checksums: false });
     fragment.writeUInt16BE(0x2000, 20);
     port.inject(fragment);
+    // Says that it is longer than its packet, and has a sum over the frame's padding, too.
+    const long = buildFrame({ dst: driver.mac, payload: Buffer.alloc(8, 1), padTo: 80 });
+    long.writeUInt16BE(24, 38);
+    long.writeUInt16BE(0, 40);
+    const pseudo = Buffer.concat([long.subarray(26, 34), Buffer.from([0, 17, 0, 24])]);
+    long.writeUInt16BE(~naiveSum(Buffer.concat([pseudo, long.subarray(34, 58)])) & 0xffff, 40);
+    port.inject(long);
     // What is behind labels is not looked at.
     port.inject(withLabels(buildFrame({ dst: driver.mac, payload: Buffer.alloc(100) }), 1));
     driver.poll();
-    expect(driver.received.map((got) => ok(got))).toEqual([5, 1, 1, 1]);
+    expect(driver.received.map((got) => ok(got))).toEqual([5, 1, 1, 3, 1]);
     expect(driver.received[1]?.cqe.readUInt16BE(0x14)).toBe(naiveSum(arp.subarray(14)));
   });
 

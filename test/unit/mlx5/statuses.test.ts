@@ -129,6 +129,11 @@ const commands: readonly Case[] = [
     status.BAD_PARAM_ERR,
     (driver) => driver.createRqt([driver.dropRq, driver.dropRq], 1),
   ],
+  [
+    'an RQT changed to more than its maximum',
+    status.BAD_PARAM_ERR,
+    (driver) => driver.modifyRqt(driver.rqt + 1, [driver.dropRq, driver.dropRq]),
+  ],
   ['a group that overlaps', status.BAD_PARAM_ERR, (driver) => group(driver, 127, 130)],
   ['a group outside its table', status.BAD_PARAM_ERR, (driver) => group(driver, 250, 256)],
   ['a group from behind', status.BAD_PARAM_ERR, (driver) => group(driver, 240, 239)],

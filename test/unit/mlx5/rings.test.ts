@@ -1,0 +1,68 @@
+import { expect, it } from 'vitest';
+import { cqeOpcode, cqeSyndrome } from '../../../device-models/mlx5/prm/index.ts';
+import { logRqSize } from './driver-base.ts';
+import { buildFrame } from './frames.ts';
+import { running } from './setup.ts';
+
+const noise = 0xabcd0000;
+
+it('counts in the low half of a doorbell record, whatever the high half is', () => {
+  const { port, driver } = running();
+  const { rx, tx } = driver.channels[0] ?? expect.fail('no channel');
+  const frame = buildFrame({ dst: driver.mac });
+  driver.build(tx, frame);
+  driver.memory.writeUInt32BE((noise | tx.pc) >>> 0, tx.dbr + 4);
+  driver.write64(driver.uarBase + 0x800, 0, tx.sqn << 8);
+  expect(port.sent).toEqual([frame]);
+  driver.memory.writeUInt32BE((noise | rx.pi) >>> 0, rx.dbr);
+  for (let count = 0; count < 2 ** logRqSize; count++) expect(port.inject(frame)).toBe(true);
+  // No buffer is left.
+  expect(port.inject(frame)).toBe(false);
+});
+
+it.each([
+  ['every frame that is posted to it', true, [cqeSyndrome.LOCAL_QP_OP_ERR, cqeSyndrome.WR_FLUSH_ERR]],
+  ['its failure alone', false, [cqeSyndrome.LOCAL_QP_OP_ERR]],
+] as const)('a send queue in error tells of %s, as its driver has asked', (_what, flush, syndromes) => {
+  const { device, driver } = running();
+  const { cq } = driver.channels[0]?.tx ?? expect.fail('no channel');
+  const sq = driver.createSq(cq, driver.tis, undefined, flush);
+  driver.completions.length = 0;
+  device.injectSendError();
+  for (let count = 0; count < 2; count++) {
+    driver.build(sq, buildFrame({ dst: driver.mac }));
+    driver.ring(sq);
+    driver.poll();
+  }
+  expect(driver.completions.map((cqe) => [(cqe[0x3f] ?? 0) >>> 4, cqe[0x37]])).toEqual(
+    syndromes.map((syndrome) => [cqeOpcode.REQ_ERR, syndrome]),
+  );
+});
+
+it('forgets an event that moderation holds back when the function is reset', () => {
+  const { host, device, port, driver } = running();
+  driver.moderate(50);
+  const frame = buildFrame({ dst: driver.mac });
+  port.inject(frame);
+  driver.poll();
+  port.inject(frame);
+  const waiting = () => [...host.timers].filter((timer) => timer.armed).length;
+  expect(waiting()).toBe(1);
+  device.reset('flr');
+  expect(waiting()).toBe(0);
+});
+
+it('sends an event that moderation holds back when the driver ends moderation', () => {
+  const { host, port, driver } = running();
+  driver.moderate(50);
+  const frame = buildFrame({ dst: driver.mac });
+  port.inject(frame);
+  driver.poll();
+  const fired = host.fired.length;
+  port.inject(frame);
+  expect(host.fired.length).toBe(fired);
+  expect(driver.received.length).toBe(1);
+  driver.moderate(0);
+  driver.poll();
+  expect(driver.received.length).toBe(2);
+});
