@@ -1,5 +1,4 @@
 /** Step 3: RAM by QEMU and device state by us, side by side, until a switchover is short enough. */
-import { setTimeout as delay } from 'node:timers/promises';
 import type { PrecopySample } from '../../report/types.ts';
 import { type ConvergenceOptions, type Decision, type DeviceSample, decide } from '../convergence.ts';
 import { pagesToCarry, prepareCarrying } from './carry.ts';
@@ -7,9 +6,9 @@ import { anticipate } from './final.ts';
 import { Pauses } from './pauses.ts';
 import { preset } from './preset.ts';
 import { pump, pumpRate } from './pump.ts';
-import { rehearse } from './rehearse.ts';
 import { type DeviceRun, numberAt, type Run, refusal } from './run.ts';
 import { canPreCopy, holdLimitMs } from './setup.ts';
+import { assumedCost, type SwitchoverCosts, warmUp } from './warm-up.ts';
 
 const pollMs = 50;
 /** While QEMU is held it sends RAM at this rate, bytes a second: it can't reach the end of a pass. */
@@ -19,14 +18,8 @@ const heldBandwidth = 64 * 1024;
  * when the guest is idle and nothing remains.
  */
 const heldBelowBytes = 256 * 1024 * 1024;
-/** Assumed until it has been measured: what marking a page costs, and all that does not depend on amounts of data. */
-const assumedCost = { markMicrosecondsPerPage: 3, fixedMs: 4 };
 /** Copying one page, until it has been measured. */
 const assumedCarryMicroseconds = 2;
-/** Pages of one rehearsal of marking. */
-const rehearsedPages = 1024;
-/** Round trips one after the other in a blackout, each as long as a rehearsal: stop, marking, continue, replay, resume. */
-const roundTrips = 5;
 /** Dirty device state that is not worth a transfer of its own before the end. */
 const smallDirtyBytes = 64 * 1024;
 
@@ -68,13 +61,14 @@ export async function preCopy(run: Run): Promise<void> {
     }
   };
   const near = (): boolean => governor.near;
+  const tooLong = (): boolean => governor.tooLong;
   const beats = beat();
   const feeds = run.devices.map((device) => {
     device.fed = feed(run, device, pauses, near);
     return device.fed;
   });
   const carryings = run.devices.map((device) => prepareCarrying(run, device));
-  const work = Promise.all([beats, poll(), warmUp(run, costs), ...feeds, ...carryings]);
+  const work = Promise.all([beats, poll(), warmUp(run, costs, pauses, tooLong), ...feeds, ...carryings]);
   // What is under way when the CPUs stop need not be waited for yet; until then, its failure is ours.
   await run.until(Promise.race([stopped, work.then(() => stopped)]));
   // Registers may just be on their way to the destination; mostly they are not.
@@ -87,55 +81,6 @@ const heartbeatMs = 1000;
 async function heartbeat(run: Run): Promise<void> {
   const parties = run.devices.map(({ destination }) => destination.state());
   await Promise.all([run.destination.execute('query-status'), ...parties]);
-}
-
-/** How often the calls of the switchover are made in advance. */
-const rehearsals = 16;
-/** The first ones run cold code and tell nothing of the costs. */
-const coldRehearsals = 4;
-
-/**
- * Runs through what the blackout will do, harmlessly, so that neither our code nor the servers' is executed for
- * the first time in it, and measures. Refusals (Bus Master off) do not matter here.
- */
-async function warmUp(run: Run, costs: SwitchoverCosts): Promise<void> {
-  const probe = [{ read: 0, length: 4 }];
-  const trips: number[] = [];
-  const pages: number[] = [];
-  for (let count = 0; count < rehearsals && !run.progressed.stopped; count += 1) {
-    const start = performance.now();
-    await Promise.all(
-      run.devices.flatMap(({ source, destination }) => [
-        source.info(),
-        source.barrier(),
-        source.dma(probe),
-        destination.info(),
-        destination.dma(probe).catch(() => undefined),
-      ]),
-    );
-    trips.push(performance.now() - start);
-    if (run.progressed.stopped) return;
-    const marks = await Promise.all(
-      run.devices.map(({ source }) => source.rehearseMarking?.(rehearsedPages).catch(() => undefined)),
-    );
-    for (const mark of marks)
-      if (mark !== undefined && mark.pages > 0) pages.push(mark.microseconds / mark.pages);
-    if (count >= coldRehearsals) {
-      costs.fixedMs = roundTrips * median(trips.slice(coldRehearsals), costs.fixedMs / roundTrips);
-      costs.markMicrosecondsPerPage = median(
-        pages.slice(coldRehearsals * run.devices.length),
-        costs.markMicrosecondsPerPage,
-      );
-    }
-    await delay(1);
-  }
-  // After the servers': what they are asked is measured, and this process would be busy.
-  await rehearse(run).catch((error: unknown) => run.log.debug(`the rehearsal failed: ${String(error)}`));
-}
-
-/** The middle one of `values`, or `otherwise` when there are none. */
-function median(values: readonly number[], otherwise: number): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1] ?? otherwise;
 }
 
 /** With more RAM than this to go the switchover is not so near that the servers have to come to rest. */
@@ -184,9 +129,6 @@ function dirtyOf(device: DeviceRun): Pick<DeviceSample, 'dirtyPages' | 'carryMs'
   return { dirtyPages: device.dirtyPages - carried, carryMs: (carried * perPage) / 1000 };
 }
 
-/** What is known of a switchover's costs so far. */
-type SwitchoverCosts = { -readonly [K in 'markMicrosecondsPerPage' | 'fixedMs']: ConvergenceOptions[K] };
-
 /** Looks at all parties, and lets QEMU switch over or holds it. */
 class Governor {
   readonly #run: Run;
@@ -195,6 +137,7 @@ class Governor {
   #sent: { limitMs: number; bandwidth: number | undefined } = { limitMs: holdLimitMs, bandwidth: undefined };
   #quiet = false;
   #nearUntil = 0;
+  #tooLong = false;
 
   constructor(run: Run, limits: ConvergenceOptions, costs: SwitchoverCosts) {
     this.#run = run;
@@ -205,6 +148,11 @@ class Governor {
   /** QEMU may switch over, and should before long. */
   get near(): boolean {
     return this.#quiet && performance.now() < this.#nearUntil;
+  }
+
+  /** QEMU is held back, and not because a device's first pass is not over. */
+  get tooLong(): boolean {
+    return this.#tooLong;
   }
 
   async look(elapsedMs: number): Promise<void> {
@@ -234,6 +182,7 @@ class Governor {
       })),
     };
     const decision = decide({ ...this.#limits, ...this.#costs }, sample);
+    this.#tooLong = decision.hold && sample.devices.every(({ initialBytes }) => initialBytes === 0);
     run.rounds = round;
     this.#note(status, decision, elapsedMs);
     if (decision.giveUp !== undefined) {

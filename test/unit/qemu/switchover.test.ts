@@ -1,9 +1,11 @@
 /** The switchover against a played world: order, and what every single refusal leads to. */
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { errno } from '../../../src/errors.ts';
 import { migrationState } from '../../../src/migration/state.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
 import { type MigrateOptions, MigrationFailed } from '../../../src/qemu/switchover/options.ts';
+import type { Progress } from '../../../src/report/types.ts';
 import { FakeWorld, inEcam, type PeerMethod, tableAddress } from './fake-world.ts';
 
 let world: FakeWorld;
@@ -94,6 +96,31 @@ describe('a migration without faults', () => {
       .toEqual(expect.arrayContaining(['source.quiet on', 'source.read']));
     cancel.abort();
     await expect(failed).rejects.toMatchObject({ outcome: 'source' });
+  });
+
+  it('is not held back for good by what was measured in a busy moment', async () => {
+    const { source } = world;
+    const barrier = source.barrier.bind(source);
+    const busyMs = 100;
+    let rehearsals = 0;
+    source.barrier = async () => {
+      rehearsals += 1;
+      if (rehearsals <= 16) await delay(busyMs);
+      return barrier();
+    };
+    world.precopyMs = 60_000;
+    let held = false;
+    const onProgress = ({ sample }: Progress): void => {
+      held ||= sample?.held === true;
+      if (held && sample?.held === false) world.switchOver();
+    };
+    const report = await migrate({
+      ...world.options(),
+      downtimeLimitMs: 4 * busyMs,
+      maxSeconds: 15,
+      onProgress,
+    });
+    expect(report.outcome).toBe('migrated');
   });
 
   it('has told the destination all registers before the blackout', async () => {
