@@ -30,7 +30,7 @@ export interface DeviceSample {
 
 export interface ConvergenceSample {
   readonly elapsedMs: number;
-  /** QEMU's `dirty-sync-count`. */
+  /** QEMU's `dirty-sync-count`, without the rounds that passed during a device's first pass. */
   readonly round: number;
   readonly ramRemaining: number;
   /** QEMU's `expected-downtime`, ms. */

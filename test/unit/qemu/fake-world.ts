@@ -282,6 +282,8 @@ export class FakeWorld {
   }));
   sourceStatus = 'running';
   destinationStatus = 'inmigrate';
+  /** How often the source has gone through RAM. */
+  rounds = 1;
   /** From `migrate` until the source stops for its last pass, ms. */
   precopyMs = 15;
   /** From `migrate-continue` until the destination has loaded, ms. */
@@ -410,7 +412,7 @@ export class FakeWorld {
           return: {
             status: this.#migration,
             'expected-downtime': 1,
-            ram: { 'dirty-sync-count': 1, remaining: 1000, total: 2000, transferred: 1000 },
+            ram: { 'dirty-sync-count': this.rounds, remaining: 1000, total: 2000, transferred: 1000 },
           },
         };
       case 'qom-list':

@@ -123,6 +123,24 @@ describe('a migration without faults', () => {
     expect(report.outcome).toBe('migrated');
   });
 
+  it('counts no rounds of RAM while a first pass is under way, which may take many of an idle guest', async () => {
+    const { source } = world;
+    const maxRounds = 10;
+    const asked = source.precopyInfo.bind(source);
+    let firstPass = true;
+    source.precopyInfo = async () => ({ ...(await asked()), initialBytes: firstPass ? 100 : 0 });
+    world.precopyMs = 60_000;
+    const onProgress = ({ sample }: Progress): void => {
+      if (sample === undefined) return;
+      world.rounds += 5;
+      if (sample.round > 3 * maxRounds) firstPass = false;
+      if (!sample.held) world.switchOver();
+    };
+    const report = await migrate({ ...world.options(), maxRounds, onProgress });
+    expect(report.outcome).toBe('migrated');
+    expect(report.rounds).toBeGreaterThan(3 * maxRounds);
+  });
+
   it('has told the destination all registers before the blackout', async () => {
     const report = await migrate(world.options());
     expect(report.devices[0]?.replayPath).toBe('early');
