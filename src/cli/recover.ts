@@ -35,7 +35,7 @@ export function registerRecover(program: Command): void {
 }
 
 export function describeRecovery({ before, migration, after, devices, restored }: Recovery): string {
-  const now = after === 'paused' ? 'stays paused' : 'goes on';
+  const now = after === 'running' ? 'goes on' : `stays ${after}`;
   const lines = [`the VM was ${before}, its migration ${migration}; it ${now}`];
   for (const { id, state, held } of devices)
     lines.push(`device ${id} was ${state}${held ? ', held' : ''}; it works`);

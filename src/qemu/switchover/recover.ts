@@ -29,14 +29,16 @@ export interface Recovery {
   readonly before: string;
   /** Of its migration before: "none", "pre-switchover" … */
   readonly migration: string;
-  /** QEMU's status now: "running", or "paused" for a VM that somebody had paused before. */
-  readonly after: 'running' | 'paused';
+  /** QEMU's status now: "running", or what a VM was in that stood still for other reasons: "paused" by somebody, "io-error" … */
+  readonly after: string;
   readonly devices: readonly { readonly id: string; readonly state: string; readonly held: boolean }[];
   /** Settings of QEMU that a migration had left changed, as they are now. */
   readonly restored: Readonly<Record<string, number | boolean>>;
 }
 
 const pollMs = 20;
+/** What a migration has a VM come to, which goes on then; any other status is somebody's wish, or a trouble of its own. */
+const migrationStatuses: ReadonlySet<string> = new Set(['running', 'finish-migrate', 'postmigrate']);
 /** QEMU's own defaults of what a migration of ours changes: what there was before is known to nobody any more. */
 const defaultParameters = { 'downtime-limit': 300, 'max-bandwidth': 128 * 1024 * 1024 } as const;
 /** What a migration of ours switches on and, at its end, off again. */
@@ -101,25 +103,25 @@ async function recoverAll(
       }),
     });
   }
-  let paused = before === 'paused' && migration !== 'completed';
+  let after = before;
   if (!endedStatuses.has(migration)) {
     const end = await cancelMigration(qemu, timeouts.rollback);
-    const status = await uncoveredStatus(qemu, timeouts.rollback);
+    after = await uncoveredStatus(qemu, timeouts.rollback);
     // One that pauses nowhere may have come to its end before it could be cancelled.
-    checkHere(status, end, force);
-    paused = status === 'paused';
+    checkHere(after, end, force);
   }
   const restored = await restoreSettings(qemu);
-  // A VM that somebody had paused before stays so.
-  if (!paused) {
-    const status = await resumeGuest(qemu, timeouts.rollback);
-    if (status !== 'running')
-      throw new CompanionError('VC_RECOVER', `the VM is in state "${status}" and does not resume`);
+  // Devices are let go when a guest has arrived: what is paused after that, somebody has paused.
+  const arrived = after === 'paused' && migration === 'completed' && found.some(({ info }) => info.held);
+  if (arrived || migrationStatuses.has(after)) {
+    after = await resumeGuest(qemu, timeouts.rollback);
+    if (after !== 'running')
+      throw new CompanionError('VC_RECOVER', `the VM is in state "${after}" and does not resume`);
   }
   return {
     before,
     migration,
-    after: paused ? 'paused' : 'running',
+    after,
     devices: found.map(({ id, info }) => ({ id, state: stateName(info.state), held: info.held })),
     restored,
   };

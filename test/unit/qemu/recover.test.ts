@@ -92,6 +92,26 @@ describe('recover', () => {
     expect(world.sourceStatus).toBe('running');
   });
 
+  it('does not start a guest that has arrived, and been paused since, whatever it is told', async () => {
+    await leaveAt('done');
+    await expect.poll(() => world.sourceStatus).toBe('postmigrate');
+    world.sourceStatus = 'paused';
+    world.source.held = false;
+    expect(await recoverSource({ force: true })).toMatchObject({ migration: 'completed', after: 'paused' });
+    expect(world.sourceStatus).toBe('paused');
+  });
+
+  it.each(['prelaunch', 'suspended', 'io-error', 'guest-panicked', 'shutdown'])(
+    'does not start a VM that is %s for reasons of its own',
+    async (status) => {
+      world.sourceStatus = status;
+      const recovery = await recoverSource();
+      expect(recovery).toMatchObject({ before: status, after: status });
+      expect(describeRecovery(recovery)).toContain(`; it stays ${status}\n`);
+      expect(world.journal).not.toContain('source QEMU: cont');
+    },
+  );
+
   it('fires the vectors of a device that was held, once it is let go, and of no other', async () => {
     world.source.held = true;
     const { devices } = await recoverSource();
