@@ -95,6 +95,22 @@ describe.each([
     expect(peerBox.sequences.slice(-3)).toEqual([1, 2, 3]);
   });
 
+  test.each([
+    ['parked', (port: SwitchPort) => port.park()],
+    ['standby', (port: SwitchPort) => port.standby()],
+  ] as const)(
+    'the last word counts, before the switch has answered the first, too: %s',
+    async (state, say) => {
+      const { network, source } = await stage(identity);
+      expect(source.park()).toBe(true);
+      source.activate();
+      say(source);
+      await world.settle();
+      expect(source.state).toBe(state);
+      expect(network.stats.ports.find(({ port }) => port === 1)?.state).toBe(state);
+    },
+  );
+
   test('control: without parking, what arrives in between is lost', async () => {
     const { network, source, sourceBox, stream } = await stage(identity);
     await stream(10);

@@ -37,6 +37,17 @@ describe('switch', () => {
     expect(boxA.sequences).toEqual([2]);
   });
 
+  test('ports that come at the same time are different ones', async () => {
+    const network = world.makeSwitch();
+    const ports = ['a', 'b', 'c'].map((name) => world.port({ name }));
+    await world.until(() => network.stats.ports.length === ports.length);
+    expect(network.stats.ports.map(({ name, port }) => [name, port])).toEqual([
+      ['a', 0],
+      ['b', 1],
+      ['c', 2],
+    ]);
+  });
+
   test('frames for several places, mixed in one burst, arrive in order', async () => {
     const network = world.makeSwitch();
     const [a] = await world.joined(network);

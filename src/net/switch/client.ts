@@ -99,10 +99,10 @@ export class SwitchPort extends SocketPort {
     super.park();
     this.#claiming = false;
     if (this.connection === undefined || this.#state !== 'active') return false;
+    this.#activateNext = false;
     if (this.#returning) return true;
     this.#control({ op: 'park' });
     this.#returning = true;
-    this.#activateNext = false;
     this.ready();
     return true;
   }
@@ -110,6 +110,7 @@ export class SwitchPort extends SocketPort {
   override standby(): void {
     super.standby();
     this.#claiming = false;
+    this.#activateNext = false;
     this.#state = 'standby';
     this.#control({ op: 'standby' });
     this.ready();

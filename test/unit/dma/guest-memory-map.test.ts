@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DmaFault, dmaProt, GuestMemoryMap, type MessageDma } from '../../../src/dma/index.ts';
 import { errno } from '../../../src/errors.ts';
@@ -214,6 +214,35 @@ describe('mapping', () => {
     expect(add(3)).toBe(errno.ENOSPC);
     small.collect();
     expect(add(3)).toBeUndefined();
+    small.unmapAll();
+    small.collect();
+    closeFd(wide);
+    expect(mappings()).toBe(before);
+  });
+
+  it('never takes that of a window that is in use again', () => {
+    const before = mappings();
+    const small = new GuestMemoryMap({ maxWindows: 2 });
+    const wide = memfdCreate(NAME, 4 * WINDOW_SIZE);
+    const add = (index: number) => {
+      const at = index * WINDOW_SIZE;
+      small.map({ iova: at, size: P, prot: both, fd: dupFd(wide), fdOffset: at });
+    };
+    const remove = (index: number) => small.unmap(index * WINDOW_SIZE, P);
+    add(0);
+    add(1);
+    remove(0);
+    add(0);
+    remove(1);
+    add(2);
+    small.collect();
+    expect(mappings()).toBe(before + 2);
+    const out = Buffer.alloc(1);
+    for (const index of [0, 2]) {
+      small.write(index * WINDOW_SIZE, Buffer.of(index + 1));
+      readSync(wide, out, 0, 1, index * WINDOW_SIZE);
+      expect(out[0]).toBe(index + 1);
+    }
     small.unmapAll();
     small.collect();
     closeFd(wide);

@@ -66,7 +66,10 @@ export class FakePeer implements DevicePeer {
   current: number = migrationState.RUNNING;
   /** What its device changes all the time, bytes. */
   dirtyBytes = 0;
+  /** What is written by DMA changes its registers and its MSI-X table. */
+  takesWrites = false;
   protocol = 2;
+  stateVersion = 1;
   /** Pages that its device has written. */
   dirtyPages = 10;
   /** Answers with this number of carried pages, whatever it has kept. */
@@ -159,7 +162,7 @@ export class FakePeer implements DevicePeer {
     return {
       protocol: this.protocol,
       model: 'fake',
-      stateVersion: 1,
+      stateVersion: this.stateVersion,
       config: Buffer.from(this.config),
       bars: [{ index: 0, kind: 'memory32', size: 4096, address: this.config.readUInt32LE(0x10) || null }],
       msix: { vectors: 4, table: { bar: 0, offset: 0 }, enabled: true },
@@ -202,13 +205,21 @@ export class FakePeer implements DevicePeer {
   async dma(operations: readonly DmaOperation[]): Promise<readonly DmaResult[]> {
     await this.#call('dma', operations.map((each) => ('read' in each ? 'read' : 'write')).join(','));
     return operations.map((each) => {
-      if (!('read' in each)) return { errno: this.dmaErrno(each.write) };
+      if (!('read' in each)) {
+        const code = this.dmaErrno(each.write);
+        if (code === 0 && this.takesWrites) this.#take(each.write, each.bytes);
+        return { errno: code };
+      }
       if (this.readErrno !== 0) return { errno: this.readErrno };
       const bytes = Buffer.alloc(each.length);
       if (this.ecamThere && inEcam(each.read)) this.shown.copy(bytes);
       if (each.read === tableAddress) this.table.copy(bytes);
       return { errno: 0, bytes };
     });
+  }
+  #take(address: number, bytes: Uint8Array): void {
+    if (inEcam(address)) this.config.set(bytes, address % this.config.length);
+    else if (address >= tableAddress) this.table.set(bytes, address - tableAddress);
   }
   /** As the server: with Bus Master off the table is out of reach and nothing is marked. */
   get #busMaster(): boolean {
@@ -294,6 +305,8 @@ export class FakeWorld {
   eventless = false;
   /** What would be cancelled comes to its end just before, as one that pauses nowhere. */
   endsFirst = false;
+  /** The machines have an ECAM window. */
+  hasEcam = true;
   /** A vIOMMU that both VMs have. */
   iommu: string | undefined;
   /** Commands that a QEMU does not answer, as "source migrate". */
@@ -480,7 +493,7 @@ export class FakeWorld {
   }
 
   #hmp(line: string): string {
-    if (line === 'info mtree')
+    if (line === 'info mtree' && this.hasEcam)
       return `    00000000b0000000-00000000bfffffff (prio 0, i/o): pcie-mmcfg-mmio\r\n`;
     return line.startsWith('i ') ? 'portl[0x0cf8] = 0x80000094\r\n' : '';
   }

@@ -567,6 +567,16 @@ describe('what is refused at once', () => {
     expect(world.journal.filter((line) => /setState|hold|QEMU: migrate$/.test(line))).toEqual([]);
   });
 
+  it('a device whose destination does not know its version of the state', async () => {
+    world.source.stateVersion = 2;
+    await expect(migrate(world.options())).rejects.toMatchObject({
+      code: 'VC_STATE_REFUSED',
+      outcome: 'source',
+      message: expect.stringContaining('state version 2; its destination knows 1'),
+    });
+    expect(world.journal.filter((line) => /setState|hold|QEMU: migrate$/.test(line))).toEqual([]);
+  });
+
   it.each([
     ['EINVAL', errno.EINVAL, /^a translating vIOMMU \(intel-iommu\) is in front of device dev0/],
     ['ETIMEDOUT', errno.ETIMEDOUT, /^there is a vIOMMU \(intel-iommu\), .*can't be told .*ETIMEDOUT/],
