@@ -1,14 +1,14 @@
 /** Step 1: refuse, while nothing has been touched, what could not be brought to its end. */
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { errno, errnoName, StateRefused } from '../../errors.ts';
+import { type CompanionError, errno, errnoName, StateRefused } from '../../errors.ts';
 import { migrationState, stateName } from '../../migration/state.ts';
 import { checkLoadable } from '../../migration/stream/header.ts';
 import { command } from '../../pci/index.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
-import type { PciAddress } from '../pci-address.ts';
 import { formatAddress } from '../pci-address.ts';
 import type { QmpSession } from '../qmp.ts';
+import { addressOf, pciDevice, placeOf } from './place.ts';
 import { type DeviceRun, listAt, numberAt, type Run, refusal, textAt } from './run.ts';
 
 const vfioUserType = 'vfio-user-pci';
@@ -185,14 +185,13 @@ async function checkDevice(run: Run, device: DeviceRun): Promise<void> {
       `device ${id} is in state ${stateName(state)} at the source, not RUNNING`,
       'if a migration was left in the middle: vfio-companion recover',
     );
-  const at = await run.until(addressOf(run.source, id));
-  const there = await run.until(slotOf(run.destination, id));
-  device.address = at;
-  if (at.device !== there.device || at.function !== there.function)
+  device.address = await run.until(addressOf(run.source, id));
+  const [here, there] = await run.all([placeOf(run.source, id), placeOf(run.destination, id)]);
+  if (here !== there)
     throw refusal(
       'VC_MACHINES_DIFFER',
-      `device ${id} sits in slot ${at.device}.${at.function} at the source and ${there.device}.${there.function} at the destination`,
-      'give both the same addr=',
+      `device ${id} sits in slot ${here} at the source and ${there} at the destination`,
+      'give both the same bus= and addr=',
     );
   await checkAddresses(run, device);
 }
@@ -225,38 +224,6 @@ function checkConnected(id: string, peer: DevicePeer, info: PeerInfo, side: stri
     );
 }
 
-/** Slot and function of a device: the property "addr" is its devfn, as a number. */
-async function slotOf(qmp: QmpSession, id: string): Promise<{ device: number; function: number }> {
-  const addr = await qmp.execute('qom-get', { path: `/machine/peripheral/${id}`, property: 'addr' });
-  const devfn = Number(addr);
-  if (!Number.isInteger(devfn) || devfn < 0 || devfn > 0xff)
-    throw refusal('VC_DEVICES', `can't tell the slot of device ${id} ("${String(addr)}")`);
-  return { device: devfn >> 3, function: devfn & 7 };
-}
-
-/**
- * Where device `id` sits now, bus number as the guest has assigned it. A device behind a bridge that has no
- * number yet is unreachable for the guest, too.
- */
-export async function addressOf(qmp: QmpSession, id: string): Promise<PciAddress> {
-  const slot = await slotOf(qmp, id);
-  const found = await pciDevice(qmp, id);
-  return { bus: found === undefined ? -1 : numberAt(found, 'bus'), ...slot };
-}
-
-/** What `query-pci` tells of device `id`; undefined: the guest can't reach it. */
-async function pciDevice(qmp: QmpSession, id: string): Promise<unknown> {
-  const search = (devices: readonly unknown[]): unknown => {
-    for (const device of devices) {
-      if (textAt(device, 'qdev_id') === id) return device;
-      const below = search(listAt(device, 'pci_bridge', 'devices'));
-      if (below !== undefined) return below;
-    }
-    return undefined;
-  };
-  return search(listAt(await qmp.execute('query-pci')).flatMap((bus) => listAt(bus, 'devices')));
-}
-
 /**
  * A device's own server has the addresses that QEMU has. The guest may be moving them just now: only a difference that stays
  * counts.
@@ -274,14 +241,18 @@ async function checkAddresses(run: Run, { id, source }: DeviceRun): Promise<void
       return address !== null && address > 0 && known > 0 && address !== known;
     });
     if (!other) return;
-    if (look === addressLooks)
-      throw refusal(
-        'VC_DEVICES',
-        `the server at ${source.name} is not that of device ${id} at the source`,
-        'are the sockets of several devices mixed up?',
-      );
+    if (look === addressLooks) throw otherServer(source, id, 'source');
     await run.until(delay(addressPauseMs));
   }
+}
+
+/** A server that is not that of the device for which it was named. */
+export function otherServer(server: DevicePeer, id: string, side: 'source' | 'destination'): CompanionError {
+  return refusal(
+    'VC_DEVICES',
+    `the server at ${server.name} is not that of device ${id} at the ${side}`,
+    'are the sockets of several devices mixed up?',
+  );
 }
 
 /** The ECAM window of a q35 as it stands in the memory tree now; firmware places it. */

@@ -1,11 +1,11 @@
 /** Step 6: what QEMU holds of the devices is told to the destination QEMU, as far as it has not been told yet. */
-import { CompanionError, errnoName } from '../../errors.ts';
+import { CompanionError, errno, errnoName } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
 import { command, planReplay, type ReplayEntry } from '../../pci/index.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamWrites } from '../ecam-writes.ts';
 import { ecamOffset, formatAddress } from '../pci-address.ts';
-import { commandOf, commandOffset, msixTableAddress } from './check.ts';
+import { commandOf, commandOffset, msixTableAddress, otherServer } from './check.ts';
 import { forgetTable, tableWrites } from './preset.ts';
 import { frozen, neededBits } from './quiesce.ts';
 import type { DeviceRun, Run } from './run.ts';
@@ -25,9 +25,9 @@ export async function replay(run: Run): Promise<void> {
     const byPorts = rest.filter((device) => !viaEcam(run, device));
     const byEcam = rest.filter((device) => viaEcam(run, device));
     let usedPorts = false;
-    for (const device of byEcam.filter((each) => each.told === undefined)) {
+    for (const device of rest.filter(({ told, address }) => told === undefined && address.bus >= 0)) {
       usedPorts = true;
-      await run.until(run.destinationPorts.write(device.address, commandOffset, 2, neededBits(device)));
+      await run.until(admit(run, device));
     }
     const answered = await run.all(byEcam.map((device) => replayByEcam(run, device)));
     // A guest that rebooted meanwhile has no ECAM window before its firmware has made it again.
@@ -55,6 +55,21 @@ export async function replay(run: Run): Promise<void> {
 
 function viaEcam(run: Run, device: DeviceRun): boolean {
   return run.ecamBase !== undefined && device.address.bus >= 0;
+}
+
+/**
+ * Lets a device behind a bridge do DMA, of which its QEMU could not be told anything before. With several, the server that is taken for its own
+ * must be the one that can do some from then on: one that belongs to the next device still can't.
+ */
+async function admit(run: Run, device: DeviceRun): Promise<void> {
+  const { address, destination, id } = device;
+  const bits = viaEcam(run, device) ? neededBits(device) : command.master;
+  await run.destinationPorts.write(address, commandOffset, 2, bits);
+  if (run.devices.length === 1) return;
+  const [result] = await destination.dma([{ read: 0, length: 4 }]);
+  const code = result?.errno ?? errno.EIO;
+  if (code === errno.ENODEV) throw otherServer(destination, id, 'destination');
+  if (code !== 0) throw replayError(device, `refuses a read by DMA (${errnoName(code)})`);
 }
 
 /** Nothing has changed since the destination was told. */

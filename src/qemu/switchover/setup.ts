@@ -3,9 +3,10 @@
 import { migrationFlags, migrationState } from '../../migration/state.ts';
 import { planReplay } from '../../pci/index.ts';
 import { QmpError } from '../errors.ts';
+import { commandOf, otherServer } from './check.ts';
 import { preset } from './preset.ts';
 import { pump } from './pump.ts';
-import { type DeviceRun, field, listAt, type Run, refusal, textAt } from './run.ts';
+import { type DeviceRun, field, listAt, type Run, textAt } from './run.ts';
 import { openChannel } from './state-channel.ts';
 
 /** `downtime-limit` while QEMU is to be held back, ms. */
@@ -17,8 +18,10 @@ export async function setUp(run: Run): Promise<void> {
   await run.until(run.destination.execute('stop'));
   await run.each((device) => device.destination.hold(true));
   // One after the other: ports are one resource for all devices.
-  for (const device of run.devices) await run.until(preset(run, device));
-  if (run.devices.length > 1) await run.each(checkServer);
+  for (const device of run.devices) {
+    await run.until(preset(run, device));
+    if (run.devices.length > 1) await run.until(checkServer(device));
+  }
   await run.each(async (device) => {
     await device.destination.setState(migrationState.RESUMING);
     // The log must cover every write that QEMU's own precopy could miss: it starts before `migrate`.
@@ -35,17 +38,17 @@ export async function setUp(run: Run): Promise<void> {
   await run.until(startRam(run));
 }
 
-/** What its QEMU was told of a device has come to the server that is taken for the device's: with several, it may be another one's. */
+/**
+ * What its QEMU was told of a device has come to the server that is taken for the device's: with several, it may be another one's. That
+ * which is told next has heard nothing yet, not even of Bus Master.
+ */
 async function checkServer({ id, told, destination }: DeviceRun): Promise<void> {
   if (told === undefined) return;
   await destination.barrier();
   const { config } = await destination.info();
-  if (planReplay(told.config, config).some(({ role }) => role === 'bar'))
-    throw refusal(
-      'VC_DEVICES',
-      `the server at ${destination.name} is not that of device ${id} at the destination`,
-      'are the sockets of several devices mixed up?',
-    );
+  const moved = planReplay(told.config, config).some(({ role }) => role === 'bar');
+  if (moved || commandOf(told.config) !== commandOf(config))
+    throw otherServer(destination, id, 'destination');
 }
 
 export function canPreCopy(device: DeviceRun): boolean {

@@ -274,6 +274,8 @@ export interface FakeDevice {
   readonly devfn: number;
   readonly source: FakePeer;
   readonly destination: FakePeer;
+  /** The slot of the bridge that it is behind, at each side, which is the number of its bus, too; default: none. */
+  behind?: { source: number; destination: number };
 }
 
 /** Everything that takes part, and the journal of what was asked, in order. */
@@ -438,22 +440,9 @@ export class FakeWorld {
                 : [{ name: 'device[0]', type: `child<${this.iommu}>` }],
         };
       case 'qom-get':
-        return { return: this.devices.find(({ id }) => args.path === `/machine/peripheral/${id}`)?.devfn };
+        return { return: this.#property(side, String(args.path), String(args.property)) };
       case 'query-pci':
-        return {
-          return: [
-            {
-              bus: 0,
-              devices: this.devices.map(({ id, devfn, [side]: { config } }) => ({
-                qdev_id: id,
-                bus: 0,
-                slot: devfn >> 3,
-                function: devfn & 7,
-                regions: [{ bar: 0, type: 'memory', size: 4096, address: config.readUInt32LE(0x10) || -1 }],
-              })),
-            },
-          ],
-        };
+        return { return: [{ bus: 0, devices: this.devices.map((device) => this.#pciDevice(side, device)) }] };
       case 'query-memory-size-summary':
         return { return: { 'base-memory': 1 << 28 } };
       case 'query-migrate-capabilities':
@@ -472,6 +461,31 @@ export class FakeWorld {
     }
   }
 
+  #property(side: 'source' | 'destination', path: string, property: string): unknown {
+    const name = path.slice('/machine/peripheral/'.length);
+    const bridge = /^port(\d+)$/.exec(name)?.[1];
+    const device = this.devices.find(({ id }) => id === name);
+    if (property === 'addr') return bridge === undefined ? device?.devfn : 8 * Number(bridge);
+    const behind = device?.behind?.[side];
+    return behind === undefined ? '/machine/q35/pcie.0' : `/machine/peripheral/port${behind}/bus`;
+  }
+
+  #pciDevice(side: 'source' | 'destination', device: FakeDevice): object {
+    const { id, devfn, behind, [side]: peer } = device;
+    const address = peer.config.readUInt32LE(0x10) || -1;
+    const shown = {
+      qdev_id: id,
+      bus: behind?.[side] ?? 0,
+      slot: devfn >> 3,
+      function: devfn & 7,
+      regions: [{ bar: 0, type: 'memory', size: 4096, address }],
+    };
+    if (behind === undefined) return shown;
+    // Bridges have no numbers at a QEMU that waits for its guest.
+    const numbered = side === 'source' || this.destinationStatus !== 'inmigrate';
+    return { qdev_id: `port${behind[side]}`, bus: 0, pci_bridge: numbered ? { devices: [shown] } : {} };
+  }
+
   #setCapabilities(wanted: FakeWorld['capabilities']): void {
     for (const { capability, state } of wanted) {
       const known = this.capabilities.find((each) => each.capability === capability);
@@ -482,10 +496,12 @@ export class FakeWorld {
   /** A write through 0xCF8 reaches the registers of a device, as QEMU passes it on; at the source only the command register is written. */
   #port(side: 'source' | 'destination', line: string): void {
     const [, letter, port, value] = /^o \/(\w) 0x(cf[8-f]) (0x[0-9a-f]+)$/.exec(line) ?? [];
-    if (port === 'cf8') this.#selected[side] = Number(value) & 0xffff;
+    if (port === 'cf8') this.#selected[side] = Number(value) & 0xff_ffff;
     else if (port !== undefined) {
       const selected = this.#selected[side];
-      const device = this.devices.find(({ devfn }) => devfn === selected >> 8);
+      const device = this.devices.find(
+        ({ devfn, behind }) => (behind?.[side] ?? 0) * 0x100 + devfn === selected >> 8,
+      );
       const offset = (selected & 0xfc) + Number.parseInt(port, 16) - 0xcfc;
       const size = { b: 1, h: 2 }[letter ?? ''] ?? 4;
       device?.[side].config.writeUIntLE(Number(value), offset, size);
