@@ -2,6 +2,7 @@
 import { CompanionError } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
 import { compareConfigs } from '../../pci/index.ts';
+import { ConfigPorts } from '../config-ports.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
 import type { QmpAddress } from '../qmp.ts';
@@ -12,6 +13,9 @@ import type { MigrationEnd } from './options.ts';
 import { frozen, neededBits } from './quiesce.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
 
+/** What the ports reach, and all that a replay writes. */
+const configBytes = 256;
+
 /** Refuses, while nothing has been touched, a proof that can't be had. */
 export function checkProof(run: Run): void {
   if (run.options.verify?.ram === true) comparableRam(...parties(run));
@@ -21,7 +25,7 @@ export async function verify(run: Run): Promise<void> {
   const wanted = run.options.verify ?? {};
   if (Object.values(wanted).every((each) => each !== true)) return;
   await run.timeline.span('verify', async () => {
-    if (wanted.config === true) await run.each((device) => verifyConfig(run, device));
+    if (wanted.config === true) await verifyConfigs(run);
     if (wanted.state === true) await run.each((device) => verifyState(run, device));
     if (wanted.ram === true) await proveRam(run);
   });
@@ -67,8 +71,25 @@ async function proveRam(run: Run): Promise<void> {
   }
 }
 
+/** Ports are one resource for all devices; what stands in 0xCF8 is the guest's. */
+async function verifyConfigs(run: Run): Promise<void> {
+  const ports = new ConfigPorts(run.destination);
+  if (run.ecamBase === undefined) await run.until(ports.save());
+  await run.each((device) => verifyConfig(run, device, ports));
+  await run.until(ports.restore());
+}
+
+/** Configuration space as the destination QEMU shows it: that of the server alone is what its state had it load. */
+async function readByPorts(ports: ConfigPorts, { address }: DeviceRun): Promise<Buffer> {
+  const config = Buffer.alloc(configBytes);
+  const offsets = Array.from({ length: configBytes / 4 }, (_, index) => 4 * index);
+  const words = await Promise.all(offsets.map((offset) => ports.read(address, offset, 4)));
+  for (const [index, word] of words.entries()) config.writeUInt32LE(word, 4 * index);
+  return config;
+}
+
 /** Reads configuration and MSI-X table back from the destination QEMU. */
-async function verifyConfig(run: Run, device: DeviceRun): Promise<void> {
+async function verifyConfig(run: Run, device: DeviceRun, ports: ConfigPorts): Promise<void> {
   const info = frozen(device);
   const needed = neededBits(device);
   const reachable = (commandOf(info.config) & needed) === needed && device.address.bus >= 0;
@@ -87,13 +108,14 @@ async function verifyConfig(run: Run, device: DeviceRun): Promise<void> {
   if (withTable && device.msixTable !== undefined)
     operations.push({ read: table, length: device.msixTable.length });
   const viaEcam = run.ecamBase !== undefined;
-  if (viaEcam) operations.push({ read: (run.ecamBase ?? 0) + ecamOffset(device.address), length: 256 });
+  if (viaEcam)
+    operations.push({ read: (run.ecamBase ?? 0) + ecamOffset(device.address), length: configBytes });
   const results = operations.length === 0 ? [] : await device.destination.dma(operations);
   if (withTable) {
     const bytes = results[0]?.bytes;
     device.msixTableEqual = bytes !== undefined && device.msixTable?.equals(bytes) === true;
   }
-  const config = viaEcam ? results.at(-1)?.bytes : (await device.destination.info()).config;
+  const config = viaEcam ? results.at(-1)?.bytes : await readByPorts(ports, device);
   if (config === undefined) device.configDifferences = ['unreadable'];
   else
     device.configDifferences = compareConfigs(info.config, Buffer.from(config)).map(

@@ -417,7 +417,7 @@ export class FakeWorld {
     switch (command) {
       case 'human-monitor-command':
         this.#port(side, line);
-        return { return: this.#hmp(line) };
+        return { return: this.#hmp(side, line) };
       case 'query-status': {
         const status = side === 'source' ? this.sourceStatus : this.destinationStatus;
         return { return: { status, running: status === 'running' } };
@@ -499,19 +499,26 @@ export class FakeWorld {
     if (port === 'cf8') this.#selected[side] = Number(value) & 0xff_ffff;
     else if (port !== undefined) {
       const selected = this.#selected[side];
-      const device = this.devices.find(
-        ({ devfn, behind }) => (behind?.[side] ?? 0) * 0x100 + devfn === selected >> 8,
-      );
+      const device = this.#deviceAt(side, selected >> 8);
       const offset = (selected & 0xfc) + Number.parseInt(port, 16) - 0xcfc;
       const size = { b: 1, h: 2 }[letter ?? ''] ?? 4;
       device?.[side].config.writeUIntLE(Number(value), offset, size);
     }
   }
 
-  #hmp(line: string): string {
-    if (line === 'info mtree' && this.hasEcam)
-      return `    00000000b0000000-00000000bfffffff (prio 0, i/o): pcie-mmcfg-mmio\r\n`;
+  #hmp(side: 'source' | 'destination', line: string): string {
+    if (line === 'info mtree')
+      return this.hasEcam ? `    00000000b0000000-00000000bfffffff (prio 0, i/o): pcie-mmcfg-mmio\r\n` : '';
+    if (line === 'i /w 0xcfc') {
+      const selected = this.#selected[side];
+      const { config } = this.#deviceAt(side, selected >> 8)?.[side] ?? this.destination;
+      return `portl[0x0cfc] = 0x${config.readUInt32LE(selected & 0xfc).toString(16)}\r\n`;
+    }
     return line.startsWith('i ') ? 'portl[0x0cf8] = 0x80000094\r\n' : '';
+  }
+
+  #deviceAt(side: 'source' | 'destination', where: number): FakeDevice | undefined {
+    return this.devices.find(({ devfn, behind }) => (behind?.[side] ?? 0) * 0x100 + devfn === where);
   }
 
   /** What a QEMU does by itself after a command. */

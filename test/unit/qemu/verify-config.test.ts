@@ -63,6 +63,36 @@ describe('--verify-config', () => {
     expectGoesOnAtSource();
   });
 
+  describe('on a machine without an ECAM window', () => {
+    beforeEach(() => {
+      world.hasEcam = false;
+    });
+
+    it('compares what the destination QEMU has, and leaves 0xCF8 as it was', async () => {
+      const report = await migrate({ ...world.options(), verify: { config: true } });
+      expect(report.devices[0]).toMatchObject({ configCompared: true, configDifferences: [] });
+      const ports = world.journal.filter((line) => line.startsWith('destination QEMU: o '));
+      expect(ports.at(-1)).toBe('destination QEMU: o /w 0xcf8 0x80000094');
+    });
+
+    it('lets no guest start where a register differs that the server has right', async () => {
+      const { destination } = world;
+      const onPhase = (phase: string): void => {
+        // Its server's registers are those of the state that it has loaded.
+        if (phase !== 'replay') return;
+        const right = Buffer.from(destination.config);
+        const info = destination.info.bind(destination);
+        destination.info = async () => ({ ...(await info()), config: right });
+        destination.config.writeUInt8(0x0b, interruptLine);
+      };
+      await expect(migrate({ ...world.options(), verify: { config: true }, onPhase })).rejects.toMatchObject({
+        code: 'VC_CONFIG_DIFFERS',
+        outcome: 'source',
+      });
+      expectGoesOnAtSource();
+    });
+  });
+
   it('warns of a device with Bus Master off, which can not be compared', async () => {
     world.source.config.writeUInt16LE(memoryOnly, commandRegister);
     const report = await migrate({ ...world.options(), verify: { config: true } });
