@@ -36,6 +36,12 @@ function changed(
   );
 }
 
+/** Counters of a saved device, with other packets received at its port. */
+function withPackets({ counters }: Record<string, unknown>, packets: number[]): object {
+  const { portRx } = counters as { portRx: object };
+  return { ...(counters as object), portRx: { ...portRx, packets } };
+}
+
 /** A destination with the source's memory, held, that has loaded `records`. */
 function destination(
   source: Bench,
@@ -390,6 +396,20 @@ describe('migration', () => {
     expect(driver.received).toHaveLength(1);
   });
 
+  it('takes the place of all that a device had that ran another guest before', () => {
+    const source = running(1, 4);
+    stop(source);
+    const records = [...source.device.migration.save()].map(travel);
+    const other = running(2, source.device.core.vectors);
+    for (const vlan of [7, 8, 9]) other.driver.addVlan(vlan);
+    stop(other);
+    const { migration } = other.device;
+    migration.beginLoad(stateVersions.current);
+    for (const record of records) migration.load(travel(record));
+    migration.endLoad();
+    expect([...migration.save()].map(travel)).toEqual(records);
+  });
+
   it('migrates at any step of a probe', () => {
     const reference = bench(3);
     reference.driver.probe(3);
@@ -476,7 +496,9 @@ describe('migration', () => {
       ['device', (value) => (value.vport = { ...(value.vport as object), factoryMac: Buffer.alloc(6, 1) })],
       ['device', (value) => (value.cycles = 5)],
       ['device', (value) => (value.cycles = { high: 0, low: 2 ** 32 })],
+      ['device', (value) => (value.counters = withPackets(value, [1, 2]))],
       ['ids', (value) => (value.cq = -1)],
+      ['ids', (value) => (value.cq = 2 ** 20)],
       ['progress', (value) => (value.eq = [])],
     ];
     for (const [section, change] of cases) {

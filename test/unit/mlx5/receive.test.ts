@@ -175,10 +175,13 @@ describe('receive', () => {
     const pseudo = Buffer.concat([long.subarray(26, 34), Buffer.from([0, 17, 0, 24])]);
     long.writeUInt16BE(~naiveSum(Buffer.concat([pseudo, long.subarray(34, 58)])) & 0xffff, 40);
     port.inject(long);
+    // Cut off in the middle of what their IP headers promise.
+    for (const ip of [4, 6] as const)
+      port.inject(buildFrame({ dst: driver.mac, ip, payload: Buffer.alloc(100) }).subarray(0, 100));
     // What is behind labels is not looked at.
     port.inject(withLabels(buildFrame({ dst: driver.mac, payload: Buffer.alloc(100) }), 1));
     driver.poll();
-    expect(driver.received.map((got) => ok(got))).toEqual([5, 1, 1, 3, 1]);
+    expect(driver.received.map((got) => ok(got))).toEqual([5, 1, 1, 3, 1, 1, 1]);
     expect(driver.received[1]?.cqe.readUInt16BE(0x14)).toBe(naiveSum(arp.subarray(14)));
   });
 
@@ -206,6 +209,11 @@ describe('receive', () => {
     expect(kept?.frame).toEqual(tagged);
     expect((kept?.cqe[0x1d] ?? 0) & 1).toBe(0);
     expect(kept?.cqe.readUInt16BE(0x14)).toBe(naiveSum(tagged.subarray(14)));
+    // A change of something else leaves that as it is.
+    driver.modifyRq(rqn, 1, 1);
+    port.inject(tagged);
+    driver.poll();
+    expect(driver.received.pop()?.frame).toEqual(tagged);
   });
 
   it('sums what it delivers from byte 14 on, whichever tags stay in the frame', () => {

@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import { limits } from '../../../device-models/mlx5/limits.ts';
 import { cqeOpcode, cqeSyndrome } from '../../../device-models/mlx5/prm/index.ts';
 import { logRqSize } from './driver-base.ts';
 import { buildFrame } from './frames.ts';
@@ -37,6 +38,34 @@ it.each([
   expect(driver.completions.map((cqe) => [(cqe[0x3f] ?? 0) >>> 4, cqe[0x37]])).toEqual(
     syndromes.map((syndrome) => [cqeOpcode.REQ_ERR, syndrome]),
   );
+});
+
+it('refuses a WQE that names another queue', () => {
+  const { port, driver } = running();
+  const { ico, tx } = driver.channels[0] ?? expect.fail('no channel');
+  driver.build(tx, buildFrame({ dst: driver.mac }));
+  driver.memory.writeUInt32BE(((ico.sqn << 8) | 3) >>> 0, tx.ring + 4);
+  driver.completions.length = 0;
+  driver.ring(tx);
+  driver.poll();
+  expect(port.sent).toEqual([]);
+  expect(driver.completions.map((cqe) => cqe[0x37])).toEqual([cqeSyndrome.LOCAL_QP_OP_ERR]);
+});
+
+it('refuses a WQE with more payload than one may carry', () => {
+  const { port, driver } = running();
+  const headers = buildFrame({ dst: driver.mac, protocol: 'tcp', padTo: 54 });
+  const send = (payload: number): void =>
+    driver.send(Buffer.concat([headers, Buffer.alloc(payload)]), { mss: 1400, inline: headers.length });
+  driver.completions.length = 0;
+  send(limits.lsoPayloadBytes);
+  driver.poll();
+  expect(port.sent.length).toBe(Math.ceil(limits.lsoPayloadBytes / 1400));
+  port.sent.length = 0;
+  send(limits.lsoPayloadBytes + 1);
+  driver.poll();
+  expect(port.sent).toEqual([]);
+  expect(driver.completions.map((cqe) => cqe[0x37])).toEqual([0, cqeSyndrome.LOCAL_LENGTH_ERR]);
 });
 
 it('forgets an event that moderation holds back when the function is reset', () => {

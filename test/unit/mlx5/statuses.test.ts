@@ -134,6 +134,32 @@ const commands: readonly Case[] = [
     status.BAD_PARAM_ERR,
     (driver) => driver.modifyRqt(driver.rqt + 1, [driver.dropRq, driver.dropRq]),
   ],
+  [
+    'an RQT of which the answer has no room for all',
+    status.OK,
+    (driver) => driver.command('QUERY_RQT', naming(driver.rqt), prm.queryRqtOut.size),
+  ],
+  [
+    'a change of what is not known of an RQ',
+    status.BAD_PARAM_ERR,
+    (driver) =>
+      driver.command(
+        'MODIFY_RQ',
+        form(
+          272,
+          set(prm.modifyRqIn, 'rqn', rx(driver).rqn, 0),
+          set(prm.modifyRqIn, 'rq_state', 1, 0),
+          set(prm.rqc, 'state', 1, 0x20),
+          (input) => prm.modifyRqIn.set64(input, 'modify_bitmask', 2 ** 40),
+        ),
+      ),
+  ],
+  ['an entry that forwards to nowhere', status.BAD_PARAM_ERR, (driver) => toTables(driver, 0)],
+  [
+    'an entry with destinations that does not forward',
+    status.BAD_PARAM_ERR,
+    (driver) => toTables(driver, 1, flowAction.ALLOW),
+  ],
   ['a group that overlaps', status.BAD_PARAM_ERR, (driver) => group(driver, 127, 130)],
   ['a group outside its table', status.BAD_PARAM_ERR, (driver) => group(driver, 250, 256)],
   ['a group from behind', status.BAD_PARAM_ERR, (driver) => group(driver, 240, 239)],
@@ -190,7 +216,7 @@ function free(driver: FakeDriver, times: number): void {
 }
 
 /** Sets the entry of the highest index in `l2` to forward to `count` destinations. */
-function toTables(driver: FakeDriver, count: number): void {
+function toTables(driver: FakeDriver, count: number, action: number = flowAction.FWD_DEST): void {
   const { destFormatStruct, flowContext, setFteIn } = prm;
   const at = setFteIn.byte('flow_context');
   const list = at + flowContext.byte('destination');
@@ -199,7 +225,7 @@ function toTables(driver: FakeDriver, count: number): void {
     set(setFteIn, 'table_id', driver.tables.l2 ?? 0, 0),
     set(setFteIn, 'flow_index', 129, 0),
     set(flowContext, 'group_id', driver.groups.l2?.[2] ?? 0, at),
-    set(flowContext, 'action', flowAction.FWD_DEST, at),
+    set(flowContext, 'action', action, at),
     set(flowContext, 'destination_list_size', count, at),
   );
   for (let index = 0; index < count; index++) {
