@@ -42,8 +42,9 @@ export const limits = {
   /** Payload of one LSO WQE (`GSO_MAX_SIZE`) and the segments that it may become. */
   lsoPayloadBytes: 512 * 1024,
   lsoSegments: 16 * 1024,
-  /** Bytes of headers that are copied out of guest memory for parsing and rewriting. */
+  /** Bytes of every frame that are copied out of guest memory for parsing and rewriting, and those of one whose headers are longer. */
   headerBytes: 256,
+  longHeaderBytes: 1024,
   /** Bytes, and frames (LSO: segments), that a send queue may send in one go before the device loop serves others. */
   sendBurstBytes: 1024 * 1024,
   sendBurstFrames: 1024,

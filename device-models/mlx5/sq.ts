@@ -218,11 +218,10 @@ export class SendQueues {
     const { head, pieces } = this.#transmitter;
     head.start();
     pieces.length = 0;
-    if (wqe.inlineLength > headPull) return cqeSyndrome.LOCAL_LENGTH_ERR;
     // Inline headers may not reach beyond the WQE, but the parser allows the last 16-byte unit to be part full.
     head.append(this.#bytes, wqe.inlineAt, wqe.inlineLength);
     // LSO: the inline headers are the template. Otherwise headers may be in the first data segments.
-    const pull = wqe.opcode === wqeOpcode.LSO ? 0 : headPull - wqe.inlineLength;
+    const pull = wqe.opcode === wqeOpcode.LSO ? 0 : Math.max(0, headPull - wqe.inlineLength);
     let payload = 0;
     let bounced = 0;
     try {

@@ -10,26 +10,19 @@ const longCopy = 48;
  * so that inserting one moves two addresses and not the rest.
  */
 export class FrameHead {
-  readonly #storage = Buffer.alloc(vlanTagBytes + limits.headerBytes);
+  readonly #storage = Buffer.alloc(vlanTagBytes + limits.longHeaderBytes);
   /** The frame, as it came from the guest. */
   readonly bytes: Buffer = this.#storage.subarray(vlanTagBytes);
   /** Bytes of it that are valid. */
   length = 0;
   #tagged = false;
-  /** Views by length, made once: a frame costs no allocation for its head. */
+  /** Views by length, each made when it is first needed: after that a frame costs no allocation for its head. */
   readonly #plain: Uint8Array[] = [];
   readonly #withTag: Uint8Array[] = [];
 
-  constructor() {
-    for (let length = 0; length <= limits.headerBytes; length++) {
-      this.#plain.push(this.bytes.subarray(0, length));
-      this.#withTag.push(this.#storage.subarray(0, length + vlanTagBytes));
-    }
-  }
-
   /** Room left for headers. */
   get room(): number {
-    return limits.headerBytes - this.length;
+    return limits.longHeaderBytes - this.length;
   }
 
   start(): void {
@@ -68,11 +61,14 @@ export class FrameHead {
 
   /** What goes on the wire. */
   view(): Uint8Array {
-    return (this.#tagged ? this.#withTag : this.#plain)[this.length] ?? this.bytes;
+    if (!this.#tagged) return this.plainView();
+    this.#withTag[this.length] ??= this.#storage.subarray(0, this.length + vlanTagBytes);
+    return this.#withTag[this.length] ?? this.#storage;
   }
 
   /** The head as the parser saw it, without an inserted tag. */
   plainView(): Uint8Array {
+    this.#plain[this.length] ??= this.bytes.subarray(0, this.length);
     return this.#plain[this.length] ?? this.bytes;
   }
 }

@@ -82,6 +82,10 @@ export class Transmitter {
     if (length > maxHardMtu) return cqeSyndrome.LOCAL_LENGTH_ERR;
     const info = this.#info;
     parseSentFrame(head.bytes, head.length, length, info, false);
+    if (wqe.checksumL4 && info.l4 === 0 && payload > 0) {
+      this.#pullMore();
+      parseSentFrame(head.bytes, head.length, length, info, false);
+    }
     if (wqe.checksumL3 && info.ip === 4) this.#storeIpv4Checksum();
     let offload: FrameOffload | undefined;
     const wantsChecksum = wqe.checksumL4 && info.l4 !== 0 && this.#transportInHead();
@@ -97,6 +101,19 @@ export class Transmitter {
     for (const piece of this.pieces) parts.push(piece);
     this.#emit(Math.max(length, minFrameBytes) + head.inserted, offload);
     return 0;
+  }
+
+  /** The transport header is not among what is copied of every frame: it is looked for behind long ones (SRv6 with many segments). */
+  #pullMore(): void {
+    const { head, pieces } = this;
+    while (head.room > 0) {
+      const [piece] = pieces;
+      if (piece === undefined) return;
+      const count = Math.min(head.room, piece.length);
+      head.append(piece, 0, count);
+      if (count === piece.length) pieces.shift();
+      else pieces[0] = piece.subarray(count);
+    }
   }
 
   /**

@@ -120,10 +120,10 @@ export function withLabels(frame: Buffer, count: number, bottom = true): Buffer 
 export const routing = { home: 2, segments: 4 } as const;
 const routingNextHeader = 43;
 
-/** An untagged IPv6 frame that is to pass `via` before it gets to where its checksums say it goes. */
-export function routedVia(frame: Buffer, via: Buffer, type: 2 | 4, left = 1): Buffer {
+/** An untagged IPv6 frame that is to pass `via`, so often, before it gets to where its checksums say it goes. */
+export function routedVia(frame: Buffer, via: Buffer, type: 2 | 4, left = 1, times = 1): Buffer {
   const destination = frame.subarray(38, 54);
-  const list = type === routing.home ? [destination] : [destination, via];
+  const list = type === routing.home ? [destination] : [destination, ...new Array<Buffer>(times).fill(via)];
   const head = Buffer.alloc(8);
   head[0] = frame[20] ?? 0;
   head[1] = 2 * list.length;
