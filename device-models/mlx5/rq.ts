@@ -161,7 +161,8 @@ export class ReceiveQueues {
         if (syndrome === cqeSyndrome.LOCAL_LENGTH_ERR) counter.lengthErrors++;
         else counter.protectionErrors++;
       }
-      this.#fail(rq, cq, syndrome);
+      if (syndrome === cqeSyndrome.LOCAL_LENGTH_ERR) this.#tooLong(rq, cq);
+      else this.#fail(rq, cq, syndrome);
       return delivery.dropped;
     }
     const entry = this.#cqs.blank();
@@ -223,15 +224,31 @@ export class ReceiveQueues {
     else this.#host.dma.write(address, source);
   }
 
+  /**
+   * The frame is longer than its WQE. That takes the WQE and is reported, and the queue goes on: Linux recovers one after other
+   * syndromes only ("non-fatal": `cqe_syndrome_needs_recover`).
+   */
+  #tooLong(rq: ReceiveQueue, cq: CompletionQueue): void {
+    const posted = this.#errorCqe(rq, cq, cqeSyndrome.LOCAL_LENGTH_ERR);
+    rq.ci = (rq.ci + 1) & indexMask;
+    if (!posted) rq.setState(queueState.ERR);
+  }
+
   /** The queue stops; the driver recovers it with QUERY_RQ and MODIFY_RQ. */
   #fail(rq: ReceiveQueue, cq: CompletionQueue, syndrome: number): void {
+    rq.setState(queueState.ERR);
+    this.#host.log.warn({ rqn: rq.id, syndrome }, 'receive queue in error');
+    this.#errorCqe(rq, cq, syndrome);
+  }
+
+  /** @returns false when the CQ failed */
+  #errorCqe(rq: ReceiveQueue, cq: CompletionQueue, syndrome: number): boolean {
     const entry = this.#cqs.blank();
     entry[at.syndrome] = syndrome;
     entry.writeUInt32BE(rq.id, at.flowTag);
     entry.writeUInt16BE(rq.ci, at.counter);
-    rq.setState(queueState.ERR);
-    this.#host.log.warn({ rqn: rq.id, syndrome }, 'receive queue in error');
-    this.#cqs.post(cq, cqeOpcode.RESP_ERR);
+    cq.urgent = true;
+    return this.#cqs.post(cq, cqeOpcode.RESP_ERR);
   }
 }
 

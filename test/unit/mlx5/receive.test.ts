@@ -420,12 +420,30 @@ describe('receive', () => {
     expect(arrives()).toEqual([0]);
   });
 
-  it('puts the queue in error for a WQE without room, and reports it', () => {
+  it('reports a frame for which a WQE has no room, and goes on with the next WQE', () => {
     const { device, port, driver } = running();
+    const rx = driver.channels[0]?.rx ?? expect.fail('no queue');
     driver.setMtu(9022);
+    const frame = buildFrame({ dst: driver.mac });
+    port.inject(frame);
     port.inject(buildFrame({ dst: driver.mac, payload: Buffer.alloc(3000) }));
+    port.inject(frame);
     driver.poll();
-    expect(driver.completions.map((cqe) => [(cqe[0x3f] ?? 0) >>> 4, cqe[0x37]]).at(-1)).toEqual([14, 1]);
-    expect(device.core.rqs.table.get(driver.channels[0]?.rx.rqn ?? 0).state).toBe(3);
+    const errors = driver.completions.filter((cqe) => (cqe[0x3f] ?? 0) >>> 4 === 14);
+    expect(errors.map((cqe) => [cqe[0x37], cqe.readUInt16BE(0x3c)])).toEqual([[1, 1]]);
+    expect(driver.received.map(({ cqe }) => cqe.readUInt16BE(0x3c))).toEqual([0, 2]);
+    // Linux leaves a queue as it is after that.
+    expect(device.core.rqs.table.get(rx.rqn).state).toBe(queueState.RDY);
+    expect(driver.stats().qCounter.readUInt32BE(0x78)).toBe(1);
+  });
+
+  it('puts the queue in error for a WQE whose key is not good, and reports it', () => {
+    const { device, port, driver } = running();
+    const rx = driver.channels[0]?.rx ?? expect.fail('no queue');
+    driver.memory.writeUInt32BE(0x4242, rx.ring + 4);
+    port.inject(buildFrame({ dst: driver.mac }));
+    driver.poll();
+    expect(driver.completions.map((cqe) => [(cqe[0x3f] ?? 0) >>> 4, cqe[0x37]]).at(-1)).toEqual([14, 4]);
+    expect(device.core.rqs.table.get(rx.rqn).state).toBe(queueState.ERR);
   });
 });
