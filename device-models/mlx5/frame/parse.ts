@@ -13,7 +13,7 @@ export const etherType = {
   mplsUpstream: 0x8848,
   svlan: 0x88a8,
 } as const;
-export const ipProtocol = { tcp: 6, udp: 17, esp: 50, ah: 51, sctp: 132 } as const;
+export const ipProtocol = { tcp: 6, udp: 17, gre: 47, esp: 50, ah: 51, sctp: 132 } as const;
 
 export const macHeaderBytes = 14;
 export const macAddressesBytes = 12;
@@ -22,7 +22,8 @@ export const ipv4HeaderBytes = 20;
 export const ipv6HeaderBytes = 40;
 export const tcpHeaderBytes = 20;
 export const udpHeaderBytes = 8;
-const maxVlanTags = 2;
+/** A card looks behind two tags of what it receives. What is sent has as many as the guest stacks VLANs: all want their checksums. */
+const maxVlanTags = { received: 2, sent: 8 } as const;
 const maxExtensionHeaders = 8;
 const labelBytes = 4;
 /** As many as Linux puts on a packet (`MAX_NEW_LABELS`). */
@@ -181,7 +182,7 @@ function parseIpv6(
 }
 
 /** The EtherType behind all VLAN tags, or 0; `l3Offset` is behind it. */
-function parseEthernet(bytes: Uint8Array, available: number, info: FrameInfo): number {
+function parseEthernet(bytes: Uint8Array, available: number, info: FrameInfo, maxTags: number): number {
   info.reset();
   if (available < macHeaderBytes) return 0;
   info.cast = castOf(bytes);
@@ -189,7 +190,7 @@ function parseEthernet(bytes: Uint8Array, available: number, info: FrameInfo): n
   let type = uint16(bytes, at);
   while (
     (type === etherType.vlan || type === etherType.svlan) &&
-    info.vlanTags < maxVlanTags &&
+    info.vlanTags < maxTags &&
     available >= at + vlanTagBytes + 2
   ) {
     if (info.vlanTags === 0) {
@@ -224,7 +225,7 @@ function skipLabels(bytes: Uint8Array, available: number, info: FrameInfo): numb
 
 /** Parses a frame of `length` bytes that came from the network into `info`. */
 export function parseFrame(bytes: Uint8Array, length: number, info: FrameInfo): void {
-  const type = parseEthernet(bytes, length, info);
+  const type = parseEthernet(bytes, length, info, maxVlanTags.received);
   if (type === etherType.ipv4) parseIpv4(bytes, length, length, info, false);
   else if (type === etherType.ipv6) parseIpv6(bytes, length, length, info, false);
 }
@@ -241,7 +242,7 @@ export function parseSentFrame(
   info: FrameInfo,
   template: boolean,
 ): void {
-  let type = parseEthernet(bytes, available, info);
+  let type = parseEthernet(bytes, available, info, maxVlanTags.sent);
   if (type === etherType.mpls || type === etherType.mplsUpstream) type = skipLabels(bytes, available, info);
   if (type === etherType.ipv4) parseIpv4(bytes, available, frameLength, info, template);
   else if (type === etherType.ipv6) parseIpv6(bytes, available, frameLength, info, template);

@@ -26,6 +26,9 @@ import { FrameHead } from './head.ts';
 /** Shortest frame that goes on a wire, without FCS. */
 const minFrameBytes = 60;
 const maxIpLength = 0xffff;
+/** Of the GRE header: the bit of its first byte, and where the checksum is that it tells of. */
+const greChecksumPresent = 0x80;
+const greChecksumOffset = 4;
 /** `VIRTIO_NET_HDR_GSO_*`. */
 const gso = { none: 0, tcp4: 1, tcp6: 4, udp: 5 } as const;
 
@@ -93,6 +96,7 @@ export class Transmitter {
       if (this.#portCanFinish() && info.ipEnd === length) offload = this.#partialChecksum(wqe);
       else this.#storeTransportChecksum();
     }
+    if (wqe.checksumL4 && info.protocol === ipProtocol.gre) this.#storeGreChecksum();
     if (length < minFrameBytes) head.pad(minFrameBytes);
     if (wqe.insertVlan !== 0) head.insertVlan(wqe.insertVlan, wqe.vlanTci);
     const parts = this.#parts;
@@ -140,19 +144,38 @@ export class Transmitter {
     storeIpv4Checksum(bytes, l3, ((bytes[l3] ?? 0) & 0xf) * 4);
   }
 
+  /** Head and pieces, without a tag that is to be inserted. */
+  #wholeFrame(): readonly Uint8Array[] {
+    const parts = this.#parts;
+    parts.length = 0;
+    parts.push(this.head.plainView());
+    for (const piece of this.pieces) parts.push(piece);
+    return parts;
+  }
+
   /** The whole transport checksum, from scratch: what the guest left in the field does not matter. */
   #storeTransportChecksum(): void {
     const info = this.#info;
     const { bytes } = this.head;
     const at = info.l4Offset + checksumOffset(info.l4);
     storeUint16(bytes, at, 0);
-    const parts = this.#parts;
-    parts.length = 0;
-    parts.push(this.head.plainView());
-    for (const piece of this.pieces) parts.push(piece);
-    const transport = sumParts(parts, info.l4Offset, info.ipEnd);
+    const transport = sumParts(this.#wholeFrame(), info.l4Offset, info.ipEnd);
     const pseudo = pseudoHeaderSum(bytes, info, info.ipEnd - info.l4Offset);
     storeUint16(bytes, at, finish(add(transport, pseudo), info.l4));
+  }
+
+  /**
+   * The checksum of a GRE header that has one (RFC 2784): of a card that claims any checksum (`NETIF_F_HW_CSUM`), as the driver has this
+   * one do, Linux expects it.
+   */
+  #storeGreChecksum(): void {
+    const { l4Offset, ipEnd } = this.#info;
+    const { bytes } = this.head;
+    const at = l4Offset + greChecksumOffset;
+    if (l4Offset === 0 || at + 2 > this.head.length || ((bytes[l4Offset] ?? 0) & greChecksumPresent) === 0)
+      return;
+    storeUint16(bytes, at, 0);
+    storeUint16(bytes, at, ~sumParts(this.#wholeFrame(), l4Offset, ipEnd) & 0xffff);
   }
 
   /** Leaves the transport checksum to the port: the pseudo header's sum goes into the field. */

@@ -1,4 +1,4 @@
-/** Frames whose headers are longer than what is copied of every frame: SRv6 with many segments. */
+/** What Linux sends now and then: headers longer than what is copied of every frame (SRv6 with many segments), many VLAN tags. */
 import { describe, expect, it } from 'vitest';
 import type { FrameOffload } from '../../../src/net/types.ts';
 import { buildFrame, naiveSum, routedVia, routing } from './frames.ts';
@@ -72,4 +72,61 @@ describe('headers with many segments', () => {
       );
     },
   );
+});
+
+/** The frame with so many tags: S-tag outermost. */
+function tagged(frame: Buffer, count: number): Buffer {
+  const tags = Array.from({ length: count }, (_, index) =>
+    Buffer.from([...(index === 0 ? [0x88, 0xa8] : [0x81, 0x00]), 0, index + 1]),
+  );
+  return Buffer.concat([frame.subarray(0, 12), ...tags, frame.subarray(12)]);
+}
+
+describe('stacked VLAN tags', () => {
+  it.each([1, 2, 3, 4, 8])('%i: checksums are made behind them', (count) => {
+    const { port, driver } = running();
+    for (const ip of [4, 6] as const) {
+      const spec = { dst: peer, src: driver.mac, ip, payload } as const;
+      driver.send(tagged(buildFrame({ ...spec, checksums: false }), count), { l3: true, l4: true });
+      expect(port.sent.pop()).toEqual(tagged(buildFrame(spec), count));
+      // Linux has the card insert the outermost where it may.
+      const vlan = { type: 0x8001, tci: 1 } as const;
+      const rest = tagged(buildFrame({ ...spec, checksums: false }), count);
+      driver.send(Buffer.concat([rest.subarray(0, 12), rest.subarray(16)]), { l3: true, l4: true, vlan });
+      expect(port.sent.pop()).toEqual(tagged(buildFrame(spec), count));
+    }
+  });
+});
+
+describe('GRE', () => {
+  /** As Linux leaves it: a sum, not its complement, that says nothing here. */
+  const unfinished = 0x1234;
+
+  function inGre(flags: number, extra: Buffer, inner: Buffer): Buffer {
+    const gre = Buffer.concat([Buffer.from([flags, 0, 8, 0]), extra, inner]);
+    const outer = buildFrame({ dst: peer, protocol: 'icmp', checksums: false, padTo: 0 }).subarray(0, 34);
+    outer.writeUInt16BE(20 + gre.length, 16);
+    outer[23] = 47;
+    outer.writeUInt16BE(~naiveSum(outer.subarray(14)) & 0xffff, 24);
+    return Buffer.concat([outer, gre]);
+  }
+
+  it.each([60, 301, 1200])('has the checksum made that its header has, over %i bytes', (length) => {
+    const { port, driver } = running();
+    const inner = buildFrame({ payload: Buffer.alloc(length, 5) }).subarray(14);
+    const checksum = Buffer.alloc(4);
+    checksum.writeUInt16BE(unfinished, 0);
+    driver.send(inGre(0x80, checksum, inner), { l3: true, l4: true });
+    const sent = port.sent.pop() ?? expect.fail('nothing sent');
+    expect(naiveSum(sent.subarray(34))).toBe(0xffff);
+    expect(sent.subarray(0, 38)).toEqual(inGre(0x80, checksum, inner).subarray(0, 38));
+    expect(sent.subarray(40)).toEqual(inGre(0x80, checksum, inner).subarray(40));
+  });
+
+  it('is left alone without one', () => {
+    const { port, driver } = running();
+    const frame = inGre(0x20, Buffer.from([0, 0, 0, 9]), buildFrame({}).subarray(14));
+    driver.send(frame, { l3: true, l4: true });
+    expect(port.sent.pop()).toEqual(frame);
+  });
 });
