@@ -104,12 +104,19 @@ export class GuestMemoryMap implements GuestMemory {
     if (fd !== undefined) closeFd(fd);
   }
 
-  /** Removes the mapping that is exactly this one; @throws RequestError ENOENT if there is none. */
+  /**
+   * Removes the mappings in `[iova, iova + size)`, of which there has to be one, and none may be cut
+   * (docs/decisions/0007-dma-map-conflicts.md). The range may end anywhere.
+   *
+   * @throws RequestError ENOENT, with nothing removed
+   */
   unmap(iova: number, size: number): void {
-    const region = this.#regions.find(iova);
-    if (region === noRegion || region.iova !== iova || region.size !== size)
-      throw new RequestError(errno.ENOENT, `no DMA mapping is exactly ${describe(iova, size)}`);
-    this.#remove(iova, region.end);
+    const end = Math.min(iova + size, ADDRESS_LIMIT);
+    const [first, last] = [this.#regions.find(iova), this.#regions.find(end - 1)];
+    const cut = (first !== noRegion && first.iova < iova) || last.end > end;
+    if (cut || !(end > iova) || this.#regions.overlapping(iova, end) === undefined)
+      throw new RequestError(errno.ENOENT, `no DMA mappings are exactly ${describe(iova, size)}`);
+    this.#remove(iova, end);
   }
 
   unmapAll(): void {

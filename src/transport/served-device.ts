@@ -128,7 +128,7 @@ export interface ServedDevice {
   regionWrite(index: number, offset: number, count: number, source: Buffer, at: number): void;
   /** Takes the descriptor (if any). Throws EEXIST/EINVAL and leaves the descriptor to the caller then. */
   dmaMap(region: { iova: number; size: number; prot: number; fd?: number; fdOffset: number }): void;
-  /** Exact match only. */
+  /** All mappings in the range, none of which may be cut; throws ENOENT. The range may end above 2^53, where nothing is. */
   dmaUnmap(iova: number, size: number): void;
   dmaUnmapAll(): void;
   reset(): void;

@@ -28,11 +28,12 @@ export const dmaMap = struct('vfio_user_dma_map', {
   size: 'u64',
 });
 
+/** A client may take back more than it has given: up to the end of all addresses. */
 export const dmaUnmap = struct('vfio_user_dma_unmap', {
   argsz: 'u32',
   flags: 'u32',
-  addr: 'u64',
-  size: 'u64',
+  addr: 'u64big',
+  size: 'u64big',
 });
 
 export const deviceInfo = struct('vfio_user_device_info', {

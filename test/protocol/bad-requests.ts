@@ -254,6 +254,7 @@ export const badRequests: readonly BadRequest[] = [
   { what: 'DMA_UNMAP cut off', cmd: c.DMA_UNMAP, payload: short(23), errno: EINVAL },
   { what: 'DMA_UNMAP of nothing', cmd: c.DMA_UNMAP, payload: unmap(0x1000, 4096), errno: ENOENT },
   { what: 'DMA_UNMAP of a part', cmd: c.DMA_UNMAP, payload: unmap(0x70_0000, 2048), errno: ENOENT },
+  { what: 'DMA_UNMAP of nothing up to 2^64', cmd: c.DMA_UNMAP, payload: unmap(huge, 4096), errno: ENOENT },
   { what: 'DMA_UNMAP all with an address', cmd: c.DMA_UNMAP, payload: unmap(0x1000, 0, 2), errno: EINVAL },
   { what: 'DMA_UNMAP unknown flags', cmd: c.DMA_UNMAP, payload: unmap(0, 0, 4), errno: EINVAL },
   {

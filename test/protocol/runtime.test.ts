@@ -99,6 +99,22 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       expect(bench.client.readRegister(0, at('STATUS'))).toBe(status.dmaFault);
     });
 
+    it('lets go of all mappings in a range, as a vIOMMU that is switched off takes them', ({ skip }) => {
+      skip(under.kind === 'libvfio-user', 'the library wants an exact match');
+      bench = start(ram);
+      const high = 2 ** 32;
+      const left = bench.guestMemory(0, 0x1000);
+      const old = [0, 0x1000, 0x8000].map((offset) => bench.guestMemory(high + offset, 0x1000));
+      bench.client.dmaUnmap(high, 2 ** 64 - high);
+      const fresh = bench.guestMemory(high, 0x4000);
+      bench.client.writeRegister(2, 0, 0x5a5a5a5a);
+      for (const address of [0, high + 0x1000]) transfer(bench, command.toGuest, address, 0, 4);
+      expect([left, ...old].map((bytes) => bytes.readUInt32LE(0))).toEqual([0x5a5a5a5a, 0, 0, 0]);
+      expect(fresh.readUInt32LE(0x1000)).toBe(0x5a5a5a5a);
+      transfer(bench, command.toGuest, high + 0x8000, 0, 4);
+      expect(bench.client.readRegister(0, at('STATUS'))).toBe(status.dmaFault);
+    });
+
     it('resets on FLR and on DEVICE_RESET, and keeps its BARs only over FLR', () => {
       bench = start(ram);
       bench.client.writeRegister(pciRegion.config, 0x10, 0xfe00_0000);

@@ -177,9 +177,9 @@ const dmaUnmap = handler(messages.DMA_UNMAP, onDevice, ({ device, offer }, { val
   checkArgsz('DMA_UNMAP', argsz, s.dmaUnmap.size);
   if (argsz > offer.maxDataXferSize) refuse(`DMA_UNMAP: argsz ${argsz} is too large`);
   if (flags === dmaUnmapFlags.all) {
-    if (addr !== 0 || size !== 0) refuse('DMA_UNMAP: address and size must be 0 to unmap everything');
+    if (addr !== 0n || size !== 0n) refuse('DMA_UNMAP: address and size must be 0 to unmap everything');
     device.dmaUnmapAll();
-  } else if (flags === 0) device.dmaUnmap(addr, size);
+  } else if (flags === 0) device.dmaUnmap(Number(addr), Number(size));
   else refuse(`DMA_UNMAP: flags 0x${flags.toString(16)} are not supported`);
   return { value };
 });

@@ -241,8 +241,9 @@ export function dmaMap({ iova, size, prot, fd, fdOffset = 0 }: DmaMapRequest): O
 }
 
 export function dmaUnmap(iova: number, size: number, flags = 0): Operation<void> {
-  return operation(messages.DMA_UNMAP, { argsz: s.dmaUnmap.size, flags, addr: iova, size }, ({ value }) =>
-    demand(value.addr === iova && value.size === size, 'another region was unmapped'),
+  const [addr, bytes] = [BigInt(iova), BigInt(size)];
+  return operation(messages.DMA_UNMAP, { argsz: s.dmaUnmap.size, flags, addr, size: bytes }, ({ value }) =>
+    demand(value.addr === addr && value.size === bytes, 'another region was unmapped'),
   );
 }
 

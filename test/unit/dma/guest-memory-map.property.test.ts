@@ -27,7 +27,8 @@ const step = fc.oneof(
   fc.record({
     kind: fc.constant('unmap' as const),
     region: fc.nat(PAGES),
-    sizeError: fc.constantFrom(0, 0, PAGE_SIZE),
+    before: fc.constantFrom(0, 0, PAGE_SIZE),
+    behind: fc.constantFrom(0, 0, PAGE_SIZE, -PAGE_SIZE, 4 * PAGE_SIZE),
   }),
   fc.record({ kind: fc.constant('read' as const), address, length }),
   fc.record({ kind: fc.constant('write' as const), address, length, seed: fc.nat(255) }),
@@ -103,11 +104,15 @@ describe('GuestMemoryMap', () => {
           } else if (each.kind === 'unmap') {
             const region = model.regions[each.region];
             if (region === undefined) continue;
-            const size = region.size + each.sizeError;
-            expect(fails(() => memory.unmap(region.iova, size))).toBe(each.sizeError !== 0);
-            if (each.sizeError !== 0) continue;
-            model.prot.fill(NOTHING, region.iova, region.iova + region.size);
-            model.regions.splice(each.region, 1);
+            const iova = Math.max(0, region.iova - each.before);
+            const end = region.iova + region.size + each.behind;
+            const touched = model.regions.filter((one) => one.iova < end && one.iova + one.size > iova);
+            const inside = touched.filter((one) => one.iova >= iova && one.iova + one.size <= end);
+            const may = inside.length > 0 && inside.length === touched.length;
+            expect(fails(() => memory.unmap(iova, end - iova))).toBe(!may);
+            if (!may) continue;
+            model.prot.fill(NOTHING, iova, end);
+            for (const one of inside) model.regions.splice(model.regions.indexOf(one), 1);
             memory.collect();
           } else if (each.kind === 'read') {
             const target = Buffer.alloc(each.length, 0xaa);

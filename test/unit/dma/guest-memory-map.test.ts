@@ -251,19 +251,45 @@ describe('mapping', () => {
 });
 
 describe('unmapping', () => {
-  it('wants an exact match', () => {
+  it('cuts no mapping, and finds one', () => {
     map(4 * P, 4);
     for (const [iova, size] of [
       [4 * P, P],
       [5 * P, 3 * P],
-      [4 * P, 5 * P],
+      [5 * P, P],
+      [0, 6 * P],
+      [6 * P, 2 ** 60],
       [0, P],
+      [4 * P, 0],
+      [2 ** 53, -4096],
+      [2 ** 60, 4096],
     ] as const)
       expect(refusal(() => memory.unmap(iova, size))).toBe(errno.ENOENT);
     expect(memory.readUint32BE(4 * P)).toBe(0);
     memory.unmap(4 * P, 4 * P);
     expect(refusal(() => memory.readUint32BE(4 * P))).toBe(errno.EFAULT);
     expect(refusal(() => memory.unmap(4 * P, 4 * P))).toBe(errno.ENOENT);
+  });
+
+  it.each([
+    ['from before the first to behind the last', 0, 16 * P],
+    ['up to where nothing can be', 4 * P, 2 ** 60],
+  ])('takes all mappings in a range at once, %s', (_how, iova, size) => {
+    for (const [at, pages] of [
+      [4 * P, 1],
+      [5 * P, 2],
+      [9 * P, 3],
+    ] as const)
+      map(at, pages);
+    memory.unmap(iova, size);
+    expect(memory.regions()).toEqual([]);
+    expect(refusal(() => memory.readUint32BE(9 * P))).toBe(errno.EFAULT);
+  });
+
+  it('keeps the mappings beside a range', () => {
+    for (const at of [4, 5, 6, 7]) map(at * P, 1);
+    memory.unmap(5 * P, 2 * P);
+    expect(memory.regions().map(({ iova }) => iova)).toEqual([4 * P, 7 * P]);
   });
 
   it('keeps views good until memory is collected, and harmless afterwards', () => {
