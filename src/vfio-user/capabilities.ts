@@ -50,6 +50,8 @@ export const defaultOffer: OfferedCapabilities = {
 
 /** Largest number of descriptors in a message that a peer may announce; libvfio-user refuses more. */
 const mostMsgFds = 1024;
+/** Sizes and masks of page sizes have 64 bits. Rounded above 2^53, where no limit of a peer matters here. */
+const most64 = 2 ** 64;
 
 function refuse(message: string): never {
   throw new RequestError(errno.EINVAL, `VERSION: ${message}`);
@@ -98,8 +100,8 @@ function parseMigration(from: Record<string, unknown>): MigrationCapability | un
   if (!Object.hasOwn(from, 'migration')) return undefined;
   const migration = from.migration;
   if (!isObject(migration)) refuse('capability migration is not an object');
-  const pgsize = integer(migration, 'pgsize', 1, Number.MAX_SAFE_INTEGER, defaultLimits.pageSizes);
-  const bitmap = integer(migration, 'max_bitmap_size', 0, Number.MAX_SAFE_INTEGER, -1);
+  const pgsize = integer(migration, 'pgsize', 1, most64, defaultLimits.pageSizes);
+  const bitmap = integer(migration, 'max_bitmap_size', 0, most64, -1);
   return { pgsize, maxBitmapSize: bitmap < 0 ? undefined : bitmap };
 }
 
@@ -119,15 +121,9 @@ export function parseCapabilities(data: Buffer): Capabilities {
   return {
     proposed: new Set(Object.keys(from)),
     maxMsgFds: integer(from, 'max_msg_fds', 0, mostMsgFds, defaultLimits.maxMsgFds),
-    maxDataXferSize: integer(
-      from,
-      'max_data_xfer_size',
-      1,
-      Number.MAX_SAFE_INTEGER,
-      defaultLimits.maxDataXferSize,
-    ),
-    maxDmaMaps: integer(from, 'max_dma_maps', 0, Number.MAX_SAFE_INTEGER, defaultLimits.maxDmaMaps),
-    pgsizes: integer(from, 'pgsizes', 1, Number.MAX_SAFE_INTEGER, defaultLimits.pageSizes),
+    maxDataXferSize: integer(from, 'max_data_xfer_size', 1, most64, defaultLimits.maxDataXferSize),
+    maxDmaMaps: integer(from, 'max_dma_maps', 0, most64, defaultLimits.maxDmaMaps),
+    pgsizes: integer(from, 'pgsizes', 1, most64, defaultLimits.pageSizes),
     writeMultiple: flag('write_multiple'),
     migration: parseMigration(from),
     companion: integer(from, 'vfio_companion', 0, Number.MAX_SAFE_INTEGER, 0) === 1,

@@ -91,6 +91,21 @@ describe.each(serversUnderTest)('$name server, bad negotiation', (under) => {
     expect(Object.keys(capabilities).length > 0).toBe(under.kind === 'libvfio-user');
   });
 
+  it('takes page sizes and limits of all 64 bits', () => {
+    server = under.serve(new FakeDevice());
+    const client = server.raw();
+    const most = '18446744073709547520';
+    const json =
+      `{"capabilities":{"pgsizes":${most},"max_dma_maps":${most},"max_data_xfer_size":${most},` +
+      `"migration":{"pgsize":${most},"max_bitmap_size":${most}}}}\0`;
+    client.expect(1);
+    client.sendRaw(raw(1, command.VERSION, Buffer.concat([short(4), Buffer.from(json)])));
+    const { head, payload } = client.rawReply(1);
+    expect(head.error).toBe(0);
+    const { capabilities } = JSON.parse(payload.subarray(4, -1).toString());
+    expect(capabilities.max_data_xfer_size).toBe(1048576);
+  });
+
   it('answers a proposal like QEMU’s with nothing longer', () => {
     server = under.serve(new FakeDevice());
     const client = server.raw();
