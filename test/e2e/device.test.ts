@@ -153,6 +153,13 @@ describe('a device under a stock QEMU', () => {
     });
     await checkRam(testbed, '--device 0000:00:05.0 --mode vfio');
     await checkRam(testbed, '--device 0000:00:06.0 --mode msi');
+    // What is mapped when the guest reboots must not be there for the next system, which maps other memory at the same addresses.
+    const endless = ramtest('--device 0000:00:05.0 --mode vfio --rounds 1000000');
+    await testbed.agent.check(
+      `(${endless} >/tmp/endless 2>&1 &); until grep -q dma-0 /tmp/endless; do sleep 0.1; done; pidof ramtest`,
+    );
+    await reboot(testbed);
+    await checkRam(testbed, '--device 0000:00:05.0 --mode vfio --size 65536');
   });
 
   it('does DMA by message where guest memory is not shared, two devices at once', async ({ skip }) => {
