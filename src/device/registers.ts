@@ -44,6 +44,36 @@ interface Slot {
 }
 
 const noSlot = 0xffff;
+const widths: readonly unknown[] = [1, 2, 4, 8] satisfies RegisterSpec['width'][];
+const accesses: readonly unknown[] = ['ro', 'rw', 'wo', 'w1c', 'trigger'] satisfies RegisterSpec['access'][];
+
+/** What the types tell in TypeScript: a model may be JavaScript. */
+function checkSpec(name: string, { offset, width, access }: RegisterSpec): void {
+  if (!widths.includes(width))
+    throw new RegisterTableError(`register ${name} has width ${width}: it is ${widths.join(', ')}`);
+  if (!accesses.includes(access))
+    throw new RegisterTableError(`register ${name} has access ${access}: it is ${accesses.join(', ')}`);
+  if (!Number.isSafeInteger(offset) || offset < 0)
+    throw new RegisterTableError(`register ${name} has offset ${offset}: it is a whole number`);
+  if (offset % width !== 0) throw new RegisterTableError(`register ${name} is not aligned to its width`);
+}
+
+function isHandler(handler: unknown): boolean {
+  if (typeof handler !== 'object' || handler === null) return false;
+  return Object.entries(handler).every(
+    ([key, hook]) => (key === 'read' || key === 'write') && ['function', 'undefined'].includes(typeof hook),
+  );
+}
+
+function checkHandlers(table: RegisterTable, handlers: Readonly<Record<string, unknown>>): void {
+  for (const [name, handler] of Object.entries(handlers)) {
+    if (!Object.hasOwn(table, name)) throw new RegisterTableError(`there is no register ${name} to handle`);
+    if (handler !== undefined && !isHandler(handler))
+      throw new RegisterTableError(
+        `the handler of register ${name} is not read() and write(), or one of them`,
+      );
+  }
+}
 
 /**
  * Registers declared as data, ready to be a BAR (or part of one): accesses of any width and alignment
@@ -62,6 +92,8 @@ export class RegisterBlock<T extends RegisterTable> implements BarHandler {
   readonly #byName = new Map<keyof T, Slot>();
 
   constructor(table: T, handlers: RegisterHandlers<T> = {}, options: { bigEndian?: boolean } = {}) {
+    for (const [name, spec] of Object.entries(table)) checkSpec(name, spec);
+    checkHandlers(table, handlers);
     let end = 0;
     for (const spec of Object.values(table)) end = Math.max(end, spec.offset + spec.width);
     this.size = end;
@@ -70,8 +102,6 @@ export class RegisterBlock<T extends RegisterTable> implements BarHandler {
     this.#slotAt = new Uint16Array(end).fill(noSlot);
     const entries = Object.entries(table).sort(([, a], [, b]) => a.offset - b.offset);
     for (const [name, spec] of entries) {
-      if (spec.offset % spec.width !== 0)
-        throw new RegisterTableError(`register ${name} is not aligned to its width`);
       if (spec.width === 8 && spec.mask !== undefined)
         throw new RegisterTableError(`register ${name} has 8 bytes and a mask, which is for fewer`);
       const handler = handlers[name];

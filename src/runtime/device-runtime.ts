@@ -29,6 +29,7 @@ import type { RuntimeExtension } from './extension.ts';
 import { DeviceHealth } from './health.ts';
 import { RuntimeHost } from './host.ts';
 import { createMigration, servedMigration } from './migration.ts';
+import { checkDevice } from './model-check.ts';
 import { resolveOptions } from './options.ts';
 
 export interface RuntimeSettings {
@@ -136,6 +137,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     let device: Device | undefined;
     try {
       device = model.create(host, options);
+      checkDevice(model.name, device, description.bars);
       this.#bars.connect(device.bars, interrupts.windows);
       const { migration } = device;
       const dirtyLog = createDirtyLog({

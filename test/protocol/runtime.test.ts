@@ -279,7 +279,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
           const device = ram.create(host, options);
           if (device.migration === undefined) throw new Error('ram can migrate');
           const pinnedRanges = { pinned: () => [{ iova: 0x1800, length: 0x1000 }] };
-          return { ...device, migration: { ...device.migration, pinnedRanges } };
+          return { ...device, migration: Object.assign(Object.create(device.migration), { pinnedRanges }) };
         },
       };
       bench = new Bench(telling, { dirtyScope: 'pinned' }, under);

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { RegisterBlock } from '../../../src/device/index.ts';
+import { RegisterBlock, type RegisterHandlers, type RegisterSpec } from '../../../src/device/index.ts';
 import { readRegister, writeRegister } from '../../../src/device/testing.ts';
 
 const table = {
@@ -28,6 +28,32 @@ describe('RegisterBlock', () => {
     expect(readRegister(block, 20)).toBe(0);
     writeRegister(block, 28, 9);
     expect([block.get('SECRET'), readRegister(block, 28)]).toEqual([9, 0]);
+  });
+
+  it.each([
+    ['a register that there is not', 'KICKS', { write: () => {} }, 'there is no register KICKS to handle'],
+    [
+      'a hook that there is not',
+      'KICK',
+      { writes: () => {} },
+      'the handler of register KICK is not read() and',
+    ],
+    ['a function alone', 'KICK', () => {}, 'the handler of register KICK is not read() and'],
+  ])('refuses a handler with %s, which would never be called', (_what, name, handler, says) => {
+    expect(() => new RegisterBlock(table, { [name]: handler } as RegisterHandlers<typeof table>)).toThrow(
+      says,
+    );
+  });
+
+  it.each([
+    [{ access: 'rx' }, 'register A has access rx: it is ro, rw,'],
+    [{ width: 3 }, 'register A has width 3: it is 1, 2, 4, 8'],
+    [{ offset: 0.5 }, 'register A has offset 0.5: it is a whole number'],
+    [{ offset: -4 }, 'register A has offset -4: it is a whole number'],
+    [{ offset: 2 }, 'register A is not aligned to its width'],
+  ])('refuses a register with %o', (wrong, says) => {
+    const A = { offset: 0, width: 4, access: 'rw', ...wrong } as RegisterSpec;
+    expect(() => new RegisterBlock({ A })).toThrow(says);
   });
 
   it('clears in 64 bits what is written as 1, wherever that is', () => {

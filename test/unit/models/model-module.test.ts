@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { modelNames, shippedModel } from '../../../device-models/index.ts';
-import { modelFaults } from '../../../src/runtime/model-check.ts';
+import { deviceFaults, modelFaults } from '../../../src/runtime/model-check.ts';
 import { isModelPath, loadModel, ModelModuleError, pickModel } from '../../../src/runtime/model-module.ts';
 
 const good = {
@@ -71,6 +71,42 @@ describe('what is a model', () => {
 
   it.each([undefined, null, 7, 'mine', [], () => good])('%s is not', (value) => {
     expect(modelFaults(value)).toEqual(['it is no object']);
+  });
+});
+
+describe('what is a device', () => {
+  const bar = { read: () => {}, write: () => {} };
+  const described = { 0: { size: 16, kind: 'memory32' } } as const;
+  const migration = {
+    p2p: true,
+    geometry: {},
+    estimate: () => 1,
+    save: () => [],
+    beginLoad: () => {},
+    load: () => {},
+    endLoad: () => {},
+  };
+  const device = { bars: { 0: bar, 1: undefined }, reset: () => {}, migration };
+
+  it.each<[string, object, string]>([
+    ['without BARs', { bars: undefined }, 'bars is no table'],
+    ['with a BAR that is not on the bus', { bars: { 1: bar } }, 'bars[1] handles a BAR that pci() does not'],
+    ['with half a BAR', { bars: { 0: { read() {} } } }, 'bars[0] lacks read() or write()'],
+    ['without a reset', { reset: undefined }, 'reset is no function'],
+    ['with a hook that is data', { resume: true }, 'resume is no function'],
+    ['with operations that are none', { operations: [] }, 'operations is no table'],
+    ['with a migration that is none', { migration: true }, 'migration is no object'],
+    ['without P2P told', { migration: { ...migration, p2p: undefined } }, 'migration.p2p is not'],
+    ['without a geometry', { migration: { ...migration, geometry: undefined } }, 'migration.geometry is no'],
+    ['without an end of loading', { migration: { ...migration, endLoad: 0 } }, 'migration.endLoad is no'],
+    ['with data for a precopy', { migration: { ...migration, preCopy: 1 } }, 'migration.preCopy is no'],
+  ])('one %s is not', (_what, change, fault) => {
+    expect(deviceFaults(device, described)).toEqual([]);
+    expect(deviceFaults({ ...device, ...change }, described)).toEqual([expect.stringContaining(fault)]);
+  });
+
+  it('nothing at all is not', () => {
+    expect(deviceFaults(undefined, described)).toEqual(['it is no object']);
   });
 });
 

@@ -35,6 +35,7 @@ const model: DeviceModel = {
         return {};
       },
       ...(fails === 'migration' && { migration: noMigration }),
+      ...(fails === 'device' && { migration: {} as DeviceMigration }),
       reset: () => {},
       close: () => {
         closed += 1;
@@ -55,6 +56,7 @@ describe('a device that can not be made', () => {
   it.each([
     ['its model fails', { options: { fails: 'create' } }, 'no such card', 0],
     ['its BARs fail', { options: { fails: 'bars' } }, 'no such slot', 1],
+    ['its model makes no device', { options: { fails: 'device' } }, 'migration.save is no function', 1],
     ['its migration fails', { options: { fails: 'migration' } }, 'no such place', 1],
     ['its end fails, too', { options: { fails: 'close' } }, 'no such slot', 1],
     ['its model lacks what was asked for', { dirtyScope: 'pinned' }, 'does not tell', 1],
