@@ -1,7 +1,9 @@
 /** Cancels a migration after the destination is fully loaded, sees the guest go on, and migrates it after all. */
 import { MigrationFailed } from '../src/qemu/index.ts';
+import { fromCommandLine, nothingFrom } from './arguments.ts';
 import { bootScene, checkGuest, play, startLoad } from './scene.ts';
 
+fromCommandLine('cancel-midway', nothingFrom);
 const bed = await bootScene();
 await play(bed, async () => {
   await startLoad(bed, { mib: 32, rate: 8, pages: 200, intervalUs: 500 });

@@ -1,13 +1,11 @@
 /** Migrates a guest whose device writes thousands of pages: migrate-under-load [PAGES, default 10000, at most 15000]. */
 import { summary } from '../src/report/summary.ts';
-import { countFrom } from './arguments.ts';
+import { countFrom, fromCommandLine } from './arguments.ts';
 import { bootScene, checkGuest, mostRingPages, play, progress, startLoad } from './scene.ts';
 
-const pages = countFrom(
-  process.argv.slice(2),
-  `migrate-under-load [PAGES, at most ${mostRingPages}]`,
-  10_000,
-  mostRingPages,
+const pages = fromCommandLine(
+  `migrate-under-load [PAGES, default 10000, at most ${mostRingPages}]`,
+  (args, usage) => countFrom(args, usage, 10_000, mostRingPages),
 );
 const bed = await bootScene();
 await play(bed, async () => {

@@ -12,19 +12,30 @@ import { parseArgs } from 'node:util';
 import { Testbed } from '../src/qemu/index.ts';
 import { duration } from '../src/report/format.ts';
 import type { MigrationReport } from '../src/report/types.ts';
-import { countFrom } from './arguments.ts';
+import { countFrom, fromCommandLine } from './arguments.ts';
 import { configureGuest, guestWarnings, Network, plainNet, vlanNet } from './network.ts';
 import { play } from './scene.ts';
 import { faultsOf, Traffic, type TrafficReport } from './traffic.ts';
 
-const { values, positionals } = parseArgs({
-  options: { json: { type: 'boolean', default: false }, 'park-limit': { type: 'string', default: '8192' } },
-  allowPositionals: true,
-});
-const usage = 'ping-pong-network [TIMES] [--json] [--park-limit FRAMES]';
-const times = countFrom(positionals, usage, 20);
-const parkLimit = countFrom([values['park-limit']], usage, 8192);
-const tell = (line: string): void => void (values.json ? process.stderr : process.stdout).write(`${line}\n`);
+const { times, parkLimit, json } = fromCommandLine(
+  'ping-pong-network [TIMES, default 20] [--json] [--park-limit FRAMES]',
+  (args, usage) => {
+    const { values, positionals } = parseArgs({
+      args,
+      options: {
+        json: { type: 'boolean', default: false },
+        'park-limit': { type: 'string', default: '8192' },
+      },
+      allowPositionals: true,
+    });
+    return {
+      times: countFrom(positionals, usage, 20),
+      parkLimit: countFrom([values['park-limit']], usage, 8192),
+      json: values.json,
+    };
+  },
+);
+const tell = (line: string): void => void (json ? process.stderr : process.stdout).write(`${line}\n`);
 
 interface Hop {
   readonly blackoutUs: number;
@@ -94,7 +105,7 @@ try {
     ];
     for (const [name, report] of Object.entries(traffic)) tell(describeTraffic(name, report));
     tell(describeBlackouts(hops));
-    if (values.json)
+    if (json)
       process.stdout.write(`${JSON.stringify({ peer: network.peer, hops, traffic, faults }, null, 2)}\n`);
     if (faults.length > 0) throw new Error([...faults, await network.losses(bed)].join('\n'));
   });

@@ -1,9 +1,9 @@
 /** Migrates a guest there and back: ping-pong [TIMES, default 10]. */
 import { duration } from '../src/report/format.ts';
-import { countFrom } from './arguments.ts';
+import { countFrom, fromCommandLine } from './arguments.ts';
 import { bootScene, checkGuest, play, startLoad } from './scene.ts';
 
-const times = countFrom(process.argv.slice(2), 'ping-pong [TIMES]', 10);
+const times = fromCommandLine('ping-pong [TIMES, default 10]', (args, usage) => countFrom(args, usage, 10));
 const bed = await bootScene();
 await play(bed, async () => {
   await startLoad(bed, { mib: 32, rate: 8, pages: 200, intervalUs: 500 });

@@ -9,16 +9,23 @@
 import { parseArgs } from 'node:util';
 import { MigrationFailed, type Testbed, type TestbedDevice } from '../src/qemu/index.ts';
 import { summary } from '../src/report/summary.ts';
+import { fromCommandLine } from './arguments.ts';
 import { counterModule, readCounter, startCounter } from './counter/guest.ts';
 import { bootScene, checkGuest, play, progress, startLoad } from './scene.ts';
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: { program: { type: 'string' } },
-});
-const { program } = values;
-if (positionals.length !== 0 && (positionals.length !== 2 || program !== undefined))
-  throw new Error('usage: upgrade [OLDER NEWER | --program MAIN_JS]');
+const { program, positionals } = fromCommandLine(
+  'upgrade [OLDER NEWER | --program MAIN_JS]',
+  (args, usage) => {
+    const { values, positionals } = parseArgs({
+      args,
+      allowPositionals: true,
+      options: { program: { type: 'string' } },
+    });
+    if (positionals.length !== 0 && (positionals.length !== 2 || values.program !== undefined))
+      throw new Error(`usage: ${usage}`);
+    return { program: values.program, positionals };
+  },
+);
 const example = program === undefined && positionals.length === 0;
 const [older = counterModule(1), newer = counterModule(2)] = positionals;
 const before = program === undefined ? older : 'ram';

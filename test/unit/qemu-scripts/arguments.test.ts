@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { countFrom } from '../../../qemu-scripts/arguments.ts';
+import { countFrom, fromCommandLine, nothingFrom } from '../../../qemu-scripts/arguments.ts';
 
 describe('countFrom', () => {
   const usage = 'ping-pong [TIMES]';
@@ -22,5 +22,28 @@ describe('countFrom', () => {
     [['16']],
   ])('says how a script is called that is given %j', (args) => {
     expect(() => countFrom(args, usage, 10, 15)).toThrow(`usage: ${usage}`);
+  });
+});
+
+describe('fromCommandLine', () => {
+  const given = (args: string[]): unknown =>
+    fromCommandLine('once', nothingFrom, args, (text, help) => {
+      throw new Error(`${help ? 'help' : 'error'}: ${text}`);
+    });
+
+  it('starts nothing where help is asked for', () => {
+    for (const help of ['--help', '-h']) expect(() => given([help])).toThrow('help: usage: once');
+  });
+
+  it('starts nothing with what it does not know, and says how it is called', () => {
+    expect(given([])).toBeUndefined();
+    expect(() => given(['--jsn'])).toThrow('error: usage: once');
+    const fail = (): never => {
+      throw new Error('no such option');
+    };
+    const end = (text: string): never => {
+      throw new Error(text);
+    };
+    expect(() => fromCommandLine('once', fail, [], end)).toThrow('no such option\nusage: once');
   });
 });
