@@ -1,5 +1,6 @@
-import { type Command, InvalidArgumentError } from 'commander';
+import { Argument, type Command, InvalidArgumentError } from 'commander';
 import { CompanionError, errno } from '../errors.ts';
+import { reached, socketHint } from '../qemu/reached.ts';
 import { AsyncVfioUserClient } from '../vfio-user/client/async-client.ts';
 import { parseValue } from './value.ts';
 
@@ -28,12 +29,14 @@ export function registerAsk(program: Command): void {
     )
     .argument('<socket>', "the server's --migration-socket")
     .argument('<operation>', 'info lists what the model adds')
-    .argument('[key=value...]', 'arguments of the operation', collect, {})
+    .addArgument(
+      new Argument('[key=value...]', 'arguments of the operation').argParser(collect).default({}, 'none'),
+    )
     .action(ask);
 }
 
 async function ask(path: string, operation: string, given: Arguments): Promise<void> {
-  const client = await AsyncVfioUserClient.connect(path, { timeoutMs: 10_000 });
+  const client = await reached(path, AsyncVfioUserClient.connect(path, { timeoutMs: 10_000 }), socketHint);
   try {
     if (!client.server.companion) {
       throw new CompanionError(

@@ -95,7 +95,7 @@ export function registerMigrate(program: Command): void {
     )
     .requiredOption('--from <qmp>', 'QMP of the source: a path or tcp:HOST:PORT', parseQmpAddress)
     .requiredOption('--to <qmp>', 'QMP of the destination', parseQmpAddress)
-    .requiredOption('--uri <uri>', 'where RAM travels: unix:PATH or tcp:HOST:PORT')
+    .requiredOption('--uri <uri>', 'where RAM travels: unix:PATH (as both QEMUs see it) or tcp:HOST:PORT')
     .option('--listen <uri>', 'where the destination listens, if not the same, such as tcp:0.0.0.0:4444')
     .requiredOption(
       '--device <id=source,destination>',
@@ -106,17 +106,18 @@ export function registerMigrate(program: Command): void {
     .option('--max-seconds <s>', 'give up converging after', positive, 300)
     .option('--max-rounds <n>', 'give up converging after so many RAM rounds', positive, 60)
     .option('--max-bandwidth <bytes/s>', 'for RAM; default: as QEMU is set', positive)
-    .option(
-      '--capability <name[=on|off]>',
-      'migration capability of both QEMUs; may be repeated',
-      parseCapability,
-      {},
+    .addOption(
+      new Option('--capability <name[=on|off]>', 'migration capability of both QEMUs; may be repeated')
+        .argParser(parseCapability)
+        .default({}, 'none'),
     )
-    .option(
-      '--parameter <name=value>',
-      'migration parameter of both QEMUs: on, off, or what JSON says it is, else text; may be repeated',
-      parseParameter,
-      {},
+    .addOption(
+      new Option(
+        '--parameter <name=value>',
+        'migration parameter of both QEMUs: on, off, or what JSON says it is, else text; may be repeated',
+      )
+        .argParser(parseParameter)
+        .default({}, 'none'),
     )
     .option('--no-carry', 'mark every page that a device wrote, also where its servers could carry them')
     .option('--verify-ram', 'compare every page of RAM before the guest resumes (both QEMUs on this machine)')

@@ -65,6 +65,7 @@ export class ServedNetwork implements RuntimeExtension {
     netInfo: () => this.info(),
     setLink: ({ up }) => {
       if (typeof up !== 'boolean') throw new RequestError(errno.EINVAL, '"up" is true or false');
+      if (this.empty) throw new RequestError(errno.EOPNOTSUPP, 'this device has no network port');
       for (const port of this.#ports) port.setLink(up);
       return {};
     },

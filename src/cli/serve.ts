@@ -59,10 +59,14 @@ export function registerServe(program: Command): void {
         .choices(transports)
         .default('native'),
     )
-    .option('--set <key=value>', 'an option of the model; may be repeated', collectSetting, {})
+    .addOption(
+      new Option('--set <key=value>', 'an option of the model; may be repeated')
+        .argParser(collectSetting)
+        .default({}, 'none'),
+    )
     .option(
       '--net <spec>',
-      'where frames go: switch:PATH, stream:…, tap:NAME or none (same as --set net=SPEC)',
+      'where frames go: switch:PATH,id=NIC, stream:…, tap:NAME or none (same as --set net=SPEC)',
     )
     .option('--pcap <file>', 'capture the frames of the network port')
     .addOption(

@@ -90,11 +90,10 @@ export function registerSwitch(program: Command): void {
     .option('--park-limit <frames>', 'frames kept for a device while it migrates', positive, 1024)
     .option('--queue-limit <frames>', 'frames that wait for a port that is slow', positive, 1024)
     .option('--age <seconds>', 'forget an address after so long a silence', positive, 300)
-    .option(
-      '--uplink <spec>',
-      'join a tap:… or stream:… as a port, too; may be repeated',
-      (spec: string, all: readonly string[]) => [...all, spec],
-      [] as readonly string[],
+    .addOption(
+      new Option('--uplink <spec>', 'join a tap:… or stream:… as a port, too; may be repeated')
+        .argParser((spec: string, all: readonly string[]) => [...all, spec])
+        .default([], 'none'),
     )
     .option('--pcap <file>', 'capture what passes the first uplink')
     .option('--set-link <port=up|down>', 'pull or plug the cable of a port of a running switch, then exit')

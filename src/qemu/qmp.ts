@@ -88,6 +88,9 @@ function eventOf(message: unknown, sequence: number): QmpEvent {
   };
 }
 
+/** For an address where nobody listens. */
+const unheardHint = 'does QEMU run, started with -qmp unix:PATH,server=on,wait=off (or tcp:HOST:PORT,…)?';
+
 export class Qmp extends EventEmitter<QmpEvents> {
   readonly address: string;
   readonly #socket: QmpSocket;
@@ -138,7 +141,10 @@ export class Qmp extends EventEmitter<QmpEvents> {
       });
       const failed = (error: unknown): void => {
         const reason = error instanceof Error ? error.message : String(error);
-        fail(new QmpConnectionError(`can't connect to QMP at ${qmp.address}: ${reason}`, undefined, error));
+        const message = `can't connect to QMP at ${qmp.address}: ${reason}`;
+        const { code } = error as NodeJS.ErrnoException;
+        const hint = code === 'ENOENT' || code === 'ECONNREFUSED' ? unheardHint : undefined;
+        fail(new QmpConnectionError(message, hint, error));
       };
       if (typeof address === 'string') socket.connect(address, () => undefined);
       else socket.connect(address.port, address.host ?? '127.0.0.1', () => undefined);

@@ -25,7 +25,18 @@ const addressPauseMs = 20;
 /** Companion operations that a source must know: the first version lacks `rest` and `halt`. */
 const neededProtocol = 2;
 
+/** Ways that QEMU's migration may take ("Migration URI" of its manual). */
+const transports = ['tcp', 'unix', 'vsock', 'fd', 'exec', 'rdma', 'file'];
+
+/** QEMU would refuse it only when the destination had been touched already, which is of no use any more then. */
+function checkUri(uri: string): void {
+  if (transports.some((transport) => uri.startsWith(`${transport}:`))) return;
+  throw refusal('VC_USAGE', `RAM can't travel by "${uri}"`, 'write unix:PATH or tcp:HOST:PORT');
+}
+
 export async function check(run: Run): Promise<void> {
+  const { uri, listenUri = uri } = run.options;
+  for (const each of [uri, listenUri]) checkUri(each);
   const [status, waiting] = await run.all([
     statusOfSource(run),
     run.destination.execute('query-status').then((answer) => textAt(answer, 'status')),
@@ -34,7 +45,9 @@ export async function check(run: Run): Promise<void> {
     throw refusal(
       'VC_SOURCE_STATE',
       `the source VM is ${status}, not running`,
-      'if a migration was left in the middle: vfio-companion recover',
+      status === 'inmigrate'
+        ? 'are source and destination the other way round?'
+        : 'if a migration was left in the middle: vfio-companion recover',
     );
   if (waiting !== 'inmigrate')
     throw refusal(
@@ -124,7 +137,13 @@ export async function checkNamed(
   const paths = (await peripherals(qmp)).filter(({ type }) => type === vfioUserType).map(({ path }) => path);
   const missing = [...named].filter((path) => !paths.includes(path));
   if (missing.length > 0)
-    throw refusal('VC_DEVICES', `${who} has no vfio-user-pci device ${missing.map(baseName).join(', ')}`);
+    throw refusal(
+      'VC_DEVICES',
+      `${who} has no vfio-user-pci device ${missing.map(baseName).join(', ')}`,
+      paths.length === 0
+        ? 'it has none at all'
+        : `a device is named by its id= in QEMU; there is ${paths.map(baseName).join(', ')}`,
+    );
   const extra = paths.filter((path) => !named.has(path));
   if (extra.length > 0)
     throw refusal(

@@ -2,6 +2,7 @@
 import { CompanionError } from '../../errors.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import { Qmp } from '../qmp.ts';
+import { reached, socketHint } from '../reached.ts';
 import { fenced } from './fence.ts';
 import { defaultTimeouts, type MigrateOptions } from './options.ts';
 import { type DeviceRun, Run, refusal, textAt } from './run.ts';
@@ -20,9 +21,6 @@ const noInfo: PeerInfo = {
   hasNet: false,
 };
 
-const socketHint =
-  "give the server's --migration-socket, which serves one orchestrator at a time; --socket is for QEMU alone";
-
 /** Opens every connection; closes those already open when one fails. */
 export async function connectAll(options: MigrateOptions): Promise<Run> {
   const timeouts = { ...defaultTimeouts, ...options.timeouts };
@@ -33,19 +31,9 @@ export async function connectAll(options: MigrateOptions): Promise<Run> {
     work: Promise<T>,
     wayOut?: string,
   ): Promise<T> => {
-    try {
-      const value = await work;
-      opened.push(value);
-      return value;
-    } catch (error) {
-      if (!(error instanceof CompanionError)) throw error;
-      const hint = error.hint ?? wayOut;
-      throw new CompanionError(error.code, `${what}: ${error.message}`, {
-        errno: error.errno,
-        cause: error,
-        ...(hint === undefined ? {} : { hint }),
-      });
-    }
+    const value = await reached(what, work, wayOut);
+    opened.push(value);
+    return value;
   };
   const qmpOptions = { timeoutMs: timeouts.connect, commandTimeoutMs: timeouts.command };
   const results = await Promise.allSettled([

@@ -4,6 +4,7 @@ import { CompanionError } from '../../errors.ts';
 import { migrationState, stateName } from '../../migration/state.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
+import { reached, socketHint } from '../reached.ts';
 import { checkNamed } from './check.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
 import { cancelMigration, endedStatuses, resumeGuest, reviveDevice } from './revive.ts';
@@ -64,7 +65,7 @@ export async function recover(options: RecoverOptions): Promise<Recovery> {
     open.push(qemu);
     const devices: { id: string; peer: DevicePeer }[] = [];
     for (const { id, socket } of options.devices) {
-      const peer = await connectDevice(socket, timeouts);
+      const peer = await reached(`device ${id} (${socket})`, connectDevice(socket, timeouts), socketHint);
       open.push(peer);
       devices.push({ id, peer });
     }
@@ -135,7 +136,8 @@ async function settledStatus(
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     // In this order: a guest that leaves in between is gone.
-    const migration = textAt(await qemu.execute('query-migrate'), 'status');
+    // A QEMU that has never been told to migrate says nothing.
+    const migration = textAt(await qemu.execute('query-migrate'), 'status') || 'none';
     const before = textAt(await qemu.execute('query-status'), 'status');
     const moving = migration === 'device' || migration === 'cancelling';
     if (!moving || performance.now() > deadline) return { before, migration };

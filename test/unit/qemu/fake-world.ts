@@ -294,6 +294,8 @@ export class FakeWorld {
     state: false,
   }));
   sourceStatus = 'running';
+  /** The source's QEMU has never been told to migrate. */
+  neverMigrated = false;
   destinationStatus = 'inmigrate';
   /** How often the source has gone through RAM. */
   rounds = 1;
@@ -423,6 +425,7 @@ export class FakeWorld {
         return { return: { status, running: status === 'running' } };
       }
       case 'query-migrate':
+        if (this.neverMigrated) return { return: {} };
         return {
           return: {
             status: this.#migration,

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
-import { printable } from '../../../src/cli/ask.ts';
+import { printable, registerAsk } from '../../../src/cli/ask.ts';
 import {
   parseCapability,
   parseDevice,
@@ -126,4 +126,12 @@ describe('how much to log', () => {
       );
     }
   });
+});
+
+it('help says of what may be repeated that there is none by default', () => {
+  const program = new Command();
+  for (const register of [registerServe, registerSwitch, registerMigrate, registerAsk]) register(program);
+  const help = program.commands.map((command) => command.helpInformation()).join('');
+  expect(help.match(/default:\s+none/g)).toHaveLength(5);
+  expect(help).not.toMatch(/default:\s+[[{]/);
 });

@@ -1,6 +1,7 @@
 /** What is left of a migration whose orchestrator is no more, and how it is put right. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { describeRecovery } from '../../../src/cli/recover.ts';
+import { CompanionError } from '../../../src/errors.ts';
 import { migrationState } from '../../../src/migration/state.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
 import { type RecoverOptions, type Recovery, recover } from '../../../src/qemu/switchover/recover.ts';
@@ -222,6 +223,21 @@ describe('recover', () => {
     );
     world.sourceStatus = 'running';
     expect(describeRecovery(await recoverSource())).toContain('its migration none; it goes on\n');
+  });
+
+  it('tells of a QEMU that has never been told to migrate that there was no migration', async () => {
+    world.neverMigrated = true;
+    expect(describeRecovery(await recoverSource())).toContain(
+      'the VM was running, its migration none; it goes on\n',
+    );
+  });
+
+  it('says which device server can not be reached, and what a migration socket is', async () => {
+    const connectDevice = () => Promise.reject(new CompanionError('VC_CONNECTION', 'write EPIPE'));
+    await expect(recoverSource({ connectDevice })).rejects.toMatchObject({
+      message: 'device dev0 (source): write EPIPE',
+      hint: expect.stringContaining('--migration-socket'),
+    });
   });
 
   it('tells the way out of ERROR, which a device does not leave by itself', async () => {
