@@ -26,7 +26,6 @@ export class SaveSession {
   #preCopy: PreCopySession | undefined;
   #last: Iterator<StateRecord | 'end'> | undefined;
   #failure: unknown;
-  #ended = false;
   /** The device was reset: the stream has to say so, and the precopy session is of a device that is gone. */
   #restart = false;
   #stale = false;
@@ -89,7 +88,6 @@ export class SaveSession {
    * forget what it has. The device is asked at the next read only, so this may be called from anywhere.
    */
   restart(): void {
-    if (this.#ended) return;
     this.#restart = true;
     this.#stale = true;
     this.#reinit = true;
@@ -122,7 +120,6 @@ export class SaveSession {
 
   /** Gives tracking back. The stream is over, complete or not. */
   close(): void {
-    this.#ended = true;
     const last = this.#last;
     const preCopy = this.#preCopy;
     this.#last = undefined;

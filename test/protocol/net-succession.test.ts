@@ -49,6 +49,25 @@ describe('an announcement of an address that two NICs list, as with VRRP', () =>
   );
 });
 
+test('a port that has been in charge since it was told to stand by follows again when its successor leaves', async () => {
+  const network = world.makeSwitch();
+  const [first] = await world.joined(network, { identity: 'nic0' });
+  const [second] = await world.joined(network, { identity: 'nic0' });
+  second.standby();
+  const takeOver = async (from: SwitchPort, to: SwitchPort): Promise<void> => {
+    from.park();
+    await world.until(() => from.state === 'parked');
+    to.activate();
+    await world.until(() => to.state === 'active' && from.state === 'standby');
+  };
+  await takeOver(first, second);
+  await takeOver(second, first);
+  first.close();
+  await world.until(() => network.stats.ports.length === 1);
+  await world.settle();
+  expect(second.state).toBe('active');
+});
+
 describe("a port's own limit of what may wait is the one of when it was not parked", () => {
   const FRAME_BYTES = 1500;
   const OWN = 40;

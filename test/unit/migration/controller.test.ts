@@ -335,6 +335,19 @@ describe('sizes', () => {
     expect(controller.precopyInfo()).toEqual({ initialBytes: 0, dirtyBytes: 4096, flags: 0 });
   });
 
+  it('tell of what comes at the end alone, too', () => {
+    const device = filled();
+    const open = device.preCopy ?? expect.fail('no PRE_COPY');
+    const sizeWith = (finalBytes?: () => number): number => {
+      device.preCopy = () => ({ ...open(), ...(finalBytes && { finalBytes }) });
+      const { controller } = fakeMigration(device);
+      controller.setState(s.PRE_COPY);
+      readAll(controller);
+      return controller.dataSize();
+    };
+    expect(sizeWith(() => 70_000)).toBe(sizeWith() + 70_000);
+  });
+
   it('are told in every state', () => {
     const device = filled();
     const { controller } = fakeMigration(device);

@@ -142,6 +142,18 @@ describe('MSI', () => {
     expect([fds.taken(), get(config, mask + 4, 4)]).toEqual([[made[2]], 0]);
   });
 
+  test('a reset forgets what waits, and shows that it does', () => {
+    const { fds, config, interrupts, connect } = makeFunction(msiOnly);
+    interrupts.trigger(2);
+    const pending = config.layout.register('msi.mask').offset + 4;
+    expect(get(config, pending, 4)).toBe(4);
+    interrupts.reset();
+    expect([get(config, pending, 4), interrupts.pendingVectors]).toEqual([0, []]);
+    enable(config, 4);
+    connect(irqIndex.msi, 0, 4);
+    expect(fds.taken()).toEqual([]);
+  });
+
   test('before it is enabled messages are remembered', () => {
     const { fds, config, interrupts, connect } = makeFunction(msiOnly);
     interrupts.trigger(1);
