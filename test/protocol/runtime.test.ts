@@ -106,6 +106,7 @@ describe.each(serversUnderTest)('$name server:', (each) => {
       const left = bench.guestMemory(0, 0x1000);
       const old = [0, 0x1000, 0x8000].map((offset) => bench.guestMemory(high + offset, 0x1000));
       bench.client.dmaUnmap(high, 2 ** 64 - high);
+      expect(() => bench.client.memory.read(high + 0x8000, Buffer.alloc(1))).toThrow('no memory');
       const fresh = bench.guestMemory(high, 0x4000);
       bench.client.writeRegister(2, 0, 0x5a5a5a5a);
       for (const address of [0, high + 0x1000]) transfer(bench, command.toGuest, address, 0, 4);

@@ -120,7 +120,7 @@ export class VfioUserClient extends ClientConnection {
 
   dmaUnmap(iova: number, size: number): void {
     this.run(op.dmaUnmap(iova, size));
-    this.memory.remove(iova);
+    this.memory.remove(iova, size);
   }
 
   dmaUnmapAll(): void {

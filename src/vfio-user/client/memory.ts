@@ -30,8 +30,10 @@ export class ClientMemory {
     this.#ranges.set(range.iova, range);
   }
 
-  remove(iova: number): void {
-    this.#ranges.delete(iova);
+  /** All ranges that lie in `[iova, iova + size)`. */
+  remove(iova: number, size: number): void {
+    for (const range of this.#ranges.values())
+      if (range.iova >= iova && range.iova + range.size <= iova + size) this.#ranges.delete(range.iova);
   }
 
   clear(): void {
