@@ -5,6 +5,7 @@
 import { EventEmitter } from 'node:events';
 import { startTimer } from '../start-timer.ts';
 import { DeadlineError, QmpConnectionError, QmpError } from './errors.ts';
+import { ForeignClock } from './foreign-clock.ts';
 import { type BoxedReply, QmpSocket } from './qmp-socket.ts';
 
 export interface QmpEvent {
@@ -13,6 +14,8 @@ export interface QmpEvent {
   readonly data: Readonly<Record<string, unknown>>;
   /** QEMU's own time of the event, microseconds since the epoch. */
   readonly timeUs: number;
+  /** The same by the clock of this machine: QEMU may run on another one. */
+  readonly localUs: number;
   /** Counts the events of this session from 1. */
   readonly sequence: number;
 }
@@ -77,13 +80,15 @@ function versionOf(greeting: unknown): QmpVersion {
   };
 }
 
-function eventOf(message: unknown, sequence: number): QmpEvent {
+function eventOf(message: unknown, sequence: number, clock: ForeignClock): QmpEvent {
   const { event, data, timestamp } = record(message);
   const time = record(timestamp);
+  const timeUs = integer(time.seconds) * 1e6 + integer(time.microseconds);
   return {
     name: typeof event === 'string' ? event : '',
     data: record(data),
-    timeUs: integer(time.seconds) * 1e6 + integer(time.microseconds),
+    timeUs,
+    localUs: clock.local(timeUs),
     sequence,
   };
 }
@@ -97,6 +102,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
   readonly #commandTimeoutMs: number;
   readonly #pending = new Set<Pending>();
   readonly #recent: QmpEvent[] = [];
+  readonly #clock = new ForeignClock();
   #version: QmpVersion = { major: 0, minor: 0, micro: 0, package: '' };
   #events = 0;
   #lost: QmpConnectionError | undefined;
@@ -295,7 +301,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
 
   #event(message: unknown): void {
     this.#events += 1;
-    const event = eventOf(message, this.#events);
+    const event = eventOf(message, this.#events, this.#clock);
     this.#recent.push(event);
     if (this.#recent.length > rememberedEvents) this.#recent.shift();
     this.emit('event', event);

@@ -108,7 +108,7 @@ export interface MigrationReport {
   readonly outcome: Outcome;
   readonly startedAt: string;
   readonly totalMs: number;
-  /** vCPUs stopped at the source to running at the destination, by QEMU's own time stamps; null: never both. */
+  /** vCPUs stopped at the source to running at the destination, by the QEMUs' own time stamps; of one on another machine, by when those were heard of. Null: never both. */
   readonly blackoutUs: number | null;
   readonly downtimeLimitMs: number;
   readonly rounds: number;

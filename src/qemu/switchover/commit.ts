@@ -96,7 +96,7 @@ async function noteResume(run: Run, after: number): Promise<void> {
       timeoutMs: resumeTimeoutMs,
       after,
     });
-    run.resumeUs = resumed.timeUs;
+    run.resumeUs = resumed.localUs;
   } catch (error) {
     run.warn(
       `no RESUME event of the destination (${error instanceof Error ? error.message : String(error)})`,

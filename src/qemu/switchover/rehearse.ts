@@ -108,6 +108,7 @@ function playedMonitor(): QmpSession {
     name,
     data: { status: 'completed' },
     timeUs: Date.now() * 1000,
+    localUs: Date.now() * 1000,
     sequence: 1,
   });
   return {

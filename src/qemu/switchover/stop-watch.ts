@@ -20,14 +20,14 @@ export class StopWatch {
   }
 
   /** Takes note of an event of the source. */
-  note({ name, timeUs }: QmpEvent): void {
+  note({ name, localUs }: QmpEvent): void {
     const run = this.#run;
     if (run.progressed.stopped || run.signal.aborted) return;
     if (name === 'RESUME') run.setRunning(true);
     if (name !== 'STOP') return;
-    run.timeline.zero(timeUs);
+    run.timeline.zero(localUs);
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#look(timeUs), patienceMs);
+    this.#timer = setTimeout(() => void this.#look(localUs), patienceMs);
   }
 
   /** Nothing is looked at any more. */

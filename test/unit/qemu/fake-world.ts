@@ -309,6 +309,8 @@ export class FakeWorld {
   eventless = false;
   /** What would be cancelled comes to its end just before, as one that pauses nowhere. */
   endsFirst = false;
+  /** By how much the clock of each QEMU is ahead of ours, ms. */
+  readonly clockMs = { source: 0, destination: 0 };
   /** The machines have an ECAM window. */
   hasEcam = true;
   /** A vIOMMU that both VMs have. */
@@ -402,7 +404,7 @@ export class FakeWorld {
 
   #event(side: 'source' | 'destination', name: string, data: object = {}): void {
     if (this.eventless && side === 'source' && name === 'MIGRATION') return;
-    const now = Date.now();
+    const now = Date.now() + this.clockMs[side];
     this.#servers?.[side].event(name, data, Math.floor(now / 1000), (now % 1000) * 1000);
   }
 

@@ -98,6 +98,21 @@ describe('a migration without faults', () => {
     await expect(failed).rejects.toMatchObject({ outcome: 'source' });
   });
 
+  it.each([
+    { source: -60_000, destination: 0 },
+    { source: 60_000, destination: -60_000 },
+    { source: 0, destination: -3_600_000 },
+  ])("is measured by our clock where those of the QEMUs are other machines': %o", async (clocks) => {
+    Object.assign(world.clockMs, clocks);
+    const report = await migrate({ ...world.options(), verify: { config: true } });
+    expect(report.blackoutUs).toBeGreaterThanOrEqual(0);
+    expect(report.blackoutUs).toBeLessThan(20_000_000);
+    for (const { startUs, endUs } of report.timeline) {
+      expect(startUs).toBeGreaterThan(-20_000_000);
+      expect(endUs).toBeLessThan(20_000_000);
+    }
+  });
+
   it('is not held back for good by what was measured in a busy moment', async () => {
     const { source } = world;
     const barrier = source.barrier.bind(source);
