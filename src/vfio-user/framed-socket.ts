@@ -18,6 +18,11 @@ export const frame = {
 const spareRoom = 64 * 1024;
 /** What is kept back of small messages at most, while corked. */
 const gatherRoom = 16 * 1024;
+/**
+ * Descriptors that may be there before the message that they came with is whole: more than one `sendmsg` takes (253), and than any
+ * message may have. A peer that sends some with each byte of a long one would fill this process's table of open files.
+ */
+const maxEarlyDescriptors = 512;
 const noDescriptors: readonly number[] = Object.freeze([]);
 
 interface DescriptorGroup {
@@ -126,6 +131,10 @@ export class FramedSocket {
     if (this.#arrived.length > 0) {
       this.#groups.push({ end: this.#base + this.#end, fds: this.#arrived });
       this.#arrived = [];
+      if (this.#groups.reduce((sum, { fds }) => sum + fds.length, 0) > maxEarlyDescriptors) {
+        this.close('the peer sends descriptors without their messages');
+        return false;
+      }
     }
     if (this.#skip > 0) this.#skipArrived();
     return true;

@@ -148,6 +148,20 @@ describe('descriptors', () => {
     }
   });
 
+  it('that come with every piece of a message that does not end are given back, and end the connection', () => {
+    const many = Array.from({ length: 200 }, () => file(100));
+    const endless = message(1, 4000);
+    const pieces = [0, 1, 2, 3].map((at) => endless.subarray(at, at + 1));
+    for (const piece of pieces.slice(0, 2)) send(piece, many);
+    collect();
+    expect(socket.closed).toBe(false);
+    for (const piece of pieces.slice(2)) send(piece, many);
+    collect();
+    expect(socket.reason).toContain('descriptors');
+    // The files themselves, and both ends.
+    expect(openDescriptors()).toBe(before + many.length + 2);
+  });
+
   it('may come with the second part of a message', () => {
     const split = message(2, 30);
     const a = file(100);
