@@ -55,7 +55,7 @@ export async function check(run: Run): Promise<void> {
       `the destination VM is ${waiting}, not waiting for a migration`,
       'start it with -incoming defer -S',
     );
-  await Promise.all([checkBlockers(run), checkMemory(run), checkInventory(run)]);
+  await Promise.all([checkBlockers(run), checkCapabilities(run), checkMemory(run), checkInventory(run)]);
   await run.each((device) => checkDevice(run, device));
   run.ecamBase = await run.until(findEcam(run.source));
   await run.until(checkIommu(run));
@@ -80,6 +80,19 @@ async function checkBlockers(run: Run): Promise<void> {
       `a migration is under way already (${status})`,
       'if nobody conducts it any more: vfio-companion recover',
     );
+}
+
+/** One that a QEMU has not, it would refuse only when both sides have been touched. */
+async function checkCapabilities(run: Run): Promise<void> {
+  const wanted = Object.keys(run.options.capabilities ?? {});
+  if (wanted.length === 0) return;
+  for (const [side, qemu] of Object.entries({ source: run.source, destination: run.destination })) {
+    const answer = await run.until(qemu.execute('query-migrate-capabilities'));
+    const known = listAt(answer).map((each) => textAt(each, 'capability'));
+    const unknown = wanted.filter((name) => !known.includes(name));
+    if (unknown.length > 0)
+      throw refusal('VC_CAPABILITY', `the ${side} QEMU has no migration capability ${unknown.join(', ')}`);
+  }
 }
 
 async function checkMemory(run: Run): Promise<void> {

@@ -621,6 +621,16 @@ describe('what is refused at once', () => {
     expect(world.journal.filter((line) => /setState|hold|QEMU: migrate$/.test(line))).toEqual([]);
   });
 
+  it('a capability that a QEMU does not have, as one that is misspelt', async () => {
+    const failed = migrate({ ...world.options(), capabilities: { xbzrle: true, multfd: true } });
+    await expect(failed).rejects.toMatchObject({
+      code: 'VC_CAPABILITY',
+      outcome: 'source',
+      message: expect.stringMatching(/^the source QEMU has no migration capability multfd;/),
+    });
+    expect(world.journal.filter((line) => /setState|hold|QEMU: (migrate|quit)$/.test(line))).toEqual([]);
+  });
+
   it('a second vfio-user device that nobody named, another model, a VM that does not wait', async () => {
     world.destinationStatus = 'running';
     await expect(migrate(world.options())).rejects.toMatchObject({
