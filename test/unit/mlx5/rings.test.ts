@@ -1,7 +1,9 @@
 import { expect, it } from 'vitest';
+import { cqStatus } from '../../../device-models/mlx5/cq.ts';
 import { limits } from '../../../device-models/mlx5/limits.ts';
-import { cqeOpcode, cqeSyndrome } from '../../../device-models/mlx5/prm/index.ts';
-import { logRqSize } from './driver-base.ts';
+import { cqeOpcode, cqeSyndrome, eventType } from '../../../device-models/mlx5/prm/index.ts';
+import { queueState } from '../../../device-models/mlx5/work-queue.ts';
+import { logCqSize, logRqSize } from './driver-base.ts';
 import { buildFrame } from './frames.ts';
 import { running } from './setup.ts';
 
@@ -66,6 +68,24 @@ it('refuses a WQE with more payload than one may carry', () => {
   driver.poll();
   expect(port.sent).toEqual([]);
   expect(driver.completions.map((cqe) => cqe[0x37])).toEqual([0, cqeSyndrome.LOCAL_LENGTH_ERR]);
+});
+
+it('writes nothing more to a completion queue that has run over, whatever room there is later', () => {
+  const { device, driver } = running();
+  const { tx } = driver.channels[0] ?? expect.fail('no channel');
+  const cq = device.core.cqs.table.get(tx.cq.cqn);
+  for (let count = 0; count <= 2 ** logCqSize; count++) driver.postNop(tx);
+  expect(cq.status).toBe(cqStatus.OVERFLOW);
+  const written = cq.pi;
+  driver.poll();
+  driver.modifySq(tx, queueState.ERR, queueState.RST);
+  driver.modifySq(tx, queueState.RST, queueState.RDY);
+  tx.pc = 0;
+  driver.postNop(tx);
+  expect(cq.pi).toBe(written);
+  expect(driver.querySqState(tx)).toBe(queueState.ERR);
+  driver.poll();
+  expect(driver.events.filter(({ type }) => type === eventType.CQ_ERROR)).toHaveLength(1);
 });
 
 it('forgets an event that moderation holds back when the function is reset', () => {

@@ -86,6 +86,18 @@ describe('INTx', () => {
     expect(fds.taken()).toEqual([second]);
   });
 
+  test('a client that leaves takes its descriptors with it, and the next one starts unmasked', () => {
+    const { fds, interrupts, connect } = makeFunction();
+    connect(irqIndex.intx, 0, 1);
+    interrupts.setIrqs(request('unmask', { type: 'eventfd', fds: [fds.create()] }));
+    interrupts.setIntx(true);
+    fds.taken();
+    interrupts.setIrqs({ ...request('trigger'), count: 0 });
+    expect([fds.open.size, fds.watches.size]).toEqual([0, 0]);
+    const [fd] = connect(irqIndex.intx, 0, 1);
+    expect(fds.taken()).toEqual([fd]);
+  });
+
   test('unmask by eventfd', () => {
     const { fds, interrupts, connect } = makeFunction();
     const [fd] = connect(irqIndex.intx, 0, 1);

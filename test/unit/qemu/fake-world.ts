@@ -309,6 +309,8 @@ export class FakeWorld {
   eventless = false;
   /** What would be cancelled comes to its end just before, as one that pauses nowhere. */
   endsFirst = false;
+  /** How long before it tells of its last pass the source has stopped, ms. */
+  stopsAheadMs = 0;
   /** By how much the clock of each QEMU is ahead of ours, ms. */
   readonly clockMs = { source: 0, destination: 0 };
   /** The machines have an ECAM window. */
@@ -388,7 +390,7 @@ export class FakeWorld {
     if (this.#migration !== 'active') return;
     this.#migration = 'pre-switchover';
     this.sourceStatus = 'finish-migrate';
-    if (this.#statusBefore === 'running') this.#event('source', 'STOP');
+    if (this.#statusBefore === 'running') this.#event('source', 'STOP', {}, this.stopsAheadMs);
     this.#event('source', 'MIGRATION', { status: 'pre-switchover' });
   }
 
@@ -402,9 +404,9 @@ export class FakeWorld {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  #event(side: 'source' | 'destination', name: string, data: object = {}): void {
+  #event(side: 'source' | 'destination', name: string, data: object = {}, agoMs = 0): void {
     if (this.eventless && side === 'source' && name === 'MIGRATION') return;
-    const now = Date.now() + this.clockMs[side];
+    const now = Date.now() + this.clockMs[side] - agoMs;
     this.#servers?.[side].event(name, data, Math.floor(now / 1000), (now % 1000) * 1000);
   }
 

@@ -156,6 +156,12 @@ describe('a migration without faults', () => {
     expect(report.rounds).toBeGreaterThan(3 * maxRounds);
   });
 
+  it('counts the blackout from when QEMU stopped the guest, however late it tells', async () => {
+    world.stopsAheadMs = 90;
+    const report = await migrate(world.options());
+    expect(report.blackoutUs).toBeGreaterThan(90_000);
+  });
+
   it('has told the destination all registers before the blackout', async () => {
     const report = await migrate(world.options());
     expect(report.devices[0]?.replayPath).toBe('early');
