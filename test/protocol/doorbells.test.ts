@@ -7,6 +7,7 @@ import type { ClientLink } from '../../src/transport/served-device.ts';
 import { PeerError } from '../../src/vfio-user/client/index.ts';
 import { ioeventfdFlags, ioFdType, pciRegion } from '../../src/vfio-user/constants.ts';
 import { openDescriptors } from '../fuzz/target.ts';
+import { noState } from '../unit/device/no-state.ts';
 import { Bench } from './runtime-harness.ts';
 
 const doorbell = { plain: 0x100, matched: 0x104, narrow: 0x108 } as const;
@@ -61,13 +62,9 @@ function belledModel(writes: string[], onOther: () => void): DeviceModel<OptionT
         writes.push('reset');
       },
       migration: {
-        p2p: true,
-        geometry: {},
+        ...noState,
         estimate: () => 16,
         save: () => [{ section: 'writes', value: writes.length }],
-        beginLoad: () => {},
-        load: () => {},
-        endLoad: () => {},
       },
     }),
   }) as unknown as DeviceModel<OptionTable>;

@@ -3,6 +3,7 @@ import { type DeviceModel, defineModel, RegisterBlock } from '../../src/device/i
 import { migrationState } from '../../src/migration/index.ts';
 import * as operations from '../../src/vfio-user/client/operations.ts';
 import { pciRegion } from '../../src/vfio-user/constants.ts';
+import { noState } from '../unit/device/no-state.ts';
 import { Bench, somePciFunction } from './runtime-harness.ts';
 
 const busMasterAndMemory = 6;
@@ -40,15 +41,7 @@ const late = defineModel({
     },
     reset: () => {},
     quiesce: () => void log.push('stopped'),
-    migration: {
-      p2p: false,
-      geometry: {},
-      estimate: () => 0,
-      save: () => [],
-      beginLoad: () => {},
-      load: () => {},
-      endLoad: () => {},
-    },
+    migration: { ...noState, p2p: false },
   }),
 });
 

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { modelNames, shippedModel } from '../../../device-models/index.ts';
 import { deviceFaults, modelFaults } from '../../../src/runtime/model-check.ts';
 import { isModelPath, loadModel, ModelModuleError, pickModel } from '../../../src/runtime/model-module.ts';
+import { noState } from '../device/no-state.ts';
 
 const good = {
   name: 'mine',
@@ -77,16 +78,7 @@ describe('what is a model', () => {
 describe('what is a device', () => {
   const bar = { read: () => {}, write: () => {} };
   const described = { 0: { size: 16, kind: 'memory32' } } as const;
-  const migration = {
-    p2p: true,
-    geometry: {},
-    estimate: () => 1,
-    save: () => [],
-    beginLoad: () => {},
-    load: () => {},
-    endLoad: () => {},
-  };
-  const device = { bars: { 0: bar, 1: undefined }, reset: () => {}, migration };
+  const device = { bars: { 0: bar, 1: undefined }, reset: () => {}, migration: noState };
 
   it.each<[string, object, string]>([
     ['without BARs', { bars: undefined }, 'bars is no table'],
@@ -96,10 +88,10 @@ describe('what is a device', () => {
     ['with a hook that is data', { resume: true }, 'resume is no function'],
     ['with operations that are none', { operations: [] }, 'operations is no table'],
     ['with a migration that is none', { migration: true }, 'migration is no object'],
-    ['without P2P told', { migration: { ...migration, p2p: undefined } }, 'migration.p2p is not'],
-    ['without a geometry', { migration: { ...migration, geometry: undefined } }, 'migration.geometry is no'],
-    ['without an end of loading', { migration: { ...migration, endLoad: 0 } }, 'migration.endLoad is no'],
-    ['with data for a precopy', { migration: { ...migration, preCopy: 1 } }, 'migration.preCopy is no'],
+    ['without P2P told', { migration: { ...noState, p2p: undefined } }, 'migration.p2p is not'],
+    ['without a geometry', { migration: { ...noState, geometry: undefined } }, 'migration.geometry is no'],
+    ['without an end of loading', { migration: { ...noState, endLoad: 0 } }, 'migration.endLoad is no'],
+    ['with data for a precopy', { migration: { ...noState, preCopy: 1 } }, 'migration.preCopy is no'],
   ])('one %s is not', (_what, change, fault) => {
     expect(deviceFaults(device, described)).toEqual([]);
     expect(deviceFaults({ ...device, ...change }, described)).toEqual([expect.stringContaining(fault)]);

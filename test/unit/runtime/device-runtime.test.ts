@@ -5,6 +5,7 @@ import { silentLogger } from '../../../src/log.ts';
 import { createReactor, type Reactor } from '../../../src/loop/index.ts';
 import { migrationState } from '../../../src/migration/index.ts';
 import { DeviceRuntime, type RuntimeSettings } from '../../../src/runtime/device-runtime.ts';
+import { noState } from '../device/no-state.ts';
 
 const openDescriptors = (): number => readdirSync('/proc/self/fd').length;
 
@@ -109,10 +110,7 @@ describe('the migration of a device whose model has failed', () => {
         if (failsAtRest) throw new TypeError('a bug');
       },
       migration: {
-        p2p: true,
-        geometry: {},
-        estimate: () => 0,
-        save: () => [],
+        ...noState,
         preCopy: () => ({
           initialBytes: () => 0,
           dirtyBytes: () => 0,
@@ -120,9 +118,6 @@ describe('the migration of a device whose model has failed', () => {
           final: () => [],
           end: () => {},
         }),
-        beginLoad: () => {},
-        load: () => {},
-        endLoad: () => {},
       },
     }),
   });
