@@ -5,6 +5,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLogger } from '../../../src/log.ts';
 import { createReactor, type Reactor } from '../../../src/loop/index.ts';
 import { Listener } from '../../../src/loop/listener.ts';
+import { TimerQueue } from '../../../src/loop/timers.ts';
 import { closeFd, connectUnix, listenUnix, socketPair } from '../../../src/posix/index.ts';
 
 let directory: string;
@@ -51,17 +52,28 @@ test('takes all who come, a few a turn', () => {
   listener.close();
 });
 
-test('a failure is told of once, and the loop is not kept busy with it', () => {
+test('after a failure it pauses, so that the loop is not kept busy with it, and tries again', () => {
   const told: unknown[] = [];
   const log = {
     ...silentLogger,
     error: (about: unknown) => told.push(about),
   } as unknown as typeof silentLogger;
+  let now = 0;
+  const timers = new TimerQueue(() => now);
   // No socket that listens, so that accept fails; and one that is always ready, for the other end has gone.
   const [fd, other] = socketPair();
   closeFd(other);
-  const listener = new Listener(fd, { reactor, log, accepted: closeFd });
+  const listener = new Listener(fd, {
+    reactor: { watch: reactor.watch.bind(reactor), timer: timers.create.bind(timers) } as unknown as Reactor,
+    log,
+    accepted: closeFd,
+  });
   for (let turn = 0; turn < 20; turn++) reactor.turn(0);
   expect(told.length).toBe(1);
+  now += timers.next() ?? expect.fail('nothing is to go on later');
+  timers.runDue();
+  reactor.turn(0);
+  expect(told.length).toBe(2);
   listener.close();
+  expect(timers.next()).toBeUndefined();
 });
