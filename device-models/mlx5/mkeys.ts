@@ -28,19 +28,32 @@ export class Mkey extends DeviceObject {
   }
 }
 
-/** Whether a WQE may use an address with a key. */
+/** Whether a work queue of protection domain `pd` may use an address with a key: to send from it, or to receive into it. */
 export interface MkeyCheck {
-  allows(lkey: number, address: number, length: number): boolean;
+  readable(lkey: number, pd: number, address: number, length: number): boolean;
+  writable(lkey: number, pd: number, address: number, length: number): boolean;
 }
 
 /** All memory keys. */
 export class Mkeys implements MkeyCheck {
   readonly table = new ObjectTable<Mkey>('mkey', 0x100, limits.mkeys, 16 * limits.mkeys);
 
-  allows(lkey: number, address: number, length: number): boolean {
-    const mkey = this.table.find(lkey >>> 8);
-    if (mkey === undefined || mkey.settings.variant !== (lkey & 0xff)) return false;
-    const { wholeSpace, start } = mkey.settings;
-    return wholeSpace || (address >= start && address + length <= start + mkey.settings.length);
+  readable(lkey: number, pd: number, address: number, length: number): boolean {
+    const settings = this.#covering(lkey, pd, address, length);
+    return settings?.localRead === true;
+  }
+
+  writable(lkey: number, pd: number, address: number, length: number): boolean {
+    const settings = this.#covering(lkey, pd, address, length);
+    return settings?.localWrite === true;
+  }
+
+  /** The key `lkey`, if it is of the same protection domain and all of the range lies in its own. */
+  #covering(lkey: number, pd: number, address: number, length: number): MkeySettings | undefined {
+    const settings = this.table.find(lkey >>> 8)?.settings;
+    if (settings === undefined || settings.variant !== (lkey & 0xff) || settings.pd !== pd) return undefined;
+    const { wholeSpace, start } = settings;
+    if (wholeSpace || (address >= start && address + length <= start + settings.length)) return settings;
+    return undefined;
   }
 }

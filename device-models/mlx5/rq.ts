@@ -183,6 +183,7 @@ export class ReceiveQueues {
   /** Copies the frame, once, to where the WQE points; returns 0 or a `cqeSyndrome`. */
   #scatter(rq: ReceiveQueue, bytes: Uint8Array, strip: boolean): number {
     const dma = this.#host.dma;
+    const { pd } = rq.settings.wq;
     const wqe = this.#wqeByStride[rq.settings.wq.logStride] ?? this.#wqe;
     try {
       dma.read(rq.ring.address(rq.ci), wqe);
@@ -194,7 +195,7 @@ export class ReceiveQueues {
         const high = wqe.readUInt32BE(segment + addressByte);
         let address = high * 2 ** 32 + wqe.readUInt32BE(segment + addressByte + 4);
         if (!Number.isSafeInteger(address + room)) return cqeSyndrome.LOCAL_PROT_ERR;
-        if (!this.#mkeys.allows(lkey, address, room)) return cqeSyndrome.LOCAL_PROT_ERR;
+        if (!this.#mkeys.writable(lkey, pd, address, room)) return cqeSyndrome.LOCAL_PROT_ERR;
         let left = room;
         if (strip && from < macAddressesBytes) {
           const count = Math.min(left, macAddressesBytes - from);
