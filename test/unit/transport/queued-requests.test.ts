@@ -31,6 +31,40 @@ describe('requests that wait for the device', () => {
     expect(queue.add(64 * mib, () => {})).toBe(true);
   });
 
+  it('run in order however many they are, each giving its room to one that is added meanwhile', () => {
+    const queue = new QueuedRequests();
+    const limit = 65536;
+    const more = limit / 2;
+    let next = 0;
+    let wrong = 0;
+    const request = (number: number) => () => {
+      if (number !== next++) wrong++;
+      if (number >= more) return;
+      // The queue was full but for this one: there is room for one more, and for no second.
+      if (!queue.add(1, request(limit + number)) || queue.add(1, () => {})) wrong++;
+      if (queue.length !== limit) wrong++;
+    };
+    for (let number = 0; number < limit; number++) queue.add(1, request(number));
+    queue.drain();
+    expect({ next, wrong, left: queue.length }).toEqual({ next: limit + more, wrong: 0, left: 0 });
+    expect(queue.add(64 * 2 ** 20, () => {})).toBe(true);
+  });
+
+  it('are forgotten when one of them ends the session, and those of the next one run', () => {
+    const queue = new QueuedRequests();
+    const order: string[] = [];
+    queue.add(1, () => order.push('first'));
+    queue.add(1, () => {
+      queue.clear();
+      queue.add(1, () => order.push('of the next session'));
+    });
+    for (let number = 0; number < 8; number++) queue.add(1, () => order.push('of a client that is gone'));
+    queue.drain();
+    expect(order).toEqual(['first', 'of the next session']);
+    expect(queue.length).toBe(0);
+    expect(queue.add(64 * 2 ** 20, () => {})).toBe(true);
+  });
+
   it('go on after one that throws', () => {
     const queue = new QueuedRequests();
     let ran = false;
