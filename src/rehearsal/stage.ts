@@ -26,8 +26,8 @@ export class Stage<T extends OptionTable = OptionTable> {
   readonly client: VfioUserClient;
   /** On the migration socket. */
   readonly orchestrator: VfioUserClient;
-  readonly #servers: { close(): void }[];
-  readonly #guests: { fd: number; mapping: MappedMemory }[] = [];
+  /** Takes away what has been made so far, from the last to the first. */
+  readonly #undo: (() => void)[] = [];
 
   constructor(
     model: DeviceModel<T>,
@@ -36,8 +36,6 @@ export class Stage<T extends OptionTable = OptionTable> {
   ) {
     const { reactor } = this;
     const log = silentLogger;
-    this.runtime = new DeviceRuntime(model, { reactor, log, ...settings });
-    const runtime = this.runtime as unknown as DeviceRuntime;
     const turn = (): void => {
       for (let round = 0; round < turnsToAnswer; round++) reactor.turn(0);
     };
@@ -45,21 +43,33 @@ export class Stage<T extends OptionTable = OptionTable> {
       const [ours, theirs] = socketPair();
       server.adopt(ours);
       const client = VfioUserClient.raw(theirs, { pump: turn, capabilities: { companion: true } });
+      this.#undo.push(() => client.close());
       client.negotiate();
       return client;
     };
-    const device = serve({ reactor, device: runtime, log, whileWaiting: () => void this.client.poll() });
-    const migration = new NativeServer({
-      reactor,
-      device: orchestratorPort(runtime),
-      role: 'migration',
-      log,
-      companion: (request, sendReplies) => this.runtime.companion.handle(request, sendReplies),
-      onClientGone: () => this.runtime.companion.release(),
-    });
-    this.#servers = [device, migration];
-    this.client = connect(device);
-    this.orchestrator = connect(migration);
+    this.#undo.push(() => reactor.close());
+    try {
+      this.runtime = new DeviceRuntime(model, { reactor, log, ...settings });
+      const runtime = this.runtime as unknown as DeviceRuntime;
+      this.#undo.push(() => runtime.close());
+      const device = serve({ reactor, device: runtime, log, whileWaiting: () => void this.client.poll() });
+      this.#undo.push(() => device.close());
+      const migration = new NativeServer({
+        reactor,
+        device: orchestratorPort(runtime),
+        role: 'migration',
+        log,
+        companion: (request, sendReplies) => this.runtime.companion.handle(request, sendReplies),
+        onClientGone: () => this.runtime.companion.release(),
+      });
+      this.#undo.push(() => migration.close());
+      this.#undo.push(() => this.settle());
+      this.client = connect(device);
+      this.orchestrator = connect(migration);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
   }
 
   /** Lets the servers work until they have nothing left to do. */
@@ -71,7 +81,11 @@ export class Stage<T extends OptionTable = OptionTable> {
   guestMemory(iova: number, size: number): Buffer {
     const fd = memfdCreate('guest', size);
     const mapping = MappedMemory.map(fd, 0, size, mmapProt.READ | mmapProt.WRITE);
-    this.#guests.push({ fd, mapping });
+    // The device's own mapping goes first, with the device.
+    this.#undo.unshift(() => {
+      mapping.unmap();
+      closeFd(fd);
+    });
     const bytes = mapping.windows[0];
     if (!bytes) throw new Error('no window');
     this.client.dmaMap({ iova, size, prot: dmaProt.read | dmaProt.write, fd, bytes });
@@ -79,15 +93,6 @@ export class Stage<T extends OptionTable = OptionTable> {
   }
 
   close(): void {
-    this.client.close();
-    this.orchestrator.close();
-    this.settle();
-    for (const server of this.#servers) server.close();
-    this.runtime.close();
-    this.reactor.close();
-    for (const { fd, mapping } of this.#guests) {
-      mapping.unmap();
-      closeFd(fd);
-    }
+    for (const undo of this.#undo.splice(0).reverse()) undo();
   }
 }
