@@ -114,6 +114,7 @@ export class CompletionQueues {
 
   /**
    * Writes the prepared `entry`. `opcodeNibble` is the CQE's opcode; owner and format are added here.
+   * @param solicited what a CQ tells of that is armed for solicited completions only: failures, and what was sent so
    * @returns false when the CQ failed (overrun, memory): the guest has got a CQ_ERROR event then
    */
   post(cq: CompletionQueue, opcodeNibble: number, solicited = false): boolean {

@@ -249,7 +249,7 @@ export class ReceiveQueues {
     entry.writeUInt32BE(rq.id, at.flowTag);
     entry.writeUInt16BE(rq.ci, at.counter);
     cq.urgent = true;
-    return this.#cqs.post(cq, cqeOpcode.RESP_ERR);
+    return this.#cqs.post(cq, cqeOpcode.RESP_ERR, true);
   }
 }
 

@@ -273,7 +273,7 @@ export class SendQueues {
     this.#stamp(entry);
     entry.writeUInt32BE(((this.#wqe.opcode << 24) | sq.id) >>> 0, qpnByte);
     entry.writeUInt16BE(index, counterByte);
-    if (!this.#cqs.post(cq, cqeOpcode.REQ)) sq.setState(queueState.ERR);
+    if (!this.#cqs.post(cq, cqeOpcode.REQ, this.#wqe.solicited)) sq.setState(queueState.ERR);
   }
 
   /** The queue stops at WQE `index`; the driver recovers it with QUERY_SQ and MODIFY_SQ. */
@@ -290,7 +290,7 @@ export class SendQueues {
     entry[syndromeByte] = syndrome;
     entry.writeUInt32BE(((opcode << 24) | sq.id) >>> 0, qpnByte);
     entry.writeUInt16BE(index, counterByte);
-    this.#cqs.post(cq, cqeOpcode.REQ_ERR);
+    this.#cqs.post(cq, cqeOpcode.REQ_ERR, true);
   }
 
   /**

@@ -38,6 +38,8 @@ export class SendWqe {
   /** Bytes of the WQE: `ds` units. */
   length = 0;
   signalled = false;
+  /** Its completion is one that a CQ tells of which is armed for solicited ones only. */
+  solicited = false;
   checksumL3 = false;
   checksumL4 = false;
   mss = 0;
@@ -68,7 +70,9 @@ export function parseControl(bytes: Buffer, wqe: SendWqe): void {
   wqe.qpn = bytes.readUInt32BE(dsWord) >>> 8;
   wqe.length = ds * segmentBytes;
   wqe.basicBlocks = Math.max(1, Math.ceil(ds / 4));
-  wqe.signalled = ((bytes[flagsByte] ?? 0) & wqeControlBits.ceMask) === wqeControlBits.cqUpdate;
+  const completion = (bytes[flagsByte] ?? 0) & wqeControlBits.ceMask;
+  wqe.solicited = completion === wqeControlBits.cqUpdateAndEqe;
+  wqe.signalled = wqe.solicited || completion === wqeControlBits.cqUpdate;
 }
 
 /**

@@ -4,6 +4,7 @@ import { functionPhase } from '../function-state.ts';
 import { limits } from '../limits.ts';
 import { adapterPageBytes } from '../memory.ts';
 import {
+  enableHcaIn,
   initHcaIn,
   managePagesIn,
   managePagesOut,
@@ -92,12 +93,14 @@ function queryAdapter(_core: Mlx5Core, _input: Buffer, output: Buffer): void {
 export const functionCommands = [
   command(
     'ENABLE_HCA',
+    enableHcaIn,
     undefined,
-    undefined,
-    (core) => {
-      if (core.function.phase !== DISABLED) return;
-      // A reset may have come in the middle of a command: what that command still made belongs to nobody.
+    (core, input) => {
+      require(enableHcaIn.get(input, 'function_id') === 0, 'otherFunction', 'another function');
+      // Whatever there is belongs to nobody: a system that crashed has left it to the kernel that dumps it (kexec resets no
+      // device), or a reset came in the middle of the command that made it.
       core.clearObjects();
+      core.function.reset();
       core.function.phase = ENABLED;
     },
     DISABLED,

@@ -53,6 +53,10 @@ export const queryAdapterParamBlock = ifc('query_adapter_param_block', 0x800, {
   vsd_contd_psid: [0x780, 128],
 });
 
+export const enableHcaIn = ifc('enable_hca_in', 0x80, {
+  function_id: [0x50, 16],
+});
+
 export const initHcaIn = ifc('init_hca_in', 0x100, {
   sw_vhca_id: [0x62, 14],
   sw_owner_id: [0x80, 128],

@@ -118,9 +118,10 @@ export const wqeOpcode = { NOP: 0x00, SEND: 0x0a, LSO: 0x0e } as const;
 /** Bits of the control segment. */
 export const wqeControlBits = {
   dsMask: 0x3f,
-  /** `fm_ce_se`: completion requested (`MLX5_WQE_CTRL_CQ_UPDATE`), within the two `ce` bits. */
+  /** `fm_ce_se`: completion requested, without or with an event (`MLX5_WQE_CTRL_CQ_UPDATE`, `…_AND_EQE`), in the two `ce` bits. */
   ceMask: 0xc,
   cqUpdate: 0x8,
+  cqUpdateAndEqe: 0xc,
 } as const;
 
 /** `cs_flags` (`MLX5_ETH_WQE_L3_CSUM` …). */

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Mlx5Device } from '../../../device-models/mlx5/index.ts';
 import { queueState } from '../../../device-models/mlx5/work-queue.ts';
+import { CommandFailed, FakeDriver } from './driver.ts';
 import { FakeHost, FakePort } from './fake-host.ts';
 import { buildFrame } from './frames.ts';
 import { type Bench, bench, running, testMac } from './setup.ts';
@@ -40,6 +41,39 @@ describe('life of a driver', () => {
     port.inject(buildFrame({ dst: driver.mac }));
     driver.poll();
     expect(driver.received).toHaveLength(1);
+  });
+
+  it('starts from nothing for a kernel that finds the device in use, as one that dumps a crashed one', () => {
+    const { host, device, port, driver } = running();
+    const { core } = device;
+    const objects = () =>
+      [core.eqs, core.cqs, core.sqs, core.rqs, core.mkeys, core.steering].map((part) =>
+        'tables' in part ? part.tables.size : part.table.size,
+      );
+    const before = objects();
+    core.function.give(0x5000);
+    const next = new FakeDriver(host, device);
+    // In memory of its own.
+    next.alloc(2 * 1024 * 1024);
+    next.probe(3);
+    next.up(1);
+    expect(objects()).toEqual(before);
+    expect(core.function.pages).toEqual([]);
+    const frame = buildFrame({ dst: next.mac });
+    port.inject(frame);
+    driver.poll();
+    next.poll();
+    expect([driver.received.length, next.received.map((got) => got.frame)]).toEqual([0, [frame]]);
+    next.send(frame);
+    expect(port.sent).toEqual([frame]);
+  });
+
+  it('enables no other function, and leaves this one alone then', () => {
+    const { device, driver } = running();
+    const input = Buffer.alloc(16);
+    input.writeUInt16BE(1, 10);
+    expect(() => driver.command('ENABLE_HCA', input, 12)).toThrow(CommandFailed);
+    expect(device.core.sqs.table.size).toBe(2);
   });
 
   it('starts from nothing after a function level reset', () => {

@@ -115,3 +115,47 @@ it('sends an event that moderation holds back when the driver ends moderation', 
   driver.poll();
   expect(driver.received.length).toBe(2);
 });
+
+/** `fm_ce_se`: what a WQE asks to be completed with. */
+const completionModes = [
+  ['nothing', 0x0, 0, false],
+  ['the first error alone', 0x4, 0, false],
+  ['a CQE', 0x8, 1, false],
+  ['a CQE and an event', 0xc, 1, true],
+] as const;
+
+it.each(completionModes)('completes a WQE that asks for %s so', (_what, flags, completions, solicited) => {
+  const { host, device, driver } = running();
+  const { tx } = driver.channels[0] ?? expect.fail('no channel');
+  const cq = device.core.cqs.table.get(tx.cq.cqn);
+  driver.poll();
+  // Armed for solicited completions only: command 1.
+  driver.write64(driver.uarBase + 0x20, ((1 << 24) | (tx.cq.ci & 0xffffff)) >>> 0, tx.cq.cqn);
+  const [before, fired] = [cq.pi, host.fired.length];
+  driver.postNop(tx, false);
+  driver.memory[tx.ring + ((tx.pc - 1) % 2 ** tx.logSize) * 64 + 11] = flags;
+  driver.ring(tx);
+  expect(cq.pi - before).toBe(completions);
+  expect(host.fired.length - fired).toBe(solicited ? 1 : 0);
+});
+
+it('tells of a failure also where a CQ is armed for solicited completions only', () => {
+  const { host, port, device, driver } = running();
+  const { tx, rx } = driver.channels[0] ?? expect.fail('no channel');
+  driver.poll();
+  const armSolicited = (cq: { ci: number; cqn: number }) =>
+    driver.write64(driver.uarBase + 0x20, ((1 << 24) | (cq.ci & 0xffffff)) >>> 0, cq.cqn);
+  armSolicited(tx.cq);
+  device.injectSendError();
+  let fired = host.fired.length;
+  driver.send(buildFrame({ dst: driver.mac }));
+  expect(host.fired.length).toBe(fired + 1);
+  driver.poll();
+  armSolicited(rx.cq);
+  fired = host.fired.length;
+  port.inject(buildFrame({ dst: driver.mac }));
+  expect(host.fired.length).toBe(fired);
+  driver.memory.writeUInt32BE(0x4242, rx.ring + 16 + 4);
+  port.inject(buildFrame({ dst: driver.mac }));
+  expect(host.fired.length).toBe(fired + 1);
+});

@@ -108,6 +108,7 @@ const commands: readonly Case[] = [
   ['a TIR of no RQT', status.BAD_PARAM_ERR, (driver) => driver.createTir(0x777, false, false, 3)],
   // Sizes, indices, addresses.
   ['a CQ too large', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'log_cq_size', 31, 16))],
+  ['compressed CQEs', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'cqe_comp_en', 1, 16))],
   ['CQEs of 128 bytes', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'cqe_sz', 1, 16))],
   ['pages cut off', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'log_cq_size', 12, 16))],
   ['an odd page', status.BAD_PARAM_ERR, (driver) => cq(driver, (input) => input.writeUInt32BE(0x123, 0x114))],
