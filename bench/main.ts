@@ -1,5 +1,5 @@
 /**
- * Runs the benchmarks one after the other, each in a process of its own. Those that boot guests run only when named.
+ * Runs the benchmarks one after the other, each in a process of its own. Those that boot guests or need taps run only when named.
  *
  *   node dist/bench/main.js [--reference PATH] [NAME …] [-- ARGUMENTS of the one that is named]
  *
@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { locateLibvfioUser } from '../src/setup/libvfio-user.ts';
 
-/** Without a guest: what `make bench` runs. */
+/** With neither a guest nor taps: what `make bench` runs. */
 const quick = [
   'round-trip',
   'transports',

@@ -4,10 +4,13 @@ import { createLogger } from '../src/log.ts';
 import { createReactor } from '../src/loop/index.ts';
 import { openPort } from '../src/net/index.ts';
 import { TestPeer } from '../src/net/testing/test-peer.ts';
+import { fromCommandLine } from './arguments.ts';
 
-const [socket, ip] = process.argv.slice(2);
-if (socket === undefined || ip === undefined || !isIPv4(ip))
-  throw new Error('usage: test-peer SWITCH_SOCKET IP');
+const { socket, ip } = fromCommandLine('test-peer SWITCH_SOCKET IP', ([socket, ip, ...more], usage) => {
+  if (socket === undefined || ip === undefined || !isIPv4(ip) || more.length > 0)
+    throw new Error(`usage: ${usage}`);
+  return { socket, ip };
+});
 const log = createLogger({ name: 'test-peer', level: 'warn' });
 const reactor = createReactor({ onError: (error) => log.error({ err: error }, 'unexpected') });
 const port = openPort(`switch:${socket},name=${ip}`, { reactor, log });

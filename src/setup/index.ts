@@ -57,7 +57,7 @@ export async function probeAccelerator(): Promise<Accelerator> {
   return (await probeKvm(await locateQemu(), await anyKernel())).works ? 'kvm' : 'tcg';
 }
 
-/** The chosen kernel, or any other that is there. */
+/** Any kernel that is there: whichever runs, the accelerator does. */
 async function anyKernel(): Promise<GuestKernel> {
   const store = new Store(cacheRoot());
   for (const name of Object.keys(kernels).filter(isKernelName)) {

@@ -1,5 +1,5 @@
 /** A device model from outside of this tree, as docs/writing-a-device.md shows it, served by the built program. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -7,6 +7,7 @@ import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { migrationState } from '../../src/migration/state.ts';
 import { type ServedDevice, serveDevice } from '../../src/qemu/index.ts';
+import { checkoutRoot } from '../../src/setup/index.ts';
 import { VfioUserClient } from '../../src/vfio-user/client/index.ts';
 
 const program = fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url));
@@ -73,6 +74,31 @@ describe('a model in a file of its own', () => {
     expect(stdout).toBe(
       'adder: adds up what is written\n  start (number, 0.., default 0): what it starts with',
     );
+  });
+
+  it('compiles in TypeScript with the two changes that the documentation names, and is listed', async () => {
+    const typed = join(folder, 'typed');
+    mkdirSync(join(typed, 'node_modules'), { recursive: true });
+    writeFileSync(join(typed, 'package.json'), '{"type":"module"}');
+    symlinkSync(checkoutRoot(), join(typed, 'node_modules/vfio-companion'));
+    symlinkSync(join(checkoutRoot(), 'node_modules/@types'), join(typed, 'node_modules/@types'));
+    const compile = async (text: string) => {
+      writeFileSync(join(typed, 'adder.ts'), text);
+      const options = ['--strict', '--module', 'nodenext', '--target', 'es2022', '--types', 'node'];
+      const compiler = join(checkoutRoot(), 'node_modules/.bin/tsc');
+      return execa(compiler, [...options, '--skipLibCheck', 'adder.ts'], { cwd: typed, reject: false });
+    };
+    const [constant, looked] = ['} as const;', "'value' in record ? record.value : undefined"];
+    for (const change of [constant, looked]) expect(readFileSync(guide, 'utf8')).toContain(change);
+    const firstChange = example().replace(/^};$/m, constant);
+    expect((await compile(example())).stdout).toMatch(
+      /'number' is not assignable to type '1 \| 2 \| 4 \| 8'/,
+    );
+    expect((await compile(firstChange)).stdout).toMatch(/'value' does not exist/);
+    const compiled = await compile(firstChange.replace('record.value', looked));
+    expect(compiled).toMatchObject({ exitCode: 0, stdout: '' });
+    const { stdout } = await execa(process.execPath, [program, 'models', './adder.js'], { cwd: typed });
+    expect(stdout).toMatch(/^adder: adds up what is written$/m);
   });
 
   const mistakes: readonly [what: string, name: string, text: string, says: RegExp, hint: RegExp][] = [

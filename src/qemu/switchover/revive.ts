@@ -36,7 +36,7 @@ export async function reviveDevice(
   );
   const troubles: string[] = [];
   for (const [index, result] of results.entries()) {
-    // Logging may never have been started; then its end is refused, rightly.
+    // Logging may never have been started: that its end is refused then would be no trouble.
     if (result.status === 'rejected' && index !== 1)
       troubles.push(`device ${id}: ${steps[index]?.[0]}: ${String(result.reason)}`);
   }

@@ -3,7 +3,7 @@
  *
  *   NODE_OPTIONS=--import=$PWD/dist/test/fuzz/mlx5/record-guest.js MLX5_RECORD=FILE [MLX5_RECORD_STEPS=N] …
  *
- * FILE is written when the server ends; beside the others in test/fuzz/recordings it is played by `make fuzz`.
+ * FILE.PID is written when the server with that process id ends; beside the others in test/fuzz/recordings it is played by `make fuzz`.
  */
 import { writeFileSync } from 'node:fs';
 import { Bar0 } from '../../../device-models/mlx5/init-segment.ts';

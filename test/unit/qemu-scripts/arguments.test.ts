@@ -1,3 +1,5 @@
+import { fileURLToPath } from 'node:url';
+import { execa } from 'execa';
 import { describe, expect, it } from 'vitest';
 import { countFrom, fromCommandLine, nothingFrom } from '../../../qemu-scripts/arguments.ts';
 
@@ -45,5 +47,18 @@ describe('fromCommandLine', () => {
       throw new Error(text);
     };
     expect(() => fromCommandLine('once', fail, [], end)).toThrow('no such option\nusage: once');
+  });
+});
+
+describe('test-peer', () => {
+  const script = fileURLToPath(new URL('../../../dist/qemu-scripts/test-peer.js', import.meta.url));
+  const usage = 'usage: test-peer SWITCH_SOCKET IP';
+
+  it.each([
+    [['--help'], { exitCode: 0, stdout: usage, stderr: '' }],
+    [['sw', 'guest'], { exitCode: 2, stdout: '', stderr: usage }],
+    [['sw', '10.0.0.1', 'more'], { exitCode: 2, stdout: '', stderr: usage }],
+  ])('says how it is called with %j', async (args, said) => {
+    expect(await execa(process.execPath, [script, ...args], { reject: false })).toMatchObject(said);
   });
 });
