@@ -1,10 +1,14 @@
 /**
- * A piece of saved state. `value` is anything msgpack can say, named fields, never positional arrays;
- * `bytes` is bulk (memory), which travels raw and may be overwritten after the next record is asked for.
+ * A piece of saved state. `value` is anything msgpack can say (4 MiB packed at most), named fields, never positional arrays;
+ * `bytes` is bulk (memory) at `offset`, in bytes, which travels raw and may be overwritten after the next record is asked for.
+ * `section` has 1 to 64 bytes, does not begin with "@", and there are at most 1024 different ones.
  */
 export type StateRecord =
   | { readonly section: string; readonly value: unknown }
   | { readonly section: string; readonly offset: number; readonly bytes: Uint8Array };
+
+/** Bulk records longer than this travel, and are loaded, in pieces of this many bytes. */
+export const bulkPieceBytes = 64 * 1024;
 
 /** A save that goes on while the device runs (PRE_COPY). Opened once per migration. */
 export interface PreCopySession {
@@ -62,7 +66,10 @@ export interface DeviceMigration {
   preCopy?(): PreCopySession;
   /** A state of `version` follows; forget what is there. Throw `StateRefused` for what can't be loaded. */
   beginLoad(version: number): void;
-  /** One record, in the order it was saved; hostile until checked. Later records of a section replace earlier ones. */
+  /**
+   * One record, in the order it was saved; hostile until checked: what is thrown refuses the state. Later records of a section replace
+   * earlier ones. `bytes` of more than 64 KiB come in several records, each with its own `offset`, and are good during the call only.
+   */
   load(record: StateRecord): void;
   /** All records are in: check that they make sense together, and become that device. */
   endLoad(): void;

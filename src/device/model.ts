@@ -13,8 +13,9 @@ export type ResetKind = 'client' | 'flr' | 'power';
  * that nothing is allocated or rounded.
  */
 export interface BarHandler {
-  /** Must not wait for DMA by message; see `GuestMemory`. */
+  /** Fills `count` bytes of `target` from `at` on. Must not wait for DMA by message; see `GuestMemory`. */
   read(offset: number, count: number, target: Buffer, at: number): void;
+  /** Takes `count` bytes of `source` from `at` on. The guest has its answer already: what is thrown is only logged. */
   write(offset: number, count: number, source: Buffer, at: number): void;
 }
 
@@ -22,9 +23,16 @@ export interface BarHandler {
 export interface Interrupts {
   /** Which kind the guest has enabled. */
   readonly mode: 'none' | 'intx' | 'msi' | 'msix';
-  /** Sends MSI-X (or MSI) message `vector`; kept pending while it is masked or has no descriptor. */
+  /**
+   * Sends MSI-X (or MSI) message `vector`, counted from 0; kept pending while it is masked or has no descriptor. With fewer MSI
+   * messages granted than asked for, vectors wrap around.
+   * @throws CompanionError VC_NO_VECTOR for one that the description does not have
+   */
   trigger(vector: number): void;
-  /** Sets the level of INTx; ignored while the guest uses MSI or MSI-X or has INTx disabled. */
+  /**
+   * Sets the level of INTx, which the status register shows. While the guest uses MSI or MSI-X or has INTx disabled nothing is sent; a
+   * level that is still there when that ends is.
+   */
   setIntx(asserted: boolean): void;
 }
 
@@ -49,11 +57,16 @@ export interface DeviceHost {
    * answered all the same.
    */
   readonly mayInitiate: boolean;
-  /** The bytes behind a BAR that has `mappable` parts; shared with the client. */
+  /**
+   * The bytes behind a BAR that has `mappable` parts, as many as the BAR has; shared with the client.
+   * @throws RequestError EINVAL for a BAR without such parts
+   */
   barMemory(bar: BarIndex): Uint8Array;
   /** Monotonic nanoseconds. */
   now(): number;
+  /** A one-shot timer, not armed yet; its times are nanoseconds. */
   timer(callback: () => void): Timer;
+  /** Has `callback` called whenever `fd` is ready for `interest` (`ready` bits). The descriptor stays the device's. */
   watch(fd: number, interest: number, callback: (readiness: number) => void): Watch;
   /** Runs `task` once the access under way has been answered: where work that needs DMA belongs. */
   defer(task: () => void): void;
@@ -85,9 +98,11 @@ export interface Device {
 
 /** One option of a model: how it is written on the command line (`--set KEY=VALUE`) and what it may be. */
 export interface OptionSpec {
+  /** A `boolean` is written on, true or 1, and off, false or 0. A `number` may be a fraction. */
   readonly type: 'number' | 'string' | 'boolean';
   readonly default: number | string | boolean;
   readonly description: string;
+  /** Bounds of a number, which may be reached; default none. */
   readonly min?: number;
   readonly max?: number;
 }
@@ -109,8 +124,9 @@ export interface DeviceModel<T extends OptionTable = OptionTable> {
   /** Older state versions that `load` understands. */
   readonly loadsVersions?: readonly number[];
   readonly options: T;
-  /** What the device is on the bus, given its options. */
+  /** What the device is on the bus, given its options. What it throws refuses them. */
   pci(options: OptionValues<T>): PciDescription;
+  /** Makes the device, as after power-on. What it throws ends the server before it listens. */
   create(host: DeviceHost, options: OptionValues<T>): Device;
 }
 

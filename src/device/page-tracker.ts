@@ -8,7 +8,10 @@ export class PageTracker {
   readonly #bits: Uint32Array;
   #count = 0;
 
-  /** @param size bytes covered; @param pageSize a power of two */
+  /**
+   * @param size bytes covered
+   * @param pageSize bytes of a page
+   */
   constructor(size: number, pageSize = 4096) {
     this.pageSize = pageSize;
     this.pages = Math.ceil(size / pageSize);
@@ -20,7 +23,7 @@ export class PageTracker {
     return this.#count;
   }
 
-  /** Marks every page that `[offset, offset + length)` touches. */
+  /** Marks every page that `[offset, offset + length)`, in bytes, touches. */
   mark(offset: number, length: number): void {
     if (length <= 0) return;
     const last = Math.floor((offset + length - 1) / this.pageSize);
@@ -34,10 +37,12 @@ export class PageTracker {
     }
   }
 
+  /** Whether a page, counted from 0, is marked. */
   has(page: number): boolean {
     return ((this.#bits[page >>> 5] ?? 0) & (1 << (page & 31))) !== 0;
   }
 
+  /** Takes the mark off a page. */
   clear(page: number): void {
     if (!this.has(page)) return;
     this.#bits[page >>> 5] = (this.#bits[page >>> 5] ?? 0) & ~(1 << (page & 31));

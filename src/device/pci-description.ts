@@ -5,18 +5,19 @@ export type BarIndex = 0 | 1 | 2 | 3 | 4 | 5;
  * A register that only starts something. A client may give its writes to KVM as an ioeventfd, which spares a guest's CPU
  * the wait for an answer. The device's `write` is called all the same, but rings may be merged, may come after an
  * access that followed them, and carry no value beyond `datamatch`: without it the bytes are zero. A client need not
- * make use of it; QEMU 10 never asks.
+ * make use of it; QEMU (looked at up to 11.1) never asks.
  */
 export interface DoorbellDescription {
-  /** A multiple of `size`. */
+  /** Bytes from the start of the BAR; a multiple of `size`. */
   readonly offset: number;
+  /** Bytes. */
   readonly size: 1 | 2 | 4;
   /** Only writes of this value ring; others arrive as ordinary writes. */
   readonly datamatch?: number;
 }
 
 export interface BarDescription {
-  /** Bytes; a power of two, at least 16 (I/O: 4). */
+  /** Bytes; a power of two, from 16 to 2^31 (`memory64`: 2^52; `io`: 4 to 2^16). */
   readonly size: number;
   readonly kind: 'memory32' | 'memory64' | 'io';
   readonly prefetchable?: boolean;
@@ -32,7 +33,9 @@ export interface BarDescription {
 export interface MsixDescription {
   /** 1 to 2048. */
   readonly vectors: number;
+  /** 16 bytes for each vector, in a memory BAR outside of its mappable parts; `offset` is a multiple of 8. */
   readonly table: { readonly bar: BarIndex; readonly offset: number };
+  /** The pending bits: 8 bytes for 64 vectors. As `table`, which it does not overlap. */
   readonly pba: { readonly bar: BarIndex; readonly offset: number };
 }
 
@@ -65,7 +68,7 @@ export interface PciDescription {
     readonly pcie?: PcieDescription;
     readonly msi?: MsiDescription;
     readonly msix?: MsixDescription;
-    /** Bodies of vendor-specific capabilities (after id, next and length). */
+    /** Bodies of vendor-specific capabilities (after id, next and length), of at most 189 bytes. */
     readonly vendor?: readonly Uint8Array[];
     /** Extended capabilities: bodies after the 4-byte header. Makes configuration space 4096 bytes. */
     readonly extended?: readonly {

@@ -23,9 +23,12 @@ export type RegisterTable = Readonly<Record<string, RegisterSpec>>;
 /** What happens on access, by register name. A register without an entry is plain storage. */
 export type RegisterHandlers<T extends RegisterTable> = {
   readonly [K in keyof T]?: {
-    /** The value to answer with, computed now. */
+    /** The value to answer with, computed now; it is stored, too. Not called for `wo` and `trigger`. */
     readonly read?: () => number;
-    /** Called after the new value is stored. 8-byte values above 2^53 arrive rounded: still out of any guest's range. */
+    /**
+     * Called after a guest's write has been stored, with the value that is stored now; with the value that was written for `w1c` and
+     * `trigger`. Not called for `ro`. 8-byte values above 2^53 arrive rounded: still out of any guest's range.
+     */
     readonly write?: (value: number) => void;
   };
 };
@@ -91,6 +94,7 @@ export class RegisterBlock<T extends RegisterTable> implements BarHandler {
   readonly #big: boolean;
   readonly #byName = new Map<keyof T, Slot>();
 
+  /** @throws CompanionError VC_REGISTER_TABLE for registers that overlap, are not aligned, or are no registers; for handlers of none */
   constructor(table: T, handlers: RegisterHandlers<T> = {}, options: { bigEndian?: boolean } = {}) {
     for (const [name, spec] of Object.entries(table)) checkSpec(name, spec);
     checkHandlers(table, handlers);
@@ -122,17 +126,17 @@ export class RegisterBlock<T extends RegisterTable> implements BarHandler {
     for (const slot of this.#slots) this.#store(slot, slot.spec.reset ?? 0);
   }
 
-  /** The stored value (not what a read handler would give). */
+  /** The stored value (not what a read handler would give). One above 2^53 is rounded. */
   get(name: keyof T & string): number {
     return this.#fetch(this.#slot(name));
   }
 
-  /** Stores a value, whatever the access kind; no handler is called. */
+  /** Stores a value, whatever the access kind, cut to the register's width; no handler is called. */
   set(name: keyof T & string, value: number): void {
     this.#store(this.#slot(name), value);
   }
 
-  /** The stored values by name: what a model saves. */
+  /** The stored values by name, those of `trigger` registers left out: what a model saves. Values above 2^53 are bigints. */
   save(): Record<string, number | bigint> {
     const values: Record<string, number | bigint> = {};
     for (const slot of this.#slots) {
@@ -144,7 +148,10 @@ export class RegisterBlock<T extends RegisterTable> implements BarHandler {
     return values;
   }
 
-  /** Takes saved values back. Unknown names and values that are no integers are refused; missing ones are reset. */
+  /**
+   * Takes saved values back; registers that are missing are reset. No handler is called.
+   * @throws CompanionError VC_REGISTER_TABLE for unknown names, and values that are no unsigned integers or too wide
+   */
   load(values: unknown): void {
     if (typeof values !== 'object' || values === null)
       throw new RegisterTableError('register values are missing');

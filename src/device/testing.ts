@@ -2,7 +2,7 @@ import { type DmaRegion, dmaProt, type GuestMemory } from '../dma/types.ts';
 import { errno, RequestError } from '../errors.ts';
 import { silentLogger } from '../log.ts';
 import type { Timer, Watch } from '../loop/types.ts';
-import type { StateRecord } from './migration.ts';
+import { bulkPieceBytes, type StateRecord } from './migration.ts';
 import type {
   BarHandler,
   Device,
@@ -12,7 +12,7 @@ import type {
   OptionTable,
   OptionValues,
 } from './model.ts';
-import type { BarIndex } from './pci-description.ts';
+import type { BarIndex, PciDescription } from './pci-description.ts';
 
 /** Guest memory that is one plain buffer from address 0; everything outside faults. */
 export class FlatMemory implements GuestMemory {
@@ -128,7 +128,9 @@ export class TestHost implements DeviceHost {
   };
   /** Vectors in the order they were triggered. */
   readonly triggered: number[] = [];
+  /** The level of INTx. */
   intx = false;
+  /** What the guest has enabled: what `interrupts.mode` says. */
   mode: Interrupts['mode'] = 'msix';
   readonly interrupts: Interrupts;
   readonly pci = { busMaster: true, memorySpace: true };
@@ -137,7 +139,9 @@ export class TestHost implements DeviceHost {
   readonly #deferred: (() => void)[] = [];
   readonly #timers = new Set<{ due: number; callback: () => void }>();
   readonly #barMemory = new Map<BarIndex, Uint8Array>();
+  #bars: PciDescription['bars'] | undefined;
 
+  /** @param options `memorySize`: bytes of guest memory, default 1 MiB */
   constructor(options: { memorySize?: number } = {}) {
     this.dma = new FlatMemory(options.memorySize ?? 1 << 20);
     const host = this;
@@ -152,10 +156,17 @@ export class TestHost implements DeviceHost {
     };
   }
 
+  /** The device that will live here has these BARs. */
+  describe(bars: PciDescription['bars']): void {
+    this.#bars = bars;
+  }
+
+  /** Of a device whose BARs nobody has described, any BAR has 1 MiB. */
   barMemory(bar: BarIndex): Uint8Array {
+    const size = this.#bars === undefined ? 1 << 20 : this.#mappableSize(bar);
     let memory = this.#barMemory.get(bar);
     if (memory === undefined) {
-      memory = new Uint8Array(1 << 20);
+      memory = new Uint8Array(size);
       this.#barMemory.set(bar, memory);
     }
     return memory;
@@ -209,6 +220,12 @@ export class TestHost implements DeviceHost {
     }
     this.#time = end;
   }
+
+  #mappableSize(bar: BarIndex): number {
+    const { size, mappable = [] } = this.#bars?.[bar] ?? { size: 0 };
+    if (mappable.length > 0) return size;
+    throw new RequestError(errno.EINVAL, `BAR ${bar} has no mappable part, so no memory of its own`);
+  }
 }
 
 /** A device of `model` in a `TestHost`, with its options' defaults filled in. */
@@ -220,8 +237,9 @@ export function createTestDevice<T extends OptionTable>(
   const defaults = Object.fromEntries(
     Object.entries(model.options).map(([key, spec]) => [key, spec.default]),
   );
-  const device = model.create(host, { ...defaults, ...options } as OptionValues<T>);
-  return { device, host };
+  const values = { ...defaults, ...options } as OptionValues<T>;
+  host.describe(model.pci(values).bars);
+  return { device: model.create(host, values), host };
 }
 
 /** A little-endian register read, as a CPU would do it. */
@@ -244,14 +262,25 @@ export function writeRegister(
   bar?.write(offset, width, bytes, 0);
 }
 
-/** Saves `source` whole and loads the copy into `target`, as a migration would, through fresh copies of all bytes. */
+/** Copies of a record, in as many pieces as it would be loaded in. */
+function* copiesOf(record: StateRecord): Iterable<StateRecord> {
+  if (!('bytes' in record)) {
+    yield structuredClone(record);
+    return;
+  }
+  const { section, offset, bytes } = record;
+  for (let at = 0; at < bytes.length; at += bulkPieceBytes)
+    yield { section, offset: offset + at, bytes: Uint8Array.from(bytes.subarray(at, at + bulkPieceBytes)) };
+}
+
+/**
+ * Saves `source` whole and loads the copy into `target`, as a migration would, through fresh copies of all bytes. Neither device is
+ * quiesced or resumed.
+ * @param version the state version of `source`
+ */
 export function transplant(source: Device, target: Device, version: number): void {
   const records: StateRecord[] = [];
-  for (const record of source.migration?.save() ?? []) {
-    records.push(
-      'bytes' in record ? { ...record, bytes: Uint8Array.from(record.bytes) } : structuredClone(record),
-    );
-  }
+  for (const record of source.migration?.save() ?? []) records.push(...copiesOf(record));
   target.migration?.beginLoad(version);
   for (const record of records) target.migration?.load(record);
   target.migration?.endLoad();

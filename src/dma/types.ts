@@ -14,13 +14,14 @@ export interface DmaRegion {
 /**
  * Guest memory as a device sees it. Addresses are I/O virtual addresses (guest-physical without a vIOMMU).
  *
- * Every access is checked against the client's mappings and their permissions and crosses region borders;
- * what can't be done throws `DmaFault` before a byte has moved... except that a message access may fail
- * half way, as on a real bus. Writes go through the dirty log when logging is on.
+ * Every access is checked against the client's mappings and their permissions, and crosses region borders. What
+ * can't be done throws `DmaFault` before a byte has moved: EFAULT (not mapped), EACCES (not permitted). Writes go through
+ * the dirty log when logging is on.
  *
  * Regions without a descriptor are reached by messages to the client: the call waits for the reply, and
  * region accesses that arrive meanwhile are answered. That is impossible *inside* a register read, where
- * it throws `DmaFault` with errno EAGAIN: use `host.defer` there.
+ * it throws `DmaFault` with errno EAGAIN: use `host.defer` there. Without a client it is ENOTCONN. Such an access may also fail
+ * half way, as on a real bus, with a `RequestError` and the client's errno (ETIMEDOUT: no answer; ECANCELED: a reset).
  */
 export interface GuestMemory {
   /** Fills `target` from guest memory at `iova`. */
@@ -44,7 +45,7 @@ export interface GuestMemory {
   writeUint32BE(iova: number, value: number): void;
   writeUint32LE(iova: number, value: number): void;
   writeUint8(iova: number, value: number): void;
-  /** Whether `[iova, iova + length)` is mapped with all bits of `prot`. */
+  /** Whether `[iova, iova + length)` is mapped with all bits of `prot` (`dmaProt`). */
   accessible(iova: number, length: number, prot: number): boolean;
   /** All mappings, in address order. */
   regions(): readonly DmaRegion[];

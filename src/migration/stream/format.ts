@@ -1,3 +1,5 @@
+import { bulkPieceBytes } from '../../device/migration.ts';
+
 /**
  * The state stream, byte by byte. All integers are little-endian.
  *
@@ -70,7 +72,7 @@ export const chunkFlags = {
 /** Bounds that a reader enforces before it allocates; a writer that keeps them is always understood. */
 export const limits = {
   /** Bulk records are cut at multiples of this. */
-  bulkPiece: 64 * 1024,
+  bulkPiece: bulkPieceBytes,
   /** Longest payload of any chunk, of a structured value among them. */
   payload: 4 * 1024 * 1024,
   headerPayload: 64 * 1024,
