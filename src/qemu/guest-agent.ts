@@ -95,8 +95,8 @@ export class GuestAgent {
   }
 
   /**
-   * Runs `command` in the guest's shell, as root, and waits for its end.
-   * @throws GuestAgentError when it has not ended within `timeoutMs`
+   * Runs `command`, of at most 64 KiB, in the guest's shell, as root, and waits for its end.
+   * @throws GuestAgentError when it has not ended within `timeoutMs`, is too long, or the agent is closed
    */
   async run(command: string, options: RunOptions = {}): Promise<GuestResult> {
     const bytes = Buffer.from(command);
@@ -138,7 +138,10 @@ export class GuestAgent {
     else this.#killing.set(id, setTimeout(() => this.#kill(id, left - 1, 2 * againMs), againMs).unref());
   }
 
-  /** Like `run`, but fails unless the exit status is 0; returns the output without its last line end. */
+  /**
+   * Like `run`, but returns the output, without its last line end.
+   * @throws GuestAgentError as `run`, and when the exit status is not 0
+   */
   async check(command: string, options: RunOptions = {}): Promise<string> {
     const { status, stdout } = await this.run(command, options);
     if (status === 0) return stdout.replace(/\n$/, '');
@@ -148,12 +151,15 @@ export class GuestAgent {
     );
   }
 
-  /** Waits until the guest has booted, loaded its drivers and answers. */
+  /**
+   * Waits until the guest has booted, loaded its drivers and answers.
+   * @throws GuestAgentError when that takes longer than `timeoutMs`
+   */
   async waitReady(options: RunOptions = {}): Promise<void> {
     await this.check('until [ -e /run/ready ]; do sleep 0.05; done', options);
   }
 
-  /** Closes the connection. What is under way fails. */
+  /** Closes the connection. What is under way fails with a `GuestAgentError`; in the guest it goes on. */
   close(): void {
     this.#closed = true;
     clearTimeout(this.#reconnect);

@@ -40,14 +40,16 @@ export interface Vm {
   log(): string;
   /** For failures: whether QEMU runs or how it has ended, its last messages, and the last lines of the guest's console. */
   story(): string;
+  /** Sends a signal to QEMU and waits for its end (SIGKILL after 2 s). Default SIGKILL. */
   kill(signal?: NodeJS.Signals): Promise<ProcessExit>;
   /** Ends QEMU if it still runs and removes the folder if we made it. Idempotent. */
   close(): Promise<void>;
 }
 
 /**
- * Starts a stock QEMU with vfio-user devices and waits until its monitor answers. The process dies with
- * ours. Throws `LaunchError` with QEMU's own words when it ends early.
+ * Starts a stock QEMU with vfio-user devices and waits until its monitor answers. The process dies with ours.
+ * @throws LaunchError with QEMU's own words when it ends early or its monitor does not answer in time; SetupError when there is no
+ *   QEMU, or no guest to boot
  */
 export async function launchVm(description: VmDescription, options: LaunchOptions = {}): Promise<Vm> {
   const name = options.name ?? 'vm';

@@ -32,6 +32,7 @@ process.on('exit', () => {
   for (const each of alive) each.signal('SIGKILL');
 });
 
+/** A process of ours, started by `spawn`. */
 export class ManagedProcess {
   readonly name: string;
   readonly pid: number;

@@ -27,8 +27,10 @@ export interface QmpVersion {
   readonly package: string;
 }
 
+/** Path of a UNIX socket, or a TCP port; `host` is 127.0.0.1 when left out. */
 export type QmpAddress = string | { readonly host?: string; readonly port: number };
 
+/** Deadlines, ms. */
 export interface QmpOptions {
   /** For connecting, greeting and negotiation together; default 10 s. */
   readonly timeoutMs?: number;
@@ -38,6 +40,7 @@ export interface QmpOptions {
 
 export interface WaitOptions {
   readonly timeoutMs: number;
+  /** Ends the wait, with its reason as the error. */
   readonly signal?: AbortSignal;
   /** Look also at events already seen with a sequence above this one. */
   readonly after?: number;
@@ -56,9 +59,10 @@ interface Pending {
 
 /** Events kept for `waitFor({ after })`. */
 const rememberedEvents = 256;
+const defaultHost = '127.0.0.1';
 
 function addressName(address: QmpAddress): string {
-  return typeof address === 'string' ? address : `${address.host ?? 'localhost'}:${address.port}`;
+  return typeof address === 'string' ? address : `${address.host ?? defaultHost}:${address.port}`;
 }
 
 function record(value: unknown): Record<string, unknown> {
@@ -96,6 +100,10 @@ function eventOf(message: unknown, sequence: number, clock: ForeignClock): QmpEv
 /** For an address where nobody listens. */
 const unheardHint = 'does QEMU run, started with -qmp unix:PATH,server=on,wait=off (or tcp:HOST:PORT,…)?';
 
+/**
+ * One session with a QEMU's monitor. QEMU serves one client on each: give it a monitor that nobody else uses. Emits `event` for each
+ * event of QEMU, and `close` once.
+ */
 export class Qmp extends EventEmitter<QmpEvents> {
   readonly address: string;
   readonly #socket: QmpSocket;
@@ -153,7 +161,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
         fail(new QmpConnectionError(message, hint, error));
       };
       if (typeof address === 'string') socket.connect(address, () => undefined);
-      else socket.connect(address.port, address.host ?? '127.0.0.1', () => undefined);
+      else socket.connect(address.port, address.host ?? defaultHost, () => undefined);
       // The package drops all 'error' listeners once connected: ours must come after that.
       socket.on('error', failed);
       socket.once('connect', () => {
@@ -198,7 +206,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
     return this.#lost === undefined && !this.#closing;
   }
 
-  /** Runs a command; throws `QmpError` (refused), `DeadlineError` or `QmpConnectionError`. */
+  /** Runs a command and returns what QEMU answers; throws `QmpError` (refused), `DeadlineError` or `QmpConnectionError`. */
   execute(command: string, args?: object, options: { timeoutMs?: number } = {}): Promise<unknown> {
     if (this.#lost !== undefined) return Promise.reject(this.#lost);
     if (this.#closing) return Promise.reject(new QmpConnectionError(`QMP at ${this.address} is closed`));
@@ -244,7 +252,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
     return this.#recent.find((event) => event.sequence > after && event.name === name);
   }
 
-  /** Runs a human monitor line; returns what it printed. HMP's own errors are plain text in there. */
+  /** Runs a human monitor line; returns what it printed. HMP's own errors are plain text in there. Throws as `execute`. */
   async hmp(line: string, options: { timeoutMs?: number } = {}): Promise<string> {
     const text = await this.execute('human-monitor-command', { 'command-line': line }, options);
     return typeof text === 'string' ? text : '';
@@ -252,7 +260,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
 
   /**
    * Waits for an event that satisfies `predicate`. Call it before the command that causes the event, or
-   * give `after`.
+   * give `after`, which looks at the last 256 events. Throws `DeadlineError` or `QmpConnectionError`.
    */
   waitFor(name: string, predicate: (event: QmpEvent) => boolean, options: WaitOptions): Promise<QmpEvent> {
     const matches = (event: QmpEvent): boolean => event.name === name && predicate(event);

@@ -45,7 +45,10 @@ export interface RamProof {
 /** QEMU's names for the memory of `memory-backend-memfd` and of `-mem-path` files. */
 const memfdName = /^\/memfd:memory-backend-memfd /;
 
-/** The shared RAM of the QEMU with process id `pid`, in the order in which QEMU opened it. */
+/**
+ * The shared RAM of the QEMU with process id `pid`, in the order in which QEMU opened it; none if its RAM is not shared.
+ * @throws the system's error when there is no such process, or it may not be looked at
+ */
 export function ramOf(pid: number): RamRegion[] {
   const shared = new Set<string>();
   // maps: "start-end perms offset dev inode path"; 's' marks a shared mapping.
@@ -90,7 +93,7 @@ function sharedRam(pid: number, side: string): RamRegion[] {
 }
 
 /**
- * Compares the guest RAM of two stopped QEMUs, page by page.
+ * Compares the guest RAM of two stopped QEMUs, page by page. This process does nothing else meanwhile.
  * @throws CompanionError VC_RAM_PROOF when there is nothing to compare, or the sizes differ
  */
 export function verifyRam(source: { pid: number }, destination: { pid: number }): RamProof {

@@ -22,6 +22,7 @@ export interface ServedDeviceOptions {
   readonly program?: string;
   /** Further arguments of `serve`. */
   readonly args?: readonly string[];
+  /** Environment variables beside our own. */
   readonly env?: Readonly<Record<string, string>>;
   /** Deadline for its ready line; default 30 s. */
   readonly timeoutMs?: number;
@@ -40,6 +41,7 @@ export interface ServedDevice {
   log(): string;
   /** For failures: whether the server runs or how it has ended, with its last messages. */
   story(): string;
+  /** Sends a signal to the server and waits for its end (SIGKILL after 2 s). Default SIGKILL. */
   kill(signal?: NodeJS.Signals): Promise<ProcessExit>;
   /** Ends the server and removes the folder if we made it. Idempotent. */
   close(): Promise<void>;
@@ -53,7 +55,10 @@ function program(): string {
   return path;
 }
 
-/** Starts a device server in a process of its own and waits until both its sockets listen. */
+/**
+ * Starts a device server in a process of its own and waits until both its sockets listen. The process dies with ours.
+ * @throws LaunchError with its last words when it ends early or is not ready in time
+ */
 export async function serveDevice(options: ServedDeviceOptions): Promise<ServedDevice> {
   const name = options.name ?? parse(options.model).name;
   const made = options.folder === undefined;

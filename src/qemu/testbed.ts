@@ -57,7 +57,9 @@ async function freePort(): Promise<number> {
   return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
+/** A guest on its way from side to side; see the top of this file. */
 export class Testbed {
+  /** Holds the sockets and logs of all sides, until `close`. */
   readonly folder: string;
   readonly options: TestbedOptions;
   /** The guest's control agent; follows the guest. */
@@ -75,7 +77,10 @@ export class Testbed {
     this.agent = new GuestAgent(source.vm.agentPath);
   }
 
-  /** Starts servers and QEMU of the first side, and waits for QEMU's monitor (not for the guest). */
+  /**
+   * Starts servers and QEMU of the first side, and waits for QEMU's monitor (not for the guest: see `agent.waitReady`).
+   * @throws LaunchError, SetupError; nothing is left behind then
+   */
   static async start(options: TestbedOptions): Promise<Testbed> {
     const folder = mkdtempSync(join(tmpdir(), 'vfio-companion-'));
     try {
@@ -91,7 +96,7 @@ export class Testbed {
     return this.#current;
   }
 
-  /** Starts a side that waits for the guest. `overrides` replace the models of devices, by id. */
+  /** Starts a side that waits for the guest. `overrides` replace what is said of devices, by id. */
   async prepare(overrides: Readonly<Record<string, Partial<TestbedDevice>>> = {}): Promise<Side> {
     this.#hops += 1;
     const devices = this.options.devices.map((device) => ({ ...device, ...overrides[device.id] }));
@@ -132,6 +137,7 @@ export class Testbed {
   /**
    * Migrates the guest to another side, which becomes the current one; the side that is left is ended. When
    * the migration fails the side that the guest does not run at is ended and the error thrown.
+   * @throws as `migrate`; LaunchError when the other side can't be started
    */
   async migrate({ destination, ...options }: TestbedMigration = {}): Promise<MigrationReport> {
     const source = this.#current;

@@ -88,6 +88,10 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   /** From quiesce to resume. */
   #quiet = false;
 
+  /**
+   * @throws ModelOptionError, PciDescriptionError, and CompanionError with what else is wrong with the model, its options or the dirty
+   *   scope; whatever the model throws. Nothing is left behind then
+   */
   constructor(model: DeviceModel<T>, settings: RuntimeSettings) {
     const { reactor, log } = settings;
     const options = resolveOptions(model, settings.options);

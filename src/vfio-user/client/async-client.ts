@@ -30,8 +30,8 @@ const idMask = 0xffff;
 
 /**
  * A vfio-user client with promises, over a Node socket (which can't take descriptors: it is for the migration
- * socket). Requests may be under way side by side; every one has a deadline. After the connection has ended
- * every request fails with `ConnectionError`.
+ * socket). Requests may be under way side by side; every one has a deadline, in ms. They fail with `PeerError` when the server refuses
+ * them, `ProtocolError` for a reply that does not fit, and `ConnectionError` when the connection has ended or the deadline has passed.
  */
 export class AsyncVfioUserClient {
   readonly #socket: Socket;
@@ -71,7 +71,7 @@ export class AsyncVfioUserClient {
     });
   }
 
-  /** Connects to a server's socket and negotiates. */
+  /** Connects to a server's socket and negotiates. Fails with `ConnectionError` where no server listens. */
   static async connect(path: string, options: AsyncClientOptions = {}): Promise<AsyncVfioUserClient> {
     const socket = connect(path);
     const client = new AsyncVfioUserClient(socket, options);
@@ -147,10 +147,12 @@ export class AsyncVfioUserClient {
     });
   }
 
+  /** `VFIO_MIGRATION_*` bits. */
   migrationFlags(): Promise<number> {
     return this.run(op.migrationFlags());
   }
 
+  /** The migration state, a `VFIO_DEVICE_STATE_*`. */
   getState(): Promise<number> {
     return this.run(op.migrationState());
   }
@@ -159,6 +161,7 @@ export class AsyncVfioUserClient {
     return this.run(op.setMigrationState(state), timeoutMs);
   }
 
+  /** Estimate of the bytes that STOP_COPY would read now. */
   dataSize(): Promise<number> {
     return this.run(op.migrationDataSize());
   }
@@ -177,6 +180,7 @@ export class AsyncVfioUserClient {
     return this.run(op.writeState(data), timeoutMs);
   }
 
+  /** Resolves to the page size in bytes that the device chose. No ranges: everything is logged. */
   startDmaLogging(pageSize: number, ranges: readonly op.LoggingRange[] = []): Promise<number> {
     return this.run(op.startDmaLogging(pageSize, ranges));
   }
@@ -185,6 +189,7 @@ export class AsyncVfioUserClient {
     return this.run(op.stopDmaLogging());
   }
 
+  /** A bit for each page, least significant first; what is told is clean from then on. */
   reportDmaLogging(iova: number, length: number, pageSize: number): Promise<Buffer> {
     return this.run(op.reportDmaLogging(iova, length, pageSize));
   }

@@ -9,12 +9,16 @@ import * as op from './operations.ts';
 
 /**
  * A vfio-user client that waits for its replies: for tests, tools and benchmarks. Serves the server's DMA
- * messages out of its memory while it waits (and in `poll()`). Descriptors that it returns are the caller's.
+ * messages out of its memory while it waits (and in `poll()`). Descriptors that it returns are the caller's. Offsets, lengths and
+ * addresses are bytes.
+ *
+ * All requests throw `PeerError` when the server refuses them, `ProtocolError` for a reply that does not fit, and `ConnectionError`
+ * when the connection has ended or no reply comes in time (`ClientOptions.timeoutMs`).
  */
 export class VfioUserClient extends ClientConnection {
   #negotiated: op.Negotiated | undefined;
 
-  /** Connects to a server's socket and negotiates. */
+  /** Connects to a server's socket and negotiates. Throws `PosixError` where no server listens. */
   static connect(path: string, options: ClientOptions = {}): VfioUserClient {
     return VfioUserClient.adopt(connectUnix(path), options);
   }
@@ -42,10 +46,12 @@ export class VfioUserClient extends ClientConnection {
     return this.#negotiated.capabilities;
   }
 
+  /** The minor version that was agreed upon; undefined before. */
   get minor(): number | undefined {
     return this.#negotiated?.minor;
   }
 
+  /** VERSION: proposes `ClientOptions.capabilities`. For a client that was made by `raw`. */
   negotiate(): op.Negotiated {
     this.#negotiated = this.run(op.negotiate(this.offer));
     return this.#negotiated;
@@ -90,11 +96,12 @@ export class VfioUserClient extends ClientConnection {
     this.post(op.regionWrite(region, offset, data));
   }
 
+  /** All or none of at most 200 writes of 8 bytes at most. */
   regionWriteMulti(writes: readonly op.SmallWrite[]): void {
     this.run(op.regionWriteMulti(writes));
   }
 
-  /** The value of a register of 1, 2 or 4 bytes. */
+  /** The value of a little-endian register of 1, 2 or 4 bytes. */
   readRegister(region: number, offset: number, size: 1 | 2 | 4 = 4): number {
     return this.regionRead(region, offset, size).readUIntLE(0, size);
   }
@@ -128,14 +135,17 @@ export class VfioUserClient extends ClientConnection {
     this.memory.clear();
   }
 
+  /** DEVICE_FEATURE with any flags (`featureFlags`); `room` is what the reply's data may take, default as much as was sent. */
   deviceFeature(flags: number, data: Uint8Array, room?: number): Buffer {
     return this.run(op.deviceFeature(flags, data, room));
   }
 
+  /** `VFIO_MIGRATION_*` bits. */
   migrationFlags(): number {
     return this.run(op.migrationFlags());
   }
 
+  /** The migration state, a `VFIO_DEVICE_STATE_*`. */
   getState(): number {
     return this.run(op.migrationState());
   }
@@ -144,10 +154,12 @@ export class VfioUserClient extends ClientConnection {
     this.run(op.setMigrationState(state));
   }
 
+  /** Estimate of the bytes that STOP_COPY would read now. */
   dataSize(): number {
     return this.run(op.migrationDataSize());
   }
 
+  /** Up to `size` bytes of state; fewer, or none, at the end (in the PRE_COPY states: for now). Ours to keep. */
   readState(size: number): Buffer {
     return this.run(op.readState(size));
   }
@@ -160,6 +172,7 @@ export class VfioUserClient extends ClientConnection {
     return this.run(op.precopyInfo());
   }
 
+  /** Returns the page size that the device chose. No ranges: everything is logged. */
   startDmaLogging(pageSize: number, ranges: readonly op.LoggingRange[] = []): number {
     return this.run(op.startDmaLogging(pageSize, ranges));
   }
@@ -168,10 +181,12 @@ export class VfioUserClient extends ClientConnection {
     this.run(op.stopDmaLogging());
   }
 
+  /** A bit for each page, least significant first; what is told is clean from then on. */
   reportDmaLogging(iova: number, length: number, pageSize: number): Buffer {
     return this.run(op.reportDmaLogging(iova, length, pageSize));
   }
 
+  /** One operation of the companion extension (docs/protocol-extensions.md), on the migration socket. */
   companion(operation: string, args: Readonly<Record<string, unknown>> = {}): unknown {
     return this.run(op.companion(operation, args));
   }

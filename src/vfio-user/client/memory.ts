@@ -26,6 +26,7 @@ export function bytesRange(iova: number, bytes: Uint8Array, prot: number): Memor
 export class ClientMemory {
   readonly #ranges = new Map<number, MemoryRange>();
 
+  /** Adds a range; one at the same `iova` is replaced. */
   add(range: MemoryRange): void {
     this.#ranges.set(range.iova, range);
   }
@@ -46,6 +47,7 @@ export class ClientMemory {
     range.read(iova - range.iova, target);
   }
 
+  /** Throws as `read`. */
   write(iova: number, source: Uint8Array): void {
     const range = this.#find(iova, source.length, dmaProt.write);
     range.write(iova - range.iova, source);
