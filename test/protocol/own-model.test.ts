@@ -18,12 +18,15 @@ const register = { sum: 0, add: 4 } as const;
 let folder: string;
 const served: ServedDevice[] = [];
 
-/** The example of the documentation, to the letter. */
-function example(): string {
-  const text = /This is all of `adder\.mjs`:\n\n```js\n(.*?)```/s.exec(readFileSync(guide, 'utf8'))?.[1];
-  if (text === undefined) throw new Error('the documentation has no example');
+/** The code of the documentation behind `heading`, to the letter. */
+function codeBehind(heading: string): string {
+  const rest = readFileSync(guide, 'utf8').split(heading)[1];
+  const text = /\n\n```\w+\n(.*?)```/s.exec(rest ?? '')?.[1];
+  if (text === undefined) throw new Error(`the documentation has no example: ${heading}`);
   return text;
 }
+
+const example = (): string => codeBehind('This is all of `adder.mjs`:');
 
 function place(name: string, text: string): string {
   const path = join(folder, name);
@@ -50,6 +53,15 @@ beforeAll(() => {
 afterAll(async () => {
   await Promise.all(served.map((device) => device.close()));
   rmSync(folder, { recursive: true, force: true });
+});
+
+it('the unit test of the documentation does what it says', async () => {
+  const text = codeBehind('## 5. Trying it')
+    .replaceAll("'../../", `'${checkoutRoot()}/dist/`)
+    .replaceAll(".ts'", ".js'");
+  const said = 'console.log(host.dma.bytes.toString("latin1", 0x4000, 0x4003), host.triggered)';
+  const { stdout } = await execa(process.execPath, ['--input-type=module', '-e', `${text}\n${said}`]);
+  expect(stdout).toBe('Hi\0 [ 0 ]');
 });
 
 describe('a model in a file of its own', () => {
