@@ -1,5 +1,5 @@
 /** A device model from outside of this tree, as docs/writing-a-device.md shows it, served by the built program. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,6 +9,7 @@ import { migrationState } from '../../src/migration/state.ts';
 import { type ServedDevice, serveDevice } from '../../src/qemu/index.ts';
 import { checkoutRoot } from '../../src/setup/index.ts';
 import { VfioUserClient } from '../../src/vfio-user/client/index.ts';
+import { compile, makeProject } from './installed-package.ts';
 
 const program = fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url));
 const loader = new URL('../../dist/src/runtime/model-module.js', import.meta.url).href;
@@ -90,25 +91,14 @@ describe('a model in a file of its own', () => {
 
   it('compiles in TypeScript with the two changes that the documentation names, and is listed', async () => {
     const typed = join(folder, 'typed');
-    mkdirSync(join(typed, 'node_modules'), { recursive: true });
-    writeFileSync(join(typed, 'package.json'), '{"type":"module"}');
-    symlinkSync(checkoutRoot(), join(typed, 'node_modules/vfio-companion'));
-    symlinkSync(join(checkoutRoot(), 'node_modules/@types'), join(typed, 'node_modules/@types'));
-    const compile = async (text: string) => {
-      writeFileSync(join(typed, 'adder.ts'), text);
-      const options = ['--strict', '--module', 'nodenext', '--target', 'es2022', '--types', 'node'];
-      const compiler = join(checkoutRoot(), 'node_modules/.bin/tsc');
-      return execa(compiler, [...options, '--skipLibCheck', 'adder.ts'], { cwd: typed, reject: false });
-    };
+    makeProject(typed);
     const [constant, looked] = ['} as const;', "'value' in record ? record.value : undefined"];
     for (const change of [constant, looked]) expect(readFileSync(guide, 'utf8')).toContain(change);
-    const firstChange = example().replace(/^};$/m, constant);
-    expect((await compile(example())).stdout).toMatch(
-      /'number' is not assignable to type '1 \| 2 \| 4 \| 8'/,
-    );
-    expect((await compile(firstChange)).stdout).toMatch(/'value' does not exist/);
-    const compiled = await compile(firstChange.replace('record.value', looked));
-    expect(compiled).toMatchObject({ exitCode: 0, stdout: '' });
+    const changed = example().replace(/^};$/m, constant);
+    const complaints = async (text: string) => (await compile(typed, { 'adder.ts': text })).join('\n');
+    expect(await complaints(example())).toMatch(/'number' is not assignable to type '1 \| 2 \| 4 \| 8'/);
+    expect(await complaints(changed)).toMatch(/'value' does not exist/);
+    expect(await complaints(changed.replace('record.value', looked))).toBe('');
     const { stdout } = await execa(process.execPath, [program, 'models', './adder.js'], { cwd: typed });
     expect(stdout).toMatch(/^adder: adds up what is written$/m);
   });

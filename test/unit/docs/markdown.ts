@@ -2,14 +2,15 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
-/** Folders that hold no document of ours. */
-const notOurs = new Set(['node_modules', 'dist', '.git']);
+/** Folders that hold no document of ours; so do hidden ones. */
+const notOurs = new Set(['node_modules', 'dist']);
 
 /** Paths of all Markdown files below `root`, relative to it. */
 export function documentsBelow(root: string, folder = ''): string[] {
   return readdirSync(join(root, folder), { withFileTypes: true }).flatMap((entry) => {
     const path = join(folder, entry.name);
-    if (entry.isDirectory()) return notOurs.has(entry.name) ? [] : documentsBelow(root, path);
+    const foreign = notOurs.has(entry.name) || entry.name.startsWith('.');
+    if (entry.isDirectory()) return foreign ? [] : documentsBelow(root, path);
     return entry.name.endsWith('.md') ? [path] : [];
   });
 }
