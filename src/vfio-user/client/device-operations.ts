@@ -27,11 +27,13 @@ export function negotiate(offer: OfferedCapabilities): Operation<Negotiated> {
 }
 
 export interface DeviceInfo {
+  /** `VFIO_DEVICE_FLAGS_*`. */
   readonly flags: number;
   readonly regions: number;
   readonly irqs: number;
 }
 
+/** DEVICE_GET_INFO: how many regions and interrupt indices there are. */
 export function deviceInfo(): Operation<DeviceInfo> {
   return operation(
     messages.DEVICE_GET_INFO,
@@ -44,12 +46,14 @@ export function deviceInfo(): Operation<DeviceInfo> {
 }
 
 export interface RegionDescription {
+  /** `VFIO_REGION_INFO_FLAG_*`. */
   readonly flags: number;
   readonly size: number;
   /** Offset of the region in the descriptor. */
   readonly offset: number;
   /** Room that the whole description needs; larger than asked for: ask again. */
   readonly argsz: number;
+  /** What of the region may be mapped. */
   readonly areas: readonly { readonly offset: number; readonly size: number }[];
   /** The descriptor to map, ours to close. */
   readonly fd: number | undefined;
@@ -72,6 +76,7 @@ function parseAreas(data: Buffer): { offset: number; size: number }[] {
   );
 }
 
+/** DEVICE_GET_REGION_INFO; `argsz` is the room for the reply, which leaves out what does not fit. */
 export function regionInfo(index: number, argsz: number = s.regionInfo.size): Operation<RegionDescription> {
   return operation(
     messages.DEVICE_GET_REGION_INFO,
@@ -98,12 +103,15 @@ export function regionInfo(index: number, argsz: number = s.regionInfo.size): Op
 }
 
 export interface IoFdDescription {
+  /** Room that the whole description needs; larger than asked for: ask again. */
   readonly argsz: number;
+  /** How many sub-regions there are, whether or not they fit. */
   readonly count: number;
   readonly subRegions: readonly StructValue<typeof s.subRegionIoFd.fields>[];
   readonly fds: readonly number[];
 }
 
+/** DEVICE_GET_REGION_IO_FDS, with `argsz` as above. The descriptors are the caller's to close. */
 export function regionIoFds(index: number, argsz: number = s.regionIoFds.size): Operation<IoFdDescription> {
   return operation(
     messages.DEVICE_GET_REGION_IO_FDS,
@@ -123,6 +131,7 @@ export function regionIoFds(index: number, argsz: number = s.regionIoFds.size): 
   );
 }
 
+/** DEVICE_GET_IRQ_INFO: `VFIO_IRQ_INFO_*` flags, and how many interrupts the index has. */
 export function irqInfo(index: number): Operation<{ flags: number; count: number }> {
   return operation(
     messages.DEVICE_GET_IRQ_INFO,
@@ -136,6 +145,7 @@ export function irqInfo(index: number): Operation<{ flags: number; count: number
 
 export interface IrqRequest {
   readonly index: number;
+  /** First interrupt of the range; default 0. */
   readonly start?: number;
   readonly count: number;
   readonly action: 'mask' | 'unmask' | 'trigger';
@@ -151,6 +161,7 @@ const actionFlag = {
   trigger: irqSetFlags.actionTrigger,
 } as const;
 
+/** DEVICE_SET_IRQS. */
 export function setIrqs(request: IrqRequest): Operation<void> {
   const { index, start = 0, count, action, bools, eventfds } = request;
   const data = bools === undefined ? undefined : Uint8Array.from(bools, (value) => (value ? 1 : 0));
@@ -183,7 +194,7 @@ function checkAccess(
   );
 }
 
-/** The reply's bytes; good until the next request. */
+/** REGION_READ: `count` bytes, at most what was negotiated. */
 export function regionRead(region: number, offset: number, count: number): Operation<Buffer> {
   return operation(messages.REGION_READ, { offset, region, count }, (reply) => {
     checkAccess(reply, region, offset, count);
@@ -191,6 +202,7 @@ export function regionRead(region: number, offset: number, count: number): Opera
   });
 }
 
+/** REGION_WRITE: all of `data`, at most what was negotiated. */
 export function regionWrite(region: number, offset: number, data: Uint8Array): Operation<void> {
   const value = { offset, region, count: data.length };
   return operation(messages.REGION_WRITE, value, (reply) => checkAccess(reply, region, offset, data.length), {
@@ -205,6 +217,7 @@ export interface SmallWrite {
   readonly data: Uint8Array;
 }
 
+/** REGION_WRITE_MULTI: at most 200 writes, which a server does whole or not at all. */
 export function regionWriteMulti(writes: readonly SmallWrite[]): Operation<void> {
   const stride = s.singleWrite.size + s.singleWriteData;
   const data = Buffer.alloc(writes.length * stride);
@@ -221,6 +234,7 @@ export function regionWriteMulti(writes: readonly SmallWrite[]): Operation<void>
   );
 }
 
+/** DEVICE_RESET. */
 export function reset(): Operation<void> {
   return operation(messages.DEVICE_RESET, {}, () => undefined);
 }
@@ -230,16 +244,19 @@ export interface DmaMapRequest {
   readonly size: number;
   /** `dmaProt` bits. */
   readonly prot: number;
-  /** Stays the caller's. */
+  /** Stays the caller's. Left out: the memory is reached by messages. */
   readonly fd?: number;
+  /** Where in the file the memory begins; default 0. */
   readonly fdOffset?: number;
 }
 
+/** DMA_MAP. Address and size are multiples of 4096. */
 export function dmaMap({ iova, size, prot, fd, fdOffset = 0 }: DmaMapRequest): Operation<void> {
   const value = { argsz: s.dmaMap.size, flags: prot, offset: fdOffset, addr: iova, size };
   return operation(messages.DMA_MAP, value, () => undefined, fd === undefined ? {} : { fds: [fd] });
 }
 
+/** DMA_UNMAP of all mappings in that range; `flags`: `VFIO_DMA_UNMAP_FLAG_*`. */
 export function dmaUnmap(iova: number, size: number, flags = 0): Operation<void> {
   const [addr, bytes] = [BigInt(iova), BigInt(size)];
   return operation(messages.DMA_UNMAP, { argsz: s.dmaUnmap.size, flags, addr, size: bytes }, ({ value }) =>
@@ -247,6 +264,7 @@ export function dmaUnmap(iova: number, size: number, flags = 0): Operation<void>
   );
 }
 
+/** DMA_UNMAP of all mappings there are. */
 export function dmaUnmapAll(): Operation<void> {
   return dmaUnmap(0, 0, dmaUnmapFlags.all);
 }

@@ -39,6 +39,7 @@ export function probeFeature(index: number, methods = 0): Operation<void> {
   return map(deviceFeature(index | methods | featureFlags.probe, nothing), () => undefined);
 }
 
+/** The feature MIGRATION: `VFIO_MIGRATION_*` bits. */
 export function migrationFlags(): Operation<number> {
   const size = s.featureMigration.size;
   return map(deviceFeature(feature.MIGRATION | featureFlags.get, nothing, size), (data) => {
@@ -47,6 +48,7 @@ export function migrationFlags(): Operation<number> {
   });
 }
 
+/** The feature MIG_DEVICE_STATE: a `VFIO_DEVICE_STATE_*`. */
 export function migrationState(): Operation<number> {
   const size = s.featureMigState.size;
   return map(deviceFeature(feature.MIG_DEVICE_STATE | featureFlags.get, nothing, size), (data) => {
@@ -55,6 +57,7 @@ export function migrationState(): Operation<number> {
   });
 }
 
+/** Has the device go to a state, by way of others where `vfio.h` says so. */
 export function setMigrationState(state: number): Operation<void> {
   const data = Buffer.alloc(s.featureMigState.size);
   s.featureMigState.encode({ device_state: state, data_fd: noDataFd }, data, 0);
@@ -72,12 +75,13 @@ export function migrationDataSize(): Operation<number> {
   });
 }
 
+/** I/O virtual addresses, in bytes. */
 export interface LoggingRange {
   readonly iova: number;
   readonly length: number;
 }
 
-/** Results in the page size that the device chose. No ranges: everything. */
+/** Results in the page size, in bytes, that the device chose. No ranges: everything. */
 export function startDmaLogging(pageSize: number, ranges: readonly LoggingRange[] = []): Operation<number> {
   const data = Buffer.alloc(s.loggingControl.size + ranges.length * s.loggingRange.size);
   let at = s.loggingControl.encode({ page_size: pageSize, num_ranges: ranges.length, reserved: 0 }, data, 0);
@@ -88,6 +92,7 @@ export function startDmaLogging(pageSize: number, ranges: readonly LoggingRange[
   });
 }
 
+/** Ends the dirty log and forgets what is in it. */
 export function stopDmaLogging(): Operation<void> {
   return map(deviceFeature(feature.DMA_LOGGING_STOP | featureFlags.set, nothing), () => undefined);
 }
@@ -115,17 +120,20 @@ export function readState(size: number): Operation<Buffer> {
   });
 }
 
+/** MIG_DATA_WRITE: the next bytes of state, at most as many as was negotiated. */
 export function writeState(data: Uint8Array): Operation<void> {
   const value = { argsz: s.migData.size + data.length, size: data.length };
   return operation(messages.MIG_DATA_WRITE, value, () => undefined, { data });
 }
 
+/** `struct vfio_precopy_info`; `flags` are `VFIO_PRECOPY_INFO_*`. */
 export interface PrecopyInfo {
   readonly initialBytes: number;
   readonly dirtyBytes: number;
   readonly flags: number;
 }
 
+/** MIG_PRECOPY_INFO: refused (EINVAL) outside of the PRE_COPY states. */
 export function precopyInfo(): Operation<PrecopyInfo> {
   return operation(
     messages.MIG_PRECOPY_INFO,
