@@ -3,7 +3,6 @@ import { readdirSync } from 'node:fs';
 import { createConnection, createServer } from 'node:net';
 import { MessageChannel } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
-import { quietEngine } from '../../../src/engine.ts';
 import { createReactor, type Reactor, ready } from '../../../src/loop/index.ts';
 import { closeFd, eventfdCreate, eventfdSignal } from '../../../src/posix/index.ts';
 
@@ -105,30 +104,6 @@ describe('while the device loop runs, Node', () => {
 });
 
 describe('run', () => {
-  // Which of two timers is first a machine with much to do may get wrong.
-  it('waits longer for them while the engine is quiet', { retry: 5 }, () =>
-    running(async (reactor) => {
-      const order = async (): Promise<string[]> => {
-        const seen: string[] = [];
-        await new Promise<void>((resolve) => {
-          const both = (what: string): void => {
-            if (seen.push(what) === 2) resolve();
-          };
-          reactor.timer(() => void Promise.resolve('promise').then(both)).arm(0);
-          reactor.timer(() => both('device')).arm(5e6);
-        });
-        return seen;
-      };
-      expect(await order()).toEqual(['promise', 'device']);
-      const wake = quietEngine();
-      try {
-        expect(await order()).toEqual(['device', 'promise']);
-      } finally {
-        wake();
-      }
-    }),
-  );
-
   it('sleeps when nothing happens', () =>
     running(async () => {
       const before = process.cpuUsage();
