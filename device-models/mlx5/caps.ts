@@ -59,6 +59,8 @@ const general: Partial<Record<keyof typeof cmdHcaCap.fields, number>> = {
   max_tc: 8,
   cqe_version: 0,
   cq_moderation: 1,
+  // Linux since 6.10 moderates nothing without it.
+  cq_period_mode_modify: 1,
   cq_period_start_from_cqe: 1,
   bf: 1,
   log_bf_reg_size: logBfRegSize,

@@ -4,6 +4,7 @@ import { writeCounterGroup } from '../port-counters.ts';
 import {
   accessRegisterIn,
   accessRegisterOut,
+  mciaReg,
   paosReg,
   pfccReg,
   pmtuReg,
@@ -20,6 +21,8 @@ const ethernetProtocol = 4;
 /** `eth_proto_*`: 25GBASE-CR, which drivers show as 25000Mb/s. */
 const speed25G = 0x10000000;
 const minHardMtu = 68;
+/** `mcia_reg.status`: there is no module. */
+const moduleNotConnected = 3;
 
 /** A register: bytes of its data, and what reading and writing it do. `data` holds the request, then the reply. */
 interface Register {
@@ -116,6 +119,16 @@ const ppcnt: Register = {
   write: readOnly,
 };
 
+/** EEPROM of the port's module: there is none. Zeros alone would be taken for its content. */
+const mcia: Register = {
+  size: 0x90,
+  read(_core, data) {
+    data.fill(0);
+    mciaReg.set(data, 'status', moduleNotConnected);
+  },
+  write: readOnly,
+};
+
 /** Registers by id (`MLX5_REG_*`). */
 const registers: ReadonlyMap<number, Register> = new Map<number, Register>([
   [0x5001, absent(0x14)], // PCAP
@@ -134,7 +147,7 @@ const registers: ReadonlyMap<number, Register> = new Map<number, Register>([
   [0x5041, absent(0x0c)], // PCMR
   [0x6001, absent(0x40)], // NODE_DESC
   [0x7004, absent(0x10)], // HOST_ENDIANNESS
-  [0x9014, absent(0x90)], // MCIA: no module
+  [0x9014, mcia],
   [0x902b, absent(0x0c)], // MLCR
 ]);
 

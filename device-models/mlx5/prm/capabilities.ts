@@ -29,6 +29,7 @@ export const cmdHcaCap = ifc('cmd_hca_cap', 0x800, {
   cmdif_checksum: [0x210, 2],
   eth_net_offloads: [0x21c, 1],
   cq_moderation: [0x222, 1],
+  cq_period_mode_modify: [0x223, 1],
   cq_period_start_from_cqe: [0x22b, 1],
   log_pg_sz: [0x258, 8],
   bf: [0x260, 1],

@@ -16,6 +16,15 @@ export const accessRegisterOut = ifc('access_register_out', 0x80, {
   register_data: [0x80, 0],
 });
 
+export const mciaReg = ifc('mcia_reg', 0x200, {
+  module: [0x8, 8],
+  status: [0x18, 8],
+  i2c_device_address: [0x20, 8],
+  page_number: [0x28, 8],
+  device_address: [0x30, 16],
+  size: [0x50, 16],
+});
+
 export const paosReg = ifc('paos_reg', 0x80, {
   swid: [0x0, 8],
   local_port: [0x8, 8],

@@ -8,6 +8,29 @@ const layouts = Object.entries(prm as Readonly<Record<string, unknown>>).filter(
   (entry): entry is [string, Layout] => entry[1] instanceof Layout,
 );
 
+/**
+ * Fields that the kernel's headers name only since later than 6.1, and what these bits are in it: 6.10 has `cq_period_mode_modify`
+ * right behind `cq_moderation`.
+ */
+const namedLater: Readonly<Record<string, string>> = {
+  'mlx5_ifc_cmd_hca_cap_bits.cq_period_mode_modify': 'reserved_at_223',
+};
+
+/** The field of the header that `name` of `struct` lies in, as the header calls it now or did. */
+function inHeader(
+  struct: string,
+  name: string,
+  offset: number,
+  width: number,
+  fields: ReadonlyMap<string, unknown>,
+): { offset: number; width: number } | undefined {
+  const own = fields.get(name) as { offset: number; width: number } | undefined;
+  const earlier = fields.get(namedLater[`${struct}.${name}`] ?? '') as typeof own;
+  if (own !== undefined || earlier === undefined) return own;
+  const within = offset >= earlier.offset && offset + width <= earlier.offset + earlier.width;
+  return within ? { offset, width } : earlier;
+}
+
 /** Every difference between a declared layout and the same structure of the header, in words. */
 function differences(
   layout: Layout,
@@ -20,7 +43,7 @@ function differences(
   if (layout.size * 8 !== header.size)
     found.push(`${layout.source.struct}: size ${layout.size * 8} != ${header.size}`);
   for (const [name, [offset, width]] of Object.entries(layout.fields)) {
-    const theirs = header.fields.get(name) as { offset: number; width: number } | undefined;
+    const theirs = inHeader(layout.source.struct, name, offset, width, header.fields);
     if (theirs === undefined) found.push(`${layout.source.struct}.${name}: not in the header`);
     else if (theirs.offset !== offset || theirs.width !== width) {
       found.push(`${layout.source.struct}.${name}: ${offset}+${width} != ${theirs.offset}+${theirs.width}`);
