@@ -1,8 +1,10 @@
 /** Two QEMUs and the device servers of a migration, played by objects: what is asked of them is written down. */
+
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { engineIsQuiet } from '../../../src/engine.ts';
 import { errno, RequestError } from '../../../src/errors.ts';
 import { migrationState } from '../../../src/migration/state.ts';
 import type {
@@ -402,6 +404,8 @@ export class FakeWorld {
   async stop(): Promise<void> {
     await Promise.all([this.kill('source'), this.kill('destination')]).catch(() => undefined);
     rmSync(this.folder, { recursive: true, force: true });
+    // Other tests run in this process.
+    if (engineIsQuiet()) throw new Error('the migration has not ended: it keeps this process quiet');
   }
 
   #event(side: 'source' | 'destination', name: string, data: object = {}, agoMs = 0): void {
@@ -532,6 +536,7 @@ export class FakeWorld {
   #act(side: 'source' | 'destination', command: string): void {
     if (side === 'source' && command === 'migrate') {
       this.#migration = 'active';
+      this.#event('source', 'MIGRATION', { status: 'active' });
       this.#statusBefore = this.sourceStatus;
       setTimeout(() => this.switchOver(), this.precopyMs).unref();
     } else if (side === 'source' && command === 'migrate-continue') {

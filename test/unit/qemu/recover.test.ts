@@ -13,17 +13,33 @@ beforeEach(async () => {
   world = new FakeWorld();
   await world.start();
 });
-afterEach(() => world.stop());
+/** Ends the migrations that were left: they keep the process quiet, and other tests run in it. */
+let endLeft: (() => Promise<void>) | undefined;
+afterEach(async () => {
+  await endLeft?.();
+  endLeft = undefined;
+  await world.stop();
+});
 
 /** Begins a migration that does nothing more from `phase` on. */
 async function leaveAt(phase: Phase): Promise<void> {
   await new Promise<void>((reached) => {
+    const cancel = new AbortController();
+    let go: () => void = () => undefined;
+    const left = new Promise<void>((resolve) => {
+      go = resolve;
+    });
     const onPhase = (at: Phase): Promise<void> | void => {
       if (at !== phase) return;
       reached();
-      return new Promise(() => undefined);
+      return left;
     };
-    migrate({ ...world.options(), onPhase }).catch(() => undefined);
+    const migration = migrate({ ...world.options(), onPhase, signal: cancel.signal }).catch(() => undefined);
+    endLeft = async () => {
+      cancel.abort();
+      go();
+      await migration;
+    };
   });
 }
 

@@ -157,9 +157,9 @@ describe('a migration without faults', () => {
   });
 
   it('counts the blackout from when QEMU stopped the guest, however late it tells', async () => {
-    world.stopsAheadMs = 90;
+    world.stopsAheadMs = 50;
     const report = await migrate(world.options());
-    expect(report.blackoutUs).toBeGreaterThan(90_000);
+    expect(report.blackoutUs).toBeGreaterThan(50_000);
   });
 
   it('has told the destination all registers before the blackout', async () => {
