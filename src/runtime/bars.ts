@@ -4,14 +4,13 @@ import { errno, RequestError } from '../errors.ts';
 import { type BarWindow, overlayBar } from '../pci/index.ts';
 import { closeFd, MappedMemory, memfdCreate, mmapProt, sealSize } from '../posix/index.ts';
 import { type RegionInfo, regionFlags } from '../transport/served-device.ts';
+import { pciRegion } from '../vfio-user/constants.ts';
 
 export function isBarRegion(index: number): index is BarIndex {
   return index >= pciRegion.bar0 && index <= pciRegion.bar5;
 }
 
 const barIndices: readonly BarIndex[] = [0, 1, 2, 3, 4, 5];
-
-import { pciRegion } from '../vfio-user/constants.ts';
 
 /** One BAR of a living device, and the memory behind it that clients map. */
 class Bar {

@@ -1,6 +1,5 @@
 import type { DeviceMigration } from '../device/migration.ts';
-import type { Device, DeviceModel, OptionTable, ResetKind } from '../device/model.ts';
-import type { BarIndex } from '../device/pci-description.ts';
+import type { Device, DeviceModel, OptionTable } from '../device/model.ts';
 import { createDirtyLog, type DirtyScopeName, type DirtyTracker, GuestMemoryMap } from '../dma/index.ts';
 import { errno, RequestError } from '../errors.ts';
 import { limitedLogger } from '../limited-logger.ts';
@@ -10,17 +9,17 @@ import { ready } from '../loop/types.ts';
 import { type MigrationController, type MigrationHooks, migrationState } from '../migration/index.ts';
 import { ConfigSpace, InterruptController } from '../pci/index.ts';
 import { adoptEventfd, closeFd, eventfdDrain, eventfdSignal } from '../posix/index.ts';
-import {
-  type ClientLink,
-  type IrqInfo,
-  type IrqSet,
-  type RegionInfo,
-  type RegionIoFd,
-  regionFlags,
-  type ServedDevice,
-  type ServedMigration,
+import type {
+  ClientLink,
+  IrqInfo,
+  IrqSet,
+  RegionInfo,
+  RegionIoFd,
+  ServedDevice,
+  ServedMigration,
 } from '../transport/served-device.ts';
 import { deviceFlags, pciIrq, pciRegion } from '../vfio-user/constants.ts';
+import { DeviceActivity } from './activity.ts';
 import { BarSet, isBarRegion } from './bars.ts';
 import { CompanionService } from './companion.ts';
 import { describeDevice, describeRegisters } from './device-info.ts';
@@ -31,6 +30,8 @@ import { RuntimeHost } from './host.ts';
 import { createMigration, servedMigration } from './migration.ts';
 import { checkDevice } from './model-check.ts';
 import { resolveOptions } from './options.ts';
+import { DeviceRegions } from './regions.ts';
+import { DeviceResets } from './resets.ts';
 
 export interface RuntimeSettings {
   readonly reactor: Reactor;
@@ -69,24 +70,21 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   readonly dirtyLog: DirtyTracker;
   readonly companion: CompanionService;
 
-  readonly #log: Logger;
   readonly #reactor: Reactor;
   readonly #extension: RuntimeExtension | undefined;
   readonly #bars: BarSet;
   readonly #doorbells: Doorbells;
   readonly #device: Device;
   readonly #health: DeviceHealth;
+  readonly #regions: DeviceRegions;
+  readonly #activity: DeviceActivity;
+  readonly #resets: DeviceResets;
   readonly #migration: MigrationController | undefined;
   #client: ClientLink | undefined;
   /** Whether the orchestrator moved the state machine last. */
   #byOrchestrator = false;
   /** Whether the client on the device socket, not the orchestrator, started the dirty log last. */
   #loggedByClient = false;
-  #held: boolean;
-  /** By a function level reset that came while the model was at work. */
-  #modelResetDue = false;
-  /** From quiesce to resume. */
-  #quiet = false;
 
   /**
    * @throws ModelOptionError, PciDescriptionError, and CompanionError with what else is wrong with the model, its options or the dirty
@@ -98,10 +96,8 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     const description = model.pci(options);
     this.name = model.name;
     this.model = model;
-    this.#log = log;
     this.#reactor = reactor;
     this.#extension = settings.extension;
-    this.#held = settings.held ?? false;
     const limited = limitedLogger(log, () => reactor.now());
     this.#health = new DeviceHealth(model.name, limited, () => void this.interrupts.signalError());
     this.config = new ConfigSpace(description, {
@@ -110,7 +106,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       msixControlChanged: () => this.interrupts.configChanged(),
       // In D3hot a function is no bus master, whatever its command register says.
       powerStateChanged: () => this.#commandChanged(),
-      functionLevelReset: () => this.#functionLevelReset(),
+      functionLevelReset: () => this.#resets.functionLevel(),
     });
     this.interrupts = new InterruptController(description, this.config, {
       signal: eventfdSignal,
@@ -121,10 +117,20 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
           signaled();
         }),
     });
-    if (this.#held) this.interrupts.hold();
     this.#bars = new BarSet(description);
     this.#doorbells = new Doorbells(description, reactor, (bar, offset, value) => {
       this.#health.run(() => this.#bars.write(bar, offset, value.length, value, 0));
+    });
+    const { config, interrupts } = this;
+    const [bars, doorbells, health] = [this.#bars, this.#doorbells, this.#health];
+    this.#regions = new DeviceRegions({ config, bars, doorbells, health });
+    let device: Device | undefined;
+    this.#activity = new DeviceActivity(settings.held ?? false, { health, interrupts, device: () => device });
+    this.#resets = new DeviceResets({
+      ...{ name: model.name, log, config, interrupts, doorbells, health, activity: this.#activity },
+      device: () => this.#device,
+      unwind: (then) => this.#client?.unwind(then) ?? false,
+      functionWasReset: () => this.#migration?.deviceWasReset(),
     });
     const host = new RuntimeHost({
       log: limited,
@@ -137,8 +143,6 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       client: () => this.#client?.dma,
       mayInitiate: () => this.mayInitiate,
     });
-    const { config, interrupts } = this;
-    let device: Device | undefined;
     try {
       device = model.create(host, options);
       checkDevice(model.name, device, description.bars);
@@ -176,7 +180,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
         info: () => ({ ...describeDevice(this), ...this.#extension?.info() }),
         hold: (on) => this.hold(on),
         reset: () => {
-          this.#resetDevice('client');
+          this.#resets.all('client');
           this.#migration?.reset();
         },
         fireVectors: () => this.interrupts.fireAll(),
@@ -201,11 +205,11 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   /** Whether the device may start something by itself. */
   get mayInitiate(): boolean {
-    return !this.#held && !this.#quiet && !this.#modelResetDue && !this.#health.broken;
+    return this.#activity.active && !this.#resets.due && !this.#health.broken;
   }
 
   get held(): boolean {
-    return this.#held;
+    return this.#activity.held;
   }
 
   get connected(): boolean {
@@ -228,11 +232,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
 
   /** Holds the device, or lets it go: a held device answers everything and starts nothing. */
   hold(on: boolean): void {
-    if (on === this.#held) return;
-    this.#held = on;
-    if (this.#quiet) return;
-    if (on) this.#suspend();
-    else this.#revive();
+    this.#activity.hold(on);
   }
 
   attach(link: ClientLink): void {
@@ -244,7 +244,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   /** What the client began of a migration ends with it (docs/decisions/0011-a-client-that-leaves.md). */
   detach(): void {
     this.#dropClient();
-    this.#unwound();
+    this.#resets.unwound();
     if (this.#loggedByClient) this.#migration?.stopDmaLogging();
     this.#loggedByClient = false;
     if (!this.#byOrchestrator && this.#migration && this.#migration.state !== migrationState.RUNNING)
@@ -261,16 +261,11 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   }
 
   regionInfo(index: number): RegionInfo {
-    this.#checkRegion(index);
-    if (isBarRegion(index)) return this.#bars.info(index);
-    if (index === pciRegion.config)
-      return { size: this.config.size, flags: regionFlags.read | regionFlags.write };
-    return { size: 0, flags: 0 };
+    return this.#regions.info(index);
   }
 
   regionIoFds(index: number): readonly RegionIoFd[] {
-    this.#checkRegion(index);
-    return this.#doorbells.offer(index);
+    return this.#regions.ioFds(index);
   }
 
   irqInfo(index: number): IrqInfo {
@@ -283,42 +278,15 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
   }
 
   regionRead(index: number, offset: number, count: number, target: Buffer, at: number): void {
-    if (index === pciRegion.config) {
-      this.config.read(offset, count, target, at);
-      return;
-    }
-    const bar = this.#bar(index, offset, count);
-    this.#health.check();
-    try {
-      this.#bars.read(bar, offset, count, target, at);
-    } catch (error) {
-      this.#health.failed(error);
-    }
+    this.#regions.read(index, offset, count, target, at);
   }
 
   checkRegionWrite(index: number, offset: number, count: number): void {
-    if (index === pciRegion.config) this.config.checkRange(offset, count);
-    else {
-      this.#bar(index, offset, count);
-      this.#health.check();
-    }
+    this.#regions.checkWrite(index, offset, count);
   }
 
   regionWrite(index: number, offset: number, count: number, source: Buffer, at: number): void {
-    if (index === pciRegion.config) {
-      this.config.write(offset, count, source, at);
-      return;
-    }
-    const bar = this.#bar(index, offset, count);
-    this.#health.check();
-    this.#health.enter();
-    try {
-      this.#bars.write(bar, offset, count, source, at);
-    } catch (error) {
-      this.#health.failed(error);
-    } finally {
-      this.#health.leave();
-    }
+    this.#regions.write(index, offset, count, source, at);
   }
 
   dmaMap(region: { iova: number; size: number; prot: number; fd?: number; fdOffset: number }): void {
@@ -349,7 +317,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
    * (docs/decisions/0010-reset-and-migration.md).
    */
   reset(): void {
-    this.#resetDevice('client');
+    this.#resets.all('client');
     if (this.#byOrchestrator) this.#migration?.deviceWasReset();
     else this.#migration?.reset();
   }
@@ -368,22 +336,14 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     return {
       // What is left of a model that failed in the middle of something must not go on elsewhere as if it were whole.
       save: () => this.#health.check(),
-      quiesce: () => {
-        this.#quiet = true;
-        if (!this.#held) this.#suspend();
-      },
+      quiesce: () => this.#activity.quiesce(),
       stop: () => {
         this.#doorbells.drain();
         this.#health.check();
       },
       start: () => {},
-      resume: () => {
-        this.#quiet = false;
-        if (!this.#held) this.#revive();
-      },
-      failed: () => {
-        this.#quiet = true;
-      },
+      resume: () => this.#activity.resume(),
+      failed: () => this.#activity.silence(),
     };
   }
 
@@ -394,48 +354,12 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#bars.close();
   }
 
-  #resetDevice(kind: ResetKind): void {
-    this.#log.debug(`${this.name}: reset (${kind})`);
-    this.config.reset(kind);
-    this.#doorbells.forget();
-    this.#resetModel(kind);
-  }
-
-  #resetModel(kind: ResetKind): void {
-    this.#health.mend();
-    this.interrupts.reset();
-    this.#health.run(() => this.#device.reset(kind));
-  }
-
   #moved(byOrchestrator: boolean): () => void {
     const before = this.#byOrchestrator;
     this.#byOrchestrator = byOrchestrator;
     return () => {
       this.#byOrchestrator = before;
     };
-  }
-
-  /** In the middle of the model's DMA by message, the model is reset once it has unwound, and can do no harm until then. */
-  #functionLevelReset(): void {
-    if (this.#health.busy && this.#client?.unwind(() => this.#unwound())) {
-      this.config.reset('flr');
-      // Not when it has unwound: what rings from now on is for the device after that.
-      this.#doorbells.forget();
-      this.interrupts.hold();
-      this.#modelResetDue = true;
-      return;
-    }
-    this.#resetDevice('flr');
-    this.#migration?.deviceWasReset();
-  }
-
-  #unwound(): void {
-    if (!this.#modelResetDue) return;
-    this.#modelResetDue = false;
-    this.#log.debug(`${this.name}: reset of the model`);
-    this.#resetModel('flr');
-    if (!this.#held && !this.#quiet) this.interrupts.release();
-    this.#migration?.deviceWasReset();
   }
 
   /** Device code up the stack may still hold a view of what was unmapped; deferred tasks run below it. */
@@ -450,16 +374,6 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     return base === undefined ? undefined : { address: base + table.offset, size: table.size };
   }
 
-  #suspend(): void {
-    this.#health.run(() => this.#device.quiesce?.());
-    this.interrupts.hold();
-  }
-
-  #revive(): void {
-    this.interrupts.release();
-    this.#health.run(() => this.#device.resume?.());
-  }
-
   #commandChanged(): void {
     this.interrupts.configChanged();
     this.#health.run(() => this.#device.commandChanged?.());
@@ -470,20 +384,6 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       if (operations && Object.hasOwn(operations, op)) return operations[op]?.(request);
     }
     throw new RequestError(errno.EOPNOTSUPP, `${this.name} has no companion operation "${op}"`);
-  }
-
-  #checkRegion(index: number): void {
-    if (index < 0 || index >= pciRegion.count) {
-      throw new RequestError(errno.EINVAL, `there is no region ${index}; the last is ${pciRegion.count - 1}`);
-    }
-  }
-
-  /** The BAR that `index` is, with the range checked. */
-  #bar(index: number, offset: number, count: number): BarIndex {
-    this.#checkRegion(index);
-    if (!isBarRegion(index)) throw new RequestError(errno.EINVAL, `region ${index} can't be accessed`);
-    this.#bars.check(index, offset, count);
-    return index;
   }
 }
 
