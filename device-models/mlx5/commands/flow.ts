@@ -25,6 +25,7 @@ import { matchWords } from '../steering/match.ts';
 import {
   type Destination,
   destinationType,
+  type FlowEntry,
   FlowTable,
   flowAction,
   flowEntry,
@@ -39,7 +40,9 @@ const modifyMissTable = 1;
 const rootOpMod = { ENABLE: 0, DISABLE: 1 } as const;
 const fteOpMod = { ADD: 0, MODIFY: 1 } as const;
 /** `modify_enable_mask` of SET_FLOW_TABLE_ENTRY (`MLX5_SET_FTE_MODIFY_ENABLE_MASK_*`). */
-const fteModify = { ACTION: 1, FLOW_TAG: 2, DESTINATION_LIST: 4 } as const;
+const fteModify = { ACTION: 1, FLOW_TAG: 2, DESTINATION_LIST: 4, FLOW_COUNTERS: 8 } as const;
+const allFteModify =
+  fteModify.ACTION | fteModify.FLOW_TAG | fteModify.DESTINATION_LIST | fteModify.FLOW_COUNTERS;
 const supportedActions = flowAction.ALLOW | flowAction.DROP | flowAction.FWD_DEST | flowAction.COUNT;
 
 function requireNicReceive(type: number, otherVport: number): void {
@@ -158,7 +161,6 @@ function readDestinations(core: Mlx5Core, input: Buffer, at: number, from: FlowT
   require(input.length >= list + count * destFormatStruct.size, 'badPageList', 'destination list is cut off');
   require(flowContext.get(input, 'extended_destination', at) ===
     0, 'unsupportedType', 'extended destinations');
-  require(flowContext.get(input, 'flow_counter_list_size', at) === 0, 'unsupportedType', 'flow counters');
   const destinations: Destination[] = [];
   for (let index = 0; index < count; index++) {
     const entry = list + index * destFormatStruct.size;
@@ -177,41 +179,65 @@ function readDestinations(core: Mlx5Core, input: Buffer, at: number, from: FlowT
   return destinations;
 }
 
+/** What the flow context at byte `at` says of the fields in `mask`; nothing is read of the others. */
+function readFlowContext(
+  core: Mlx5Core,
+  input: Buffer,
+  at: number,
+  table: FlowTable,
+  mask: number,
+): Partial<Pick<FlowEntry, 'action' | 'flowTag' | 'destinations'>> {
+  const action = flowContext.get(input, 'action', at);
+  const given = (field: number): boolean => (mask & field) !== 0;
+  if (given(fteModify.ACTION)) {
+    require((action & ~supportedActions) === 0, 'badAction', `flow action 0x${action.toString(16)}`);
+  }
+  if (given(fteModify.FLOW_COUNTERS)) {
+    require(flowContext.get(input, 'flow_counter_list_size', at) === 0, 'unsupportedType', 'flow counters');
+  }
+  return {
+    ...(given(fteModify.ACTION) && { action }),
+    ...(given(fteModify.FLOW_TAG) && { flowTag: flowContext.get(input, 'flow_tag', at) }),
+    ...(given(fteModify.DESTINATION_LIST) && { destinations: readDestinations(core, input, at, table) }),
+  };
+}
+
+function requireAgreement({ action, destinations }: Pick<FlowEntry, 'action' | 'destinations'>): void {
+  const forwards = (action & flowAction.FWD_DEST) !== 0;
+  require(forwards === destinations.length > 0, 'badDestination', 'action and destinations do not agree');
+}
+
 function setFlowTableEntry(core: Mlx5Core, input: Buffer): void {
   requireNicReceive(setFteIn.get(input, 'table_type'), setFteIn.get(input, 'other_vport'));
   const table = core.steering.tables.get(setFteIn.get(input, 'table_id'));
   const at = setFteIn.byte('flow_context');
   const index = setFteIn.get(input, 'flow_index');
-  const action = flowContext.get(input, 'action', at);
   const group = table.group(flowContext.get(input, 'group_id', at));
   require(index >= group.start && index <= group.end, 'badIndex', `flow index ${index}`);
-  require((action & ~supportedActions) === 0, 'badAction', `flow action 0x${action.toString(16)}`);
-  const destinations = readDestinations(core, input, at, table);
-  const forwards = (action & flowAction.FWD_DEST) !== 0;
-  require(forwards === destinations.length > 0, 'badDestination', 'action and destinations do not agree');
   const old = table.entryAt(index);
-  const given = { action, destinations, flowTag: flowContext.get(input, 'flow_tag', at) };
   if (opMod(input) === fteOpMod.MODIFY) {
     if (old === undefined) {
       throw new CommandRefused(commandStatus.BAD_RES_ERR, syndrome.noSuchObject, `no flow entry ${index}`);
     }
     const mask = setFteIn.get(input, 'modify_enable_mask');
-    table.setEntry(
-      flowEntry(group, {
-        ...old,
-        action: (mask & fteModify.ACTION) !== 0 ? given.action : old.action,
-        flowTag: (mask & fteModify.FLOW_TAG) !== 0 ? given.flowTag : old.flowTag,
-        destinations: (mask & fteModify.DESTINATION_LIST) !== 0 ? given.destinations : old.destinations,
-      }),
-    );
+    require((mask & ~allFteModify) === 0, 'badModifyMask', `SET_FLOW_TABLE_ENTRY mask ${mask}`);
+    const changed = { ...old, ...readFlowContext(core, input, at, table, mask) };
+    requireAgreement(changed);
+    table.setEntry(flowEntry(group, changed));
     return;
   }
   require(opMod(input) === fteOpMod.ADD, 'unsupportedType', `SET_FLOW_TABLE_ENTRY op_mod ${opMod(input)}`);
+  const {
+    action = 0,
+    flowTag = 0,
+    destinations = [],
+  } = readFlowContext(core, input, at, table, allFteModify);
+  requireAgreement({ action, destinations });
   if (old === undefined && core.steering.entryCount() >= limits.flowEntries) {
     throw new CommandRefused(commandStatus.LIM_ERR, syndrome.tooManyObjects, 'too many flow entries');
   }
   const value = readWords(input, at + flowContext.byte('match_value'));
-  table.setEntry(flowEntry(group, { index, groupId: group.id, ...given, value }));
+  table.setEntry(flowEntry(group, { index, groupId: group.id, action, flowTag, destinations, value }));
 }
 
 function queryFlowTableEntry(core: Mlx5Core, input: Buffer, output: Buffer): void {
