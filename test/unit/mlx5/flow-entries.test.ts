@@ -1,8 +1,9 @@
-/** SET_FLOW_TABLE_ENTRY of an entry that is there: `op_mod` 1 changes what `modify_enable_mask` names, and no more. */
+/** Flow tables by their commands: entries that are made and modified, groups, the root. */
 import { beforeEach, describe, expect, it } from 'vitest';
+import { limits } from '../../../device-models/mlx5/limits.ts';
 import * as prm from '../../../device-models/mlx5/prm/index.ts';
 import { flowAction } from '../../../device-models/mlx5/steering/tables.ts';
-import { CommandFailed, fillDmac } from './driver.ts';
+import { CommandFailed, type FakeDriver, fillDmac } from './driver.ts';
 import { buildFrame } from './frames.ts';
 import { type Bench, running } from './setup.ts';
 
@@ -25,6 +26,9 @@ interface Entry {
   /** Times that the frame goes to the TIR which takes any. */
   readonly copies?: number;
   readonly value?: Buffer;
+  readonly destinationType?: number;
+  /** Bytes that are missing at the end. */
+  readonly cut?: number;
 }
 
 let bench: Bench;
@@ -47,15 +51,18 @@ function setEntry(entry: Entry): void {
     fillDmac(input.subarray(at + prm.flowContext.byte('match_value')), entry.value);
   for (let copy = 0; copy < copies; copy++) {
     const destination = at + prm.flowContext.byte('destination') + 8 * copy;
-    prm.destFormatStruct.set(input, 'destination_type', 2, destination);
-    prm.destFormatStruct.set(input, 'destination_id', driver.tirs[10] ?? 0, destination);
+    prm.destFormatStruct.set(input, 'destination_type', entry.destinationType ?? 2, destination);
+    // As the id of anything but a TIR, that of a table to which the entry could forward.
+    const id = entry.destinationType === undefined ? driver.tirs[10] : driver.tables.ttc;
+    prm.destFormatStruct.set(input, 'destination_id', id ?? 0, destination);
   }
-  driver.command('SET_FLOW_TABLE_ENTRY', input, 16, entry.mode ?? opMod.MODIFY);
+  const given = input.subarray(0, input.length - (entry.cut ?? 0));
+  driver.command('SET_FLOW_TABLE_ENTRY', given, 16, entry.mode ?? opMod.MODIFY);
 }
 
-function statusOf(entry: Entry): number {
+function statusOf(run: () => void): number {
   try {
-    setEntry(entry);
+    run();
     return commandStatus.OK;
   } catch (error) {
     if (!(error instanceof CommandFailed)) throw error;
@@ -139,7 +146,7 @@ describe('an entry that is modified', () => {
     ['an operation that is none', { mode: 2, mask: change.FLOW_TAG }, commandStatus.BAD_PARAM_ERR],
   ];
   it.each(refused)('is not: %s', (_what, entry, expected) => {
-    expect(statusOf({ tag: 9, ...entry })).toBe(expected);
+    expect(statusOf(() => setEntry({ tag: 9, ...entry }))).toBe(expected);
     expect(query()).toEqual([group(), FWD_DEST, 7, 1]);
   });
 
@@ -161,10 +168,14 @@ describe('an entry that is made', () => {
     ['that drops to somewhere', { action: DROP, copies: 1 }],
     ['with counters', { action: FWD_DEST, copies: 1, counters: 1 }],
     ['with an action that is none', { action: FWD_DEST | 0x8000, copies: 1 }],
+    ['that goes to a vport', { action: FWD_DEST, copies: 1, destinationType: 0 }],
+    ['whose last destination is cut off', { action: FWD_DEST, copies: 2, cut: 8 }],
     ['beyond its group', { action: FWD_DEST, copies: 1, at: 128 }],
   ];
   it.each(refused)('is refused: %s', (_what, entry) => {
-    expect(statusOf({ mode: opMod.ADD, at: 9, value: otherMac, ...entry })).toBe(commandStatus.BAD_PARAM_ERR);
+    expect(statusOf(() => setEntry({ mode: opMod.ADD, at: 9, value: otherMac, ...entry }))).toBe(
+      commandStatus.BAD_PARAM_ERR,
+    );
     expect(tagsOf(otherMac)).toEqual([]);
   });
 
@@ -173,5 +184,126 @@ describe('an entry that is made', () => {
     setEntry({ mode: opMod.ADD, action: FWD_DEST, copies: 2, value: otherMac });
     expect(tagsOf(mac)).toEqual([]);
     expect(tagsOf(otherMac)).toEqual([0, 0]);
+  });
+
+  it('is one too many when all tables together are full; one at its index is replaced then', () => {
+    const { steering } = bench.device.core;
+    const count = steering.entryCount;
+    try {
+      steering.entryCount = () => limits.flowEntries;
+      const entry = { mode: opMod.ADD, action: FWD_DEST, copies: 1, value: mac } as const;
+      expect(statusOf(() => setEntry({ ...entry, at: 11 }))).toBe(commandStatus.LIM_ERR);
+      expect(statusOf(() => setEntry(entry))).toBe(commandStatus.OK);
+      steering.entryCount = () => limits.flowEntries - 1;
+      expect(statusOf(() => setEntry({ ...entry, at: 11 }))).toBe(commandStatus.OK);
+    } finally {
+      steering.entryCount = count;
+    }
+  });
+
+  it('keeps the tag that a table before it gave', () => {
+    setEntry({ mode: opMod.ADD, action: FWD_DEST, copies: 1, value: mac });
+    expect(tagsOf(mac)).toEqual([0]);
+    const { driver } = bench;
+    const input = Buffer.alloc(840);
+    const at = prm.setFteIn.byte('flow_context');
+    const destination = at + prm.flowContext.byte('destination');
+    prm.setFteIn.set(input, 'table_id', driver.tables.vlan ?? 0);
+    prm.setFteIn.set(input, 'flow_index', 2048);
+    prm.flowContext.set(input, 'group_id', driver.groups.vlan?.[1] ?? 0xffff, at);
+    prm.flowContext.set(input, 'action', FWD_DEST, at);
+    prm.flowContext.set(input, 'flow_tag', 3, at);
+    prm.flowContext.set(input, 'destination_list_size', 1, at);
+    prm.destFormatStruct.set(input, 'destination_type', 1, destination);
+    prm.destFormatStruct.set(input, 'destination_id', driver.tables.l2 ?? 0, destination);
+    driver.command('SET_FLOW_TABLE_ENTRY', input);
+    expect(tagsOf(mac)).toEqual([3]);
+  });
+});
+
+describe('a flow group', () => {
+  let driver: FakeDriver;
+  beforeEach(() => {
+    driver = running().driver;
+  });
+  const create = (start: number, end: number) =>
+    statusOf(() => driver.createGroup('l2', start, end, () => {}));
+
+  it('may touch its neighbours, and have no index in common with them', () => {
+    // There are groups from 0 to 127, of 128 and of 129.
+    expect(create(140, 150)).toBe(commandStatus.OK);
+    expect([create(127, 127), create(130, 140), create(150, 151), create(130, 160)]).toEqual(
+      new Array(4).fill(commandStatus.BAD_PARAM_ERR),
+    );
+    expect([create(130, 139), create(151, 255)]).toEqual([commandStatus.OK, commandStatus.OK]);
+  });
+
+  it('stays while it has entries', () => {
+    const destroy = (): void => {
+      const input = Buffer.alloc(64);
+      prm.destroyFlowGroupIn.set(input, 'table_id', driver.tables.l2 ?? 0);
+      prm.destroyFlowGroupIn.set(input, 'group_id', driver.groups.l2?.[0] ?? 0xffff);
+      driver.command('DESTROY_FLOW_GROUP', input);
+    };
+    expect(statusOf(destroy)).toBe(commandStatus.BAD_RES_STATE_ERR);
+    driver.deleteEntry('l2', 0);
+    driver.deleteEntry('l2', 1);
+    expect(statusOf(destroy)).toBe(commandStatus.OK);
+  });
+
+  it('that looks at nothing looks at nothing, whatever mask comes with it; other headers than the outer are refused', () => {
+    const made = running();
+    bench = made;
+    const createWith = (enable: number): number => {
+      const input = Buffer.alloc(1024);
+      prm.createFlowGroupIn.set(input, 'table_id', made.driver.tables.l2 ?? 0);
+      prm.createFlowGroupIn.set(input, 'start_flow_index', 200);
+      prm.createFlowGroupIn.set(input, 'end_flow_index', 200);
+      prm.createFlowGroupIn.set(input, 'match_criteria_enable', enable);
+      fillDmac(input.subarray(prm.createFlowGroupIn.byte('match_criteria')), Buffer.alloc(6, 0xff));
+      return prm.createFlowGroupOut.get(made.driver.command('CREATE_FLOW_GROUP', input), 'group_id');
+    };
+    expect(statusOf(() => createWith(2))).toBe(commandStatus.BAD_PARAM_ERR);
+    made.driver.groups.l2?.push(createWith(0));
+    expect(tagsOf(otherMac)).toEqual([]);
+    setEntry({ mode: opMod.ADD, at: 200, group: 3, action: FWD_DEST, copies: 1, value: mac });
+    expect(tagsOf(otherMac)).toEqual([0]);
+  });
+});
+
+describe('a flow table', () => {
+  it('is as large as the capabilities say, and no larger', () => {
+    const { driver } = running();
+    expect(statusOf(() => driver.createTable(20, limits.logFlowTableSize))).toBe(commandStatus.OK);
+    expect(statusOf(() => driver.createTable(21, limits.logFlowTableSize + 1))).toBe(
+      commandStatus.BAD_PARAM_ERR,
+    );
+  });
+
+  it('has nothing modified but where it sends what does not match', () => {
+    const { driver } = running();
+    const input = Buffer.alloc(64);
+    prm.modifyFlowTableIn.set(input, 'table_id', driver.tables.l2 ?? 0);
+    for (const select of [0, 2, 3]) {
+      prm.modifyFlowTableIn.set(input, 'modify_field_select', select);
+      expect(statusOf(() => driver.command('MODIFY_FLOW_TABLE', input))).toBe(commandStatus.BAD_PARAM_ERR);
+    }
+  });
+
+  it('is no root any more when the root is disabled, or the table destroyed', () => {
+    bench = running();
+    const { device, driver } = bench;
+    expect(tagsOf(driver.mac)).toEqual([0]);
+    const input = Buffer.alloc(64);
+    prm.setFlowTableRootIn.set(input, 'table_id', driver.tables.tc ?? 0);
+    driver.command('SET_FLOW_TABLE_ROOT', input, 16, 1);
+    expect(tagsOf(driver.mac)).toEqual([]);
+    driver.setRoot('tc');
+    expect(tagsOf(driver.mac)).toEqual([0]);
+    const destroy = Buffer.alloc(64);
+    prm.destroyFlowTableIn.set(destroy, 'table_id', driver.tables.tc ?? 0);
+    driver.command('DESTROY_FLOW_TABLE', destroy);
+    expect(device.core.steering.root).toBeUndefined();
+    expect(tagsOf(driver.mac)).toEqual([]);
   });
 });
