@@ -9,7 +9,7 @@ export function pseudoHeaderSum(bytes: Uint8Array, info: FrameInfo, length: numb
   if (info.ip === 4) addresses = sum(bytes, at + 12, at + 20);
   else if (end === 0) addresses = sum(bytes, at + 8, at + 40);
   else addresses = sum(bytes, at + 8, at + 24) + sum(bytes, end, end + 16);
-  return fold(addresses + info.l4 + (length & 0xffff) + (length >>> 16));
+  return fold(addresses + info.l4 + length);
 }
 
 /** Offset of the checksum inside the transport header. */
