@@ -21,6 +21,8 @@ const logSlots = 5;
 const logStride = 6;
 const slots = 2 ** logSlots;
 const queueAlignment = 4096;
+/** `nic_interface`, bits 10:8 of `cmdq_addr_l_sz`. */
+const nicInterface = { shift: 8, mask: 7, FULL_DRIVER: 0, DISABLED: 1 } as const;
 const mailboxAlignment = 1024;
 const slotVector = eqeCommand.byte('vector');
 /** Output that every command has: status and syndrome. */
@@ -32,6 +34,7 @@ export type CommandExecutor = (input: Buffer, output: Buffer) => void;
 /** What of the command interface travels with a migration. */
 export interface CommandInterfaceState {
   readonly addressHigh: number;
+  /** With `nic_interface` in its place. */
   readonly addressLow: number;
   readonly highLatch: number;
   /** Slots rung and not executed. */
@@ -46,31 +49,37 @@ export class CommandInterface {
   readonly #host: DeviceHost;
   readonly #eqs: EventQueues;
   readonly #execute: CommandExecutor;
+  readonly #disable: () => void;
   readonly #entry = Buffer.alloc(commandEntry.size);
   readonly #block = Buffer.alloc(mailboxBlock.size);
   #highLatch = 0;
   #addressHigh = 0;
   #addressLow = 0;
+  /** Disabled from a reset on, until a driver says where its queue is: one that was reset away sees it and starts anew. */
+  #nicInterface: number = nicInterface.DISABLED;
   #pending = 0;
   #busy = false;
 
-  constructor(host: DeviceHost, eqs: EventQueues, execute: CommandExecutor) {
+  /** @param disable called when the driver disables the NIC interface: it takes its memory back without further commands */
+  constructor(host: DeviceHost, eqs: EventQueues, execute: CommandExecutor, disable: () => void) {
     this.#host = host;
     this.#eqs = eqs;
     this.#execute = execute;
+    this.#disable = disable;
   }
 
   reset(): void {
     this.#highLatch = 0;
     this.#addressHigh = 0;
     this.#addressLow = 0;
+    this.#nicInterface = nicInterface.DISABLED;
     this.#pending = 0;
   }
 
   get state(): CommandInterfaceState {
     return {
       addressHigh: this.#addressHigh,
-      addressLow: this.#addressLow,
+      addressLow: this.#addressLowAndInterface(),
       highLatch: this.#highLatch,
       pending: this.#pending,
     };
@@ -78,7 +87,7 @@ export class CommandInterface {
 
   set state(state: CommandInterfaceState) {
     this.#addressHigh = state.addressHigh >>> 0;
-    this.#addressLow = (state.addressLow & ~(queueAlignment - 1)) >>> 0;
+    this.#setAddressLow(state.addressLow);
     this.#highLatch = state.highLatch >>> 0;
     this.#pending = state.pending >>> 0;
   }
@@ -87,23 +96,39 @@ export class CommandInterface {
     return this.#highLatch;
   }
 
-  /** Address bits 31:12, NIC interface state 0 (full driver), log_cmdq_size, log_cmdq_stride. */
+  /** Address bits 31:12, nic_interface, log_cmdq_size, log_cmdq_stride. */
   get addressLowAndSize(): number {
-    return (this.#addressLow | (logSlots << 4) | logStride) >>> 0;
+    return (this.#addressLowAndInterface() | (logSlots << 4) | logStride) >>> 0;
+  }
+
+  #addressLowAndInterface(): number {
+    return (this.#addressLow | (this.#nicInterface << nicInterface.shift)) >>> 0;
   }
 
   setAddressHigh(value: number): void {
     this.#highLatch = value >>> 0;
   }
 
-  /** The low half completes the address. */
+  /** The low half completes the address. With another NIC interface than "full driver" the function is disabled. */
   setAddressLow(value: number): void {
     this.#addressHigh = this.#highLatch;
+    this.#setAddressLow(value);
+    if (this.#nicInterface === nicInterface.FULL_DRIVER) return;
+    this.#pending = 0;
+    this.#disable();
+  }
+
+  #setAddressLow(value: number): void {
     this.#addressLow = (value & ~(queueAlignment - 1)) >>> 0;
+    const wanted = (value >>> nicInterface.shift) & nicInterface.mask;
+    // A reset that is asked for (7) is over at once.
+    this.#nicInterface =
+      wanted === nicInterface.FULL_DRIVER ? nicInterface.FULL_DRIVER : nicInterface.DISABLED;
   }
 
   /** Bit i: slot i has a command. */
   doorbell(vector: number): void {
+    if (this.#nicInterface !== nicInterface.FULL_DRIVER) return;
     this.#pending = (this.#pending | vector) >>> 0;
     this.wake();
   }

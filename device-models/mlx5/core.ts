@@ -173,6 +173,12 @@ export class Mlx5Core {
     this.receive.clear();
   }
 
+  /** As before ENABLE_HCA: nothing of a driver is left. */
+  disable(): void {
+    this.clearObjects();
+    this.function.reset();
+  }
+
   /** After a pause: looks at everything that may wait. */
   wake(): void {
     if (this.#announce) this.#announceAddresses();

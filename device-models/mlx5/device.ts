@@ -41,7 +41,9 @@ export class Mlx5Device implements Device {
       });
     }
     this.core = new Mlx5Core(host, { vectors: options.vectors, mac, port });
-    this.commandInterface = new CommandInterface(host, this.core.eqs, executor(this.core, commands));
+    this.commandInterface = new CommandInterface(host, this.core.eqs, executor(this.core, commands), () =>
+      this.core.disable(),
+    );
     this.bars = { 0: new Bar0(this.core, this.commandInterface) };
     this.migration = new Mlx5Migration(this.core, this.commandInterface);
   }
@@ -58,8 +60,7 @@ export class Mlx5Device implements Device {
 
   /** A function level reset keeps what belongs to the port: its counters and its link. */
   reset(kind: ResetKind): void {
-    this.core.clearObjects();
-    this.core.function.reset();
+    this.core.disable();
     this.core.vport.reset();
     this.commandInterface.reset();
     if (kind === 'flr') this.core.counters.clearVport();

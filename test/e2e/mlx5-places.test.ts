@@ -77,6 +77,11 @@ describe('the network card', () => {
     await configureGuest(bed);
     await expectPings(bed, plainNet.peer);
     expect(await warnings(bed)).toEqual([]);
+    await bed.agent.check('echo 1 >/sys/class/net/eth0/device/reset');
+    const log = (): Promise<string> => bed.agent.check('dmesg | grep -c "health recovery succeeded"; true');
+    await expect.poll(log, { message: 'reset under its driver', timeout: 60_000 }).toBe('1');
+    await configureGuest(bed);
+    await expectPings(bed, plainNet.peer);
     await reboot(bed);
     await expectPings(bed, plainNet.peer);
     await bed.migrate(proven);

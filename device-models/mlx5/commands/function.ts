@@ -99,22 +99,12 @@ export const functionCommands = [
       require(enableHcaIn.get(input, 'function_id') === 0, 'otherFunction', 'another function');
       // Whatever there is belongs to nobody: a system that crashed has left it to the kernel that dumps it (kexec resets no
       // device), or a reset came in the middle of the command that made it.
-      core.clearObjects();
-      core.function.reset();
+      core.disable();
       core.function.phase = ENABLED;
     },
     DISABLED,
   ),
-  command(
-    'DISABLE_HCA',
-    undefined,
-    undefined,
-    (core) => {
-      core.clearObjects();
-      core.function.reset();
-    },
-    DISABLED,
-  ),
+  command('DISABLE_HCA', undefined, undefined, (core) => core.disable(), DISABLED),
   command(
     'QUERY_ISSI',
     undefined,
