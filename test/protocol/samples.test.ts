@@ -20,15 +20,25 @@ describe.skipIf(sampleServer === undefined)('our client and libvfio-user’s sam
   beforeEach(async () => {
     directory = mkdtempSync(join(tmpdir(), 'vc-test-'));
     const path = join(directory, 'sample.sock');
-    child = spawn(sampleServer ?? '', [path], { stdio: 'ignore' });
+    child = spawn(sampleServer ?? '', [path], { stdio: ['ignore', 'ignore', 'pipe'] });
+    let said = '';
+    child.stderr?.on('data', (text: Buffer) => {
+      said += String(text);
+    });
     for (let tries = 0; !existsSync(path) && tries < 400; tries++) {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
-    client = VfioUserClient.connect(path);
+    try {
+      client = VfioUserClient.connect(path);
+    } catch (error) {
+      throw new Error(`the sample server does not serve: ${said.trim() || 'it says nothing'}`, {
+        cause: error,
+      });
+    }
   });
 
   afterEach(async () => {
-    client.close();
+    client?.close();
     const ended = new Promise((resolve) => child.once('exit', resolve));
     if (child.exitCode === null && child.signalCode === null) {
       child.kill('SIGKILL');
