@@ -145,7 +145,6 @@ export class SaveSession {
     if (this.#last !== undefined) {
       const { done, value } = this.#last.next();
       if (done || value === undefined) return false;
-      this.#initial = false;
       if (value === 'end') this.#encoder.putEnd();
       else this.#put(value);
       return true;

@@ -91,7 +91,7 @@ it('does nothing more of what a model has deferred when its device is closed', (
 });
 
 describe('the migration of a device whose model has failed', () => {
-  const { PRE_COPY, PRE_COPY_P2P, RUNNING, STOP_COPY } = migrationState;
+  const { PRE_COPY, PRE_COPY_P2P, RUNNING, RUNNING_P2P, STOP_COPY } = migrationState;
   /** Fails when it is written to, or when it is to come to rest. */
   const buggy = (failsAtRest: boolean): DeviceModel => ({
     ...model,
@@ -157,5 +157,53 @@ describe('the migration of a device whose model has failed', () => {
     expect(move(STOP_COPY)).toThrow('is broken');
     expect(runtime.orchestrated?.state).toBe(PRE_COPY_P2P);
     move(RUNNING)();
+  });
+
+  it('that stops half-way is in the hands of who began it: its client takes it along', () => {
+    start(true);
+    move(RUNNING)();
+    expect(() => runtime.migration?.setState(STOP_COPY)).toThrow('is broken');
+    expect(runtime.migration?.state).toBe(RUNNING_P2P);
+    runtime.detach();
+    expect(runtime.migration?.state).toBe(RUNNING);
+  });
+});
+
+describe('a device that is held', () => {
+  const calls: string[] = [];
+  const calling: DeviceModel = {
+    ...model,
+    options: {},
+    create: () => ({
+      bars: { 0: { read: () => {}, write: () => {} } },
+      reset: () => {},
+      quiesce: () => calls.push('quiesce'),
+      resume: () => calls.push('resume'),
+      migration: noState,
+    }),
+  };
+  const { RUNNING, STOP } = migrationState;
+
+  it('is let go, or held, only in so far as its migration lets it run', () => {
+    calls.length = 0;
+    const reactor = createReactor();
+    const runtime = new DeviceRuntime(calling, { reactor, log: silentLogger, held: true });
+    const after = (act: () => void): string[] => {
+      act();
+      return calls.splice(0);
+    };
+    const move = (state: number) => () => runtime.orchestrated?.setState(state);
+    expect(after(move(STOP))).toEqual([]);
+    expect(after(() => runtime.hold(false))).toEqual([]);
+    expect(after(move(RUNNING))).toEqual(['resume']);
+    expect(runtime.mayInitiate).toBe(true);
+    expect(after(move(STOP))).toEqual(['quiesce']);
+    expect(after(() => runtime.hold(true))).toEqual([]);
+    expect(after(move(RUNNING))).toEqual([]);
+    expect(runtime.mayInitiate).toBe(false);
+    expect(after(() => runtime.hold(true))).toEqual([]);
+    expect(after(() => runtime.hold(false))).toEqual(['resume']);
+    runtime.close();
+    reactor.close();
   });
 });
