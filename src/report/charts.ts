@@ -1,17 +1,33 @@
 /** The drawings of a report, rendered to SVG text on this side: the page needs no script and no network. */
 
 import { CustomChart, LineChart } from 'echarts/charts';
-import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
+import {
+  GridComponent,
+  LegendComponent,
+  MarkAreaComponent,
+  MarkLineComponent,
+  TitleComponent,
+} from 'echarts/components';
 import { init, use } from 'echarts/core';
 import { SVGRenderer } from 'echarts/renderers';
-import type { MigrationReport, TimelineSpan } from './types.ts';
+import { duration } from './format.ts';
+import type { MigrationReport, PrecopySample, TimelineSpan } from './types.ts';
 
-use([CustomChart, LineChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
+use([
+  CustomChart,
+  LineChart,
+  GridComponent,
+  LegendComponent,
+  MarkAreaComponent,
+  MarkLineComponent,
+  TitleComponent,
+  SVGRenderer,
+]);
 
 const width = 1000;
 const rowHeight = 26;
 const frameHeight = 90;
-const convergenceHeight = 320;
+const convergenceHeight = 340;
 const mib = 1024 * 1024;
 
 function render(option: object, height: number): string {
@@ -62,21 +78,24 @@ export function timelineChart(report: MigrationReport): string {
     const [endX] = api.coord([api.value(2), api.value(0)]);
     const colour = data.find(({ value }) => value[0] === api.value(0) && value[1] === api.value(1))?.itemStyle
       .color;
+    const length = Math.max(1, endX - startX);
+    const height = rowHeight * 0.7;
+    const shape = { x: startX, y: y - height / 2, width: length, height };
+    // Some parts are too short to be seen beside others.
+    const text = duration(1000 * (api.value(2) - api.value(1)));
+    const took = { text, x: startX + length + 6, y, verticalAlign: 'middle', fill: '#667', fontSize: 11 };
     return {
-      type: 'rect',
-      shape: {
-        x: startX,
-        y: y - rowHeight * 0.35,
-        width: Math.max(1, endX - startX),
-        height: rowHeight * 0.7,
-      },
-      style: { fill: colour ?? '#888' },
+      type: 'group',
+      children: [
+        { type: 'rect', shape, style: { fill: colour ?? '#888' } },
+        { type: 'text', style: took },
+      ],
     };
   };
   return render(
     {
       title: { text: 'Blackout', left: 0, textStyle: { fontSize: 14 } },
-      grid: { left: 150, right: 30, top: 40, bottom: 45 },
+      grid: { left: 150, right: 80, top: 40, bottom: 45 },
       xAxis: { type: 'value', name: 'ms since the vCPUs stopped', nameLocation: 'middle', nameGap: 28 },
       yAxis: { type: 'category', data: rows, inverse: true },
       series: [{ type: 'custom', renderItem: bar, encode: { x: [1, 2], y: 0 }, data }],
@@ -85,23 +104,48 @@ export function timelineChart(report: MigrationReport): string {
   );
 }
 
-/** Precopy: what remains of RAM and devices, and the estimate of the blackout, over time. */
+/** The times in which QEMU was kept from switching over, as pairs of seconds. */
+function heldTimes(samples: readonly PrecopySample[]): [from: number, to: number][] {
+  const times: [number, number][] = [];
+  let from: number | undefined;
+  for (const { held, elapsedMs } of samples) {
+    if (held) from ??= elapsedMs / 1000;
+    else if (from !== undefined) {
+      times.push([from, elapsedMs / 1000]);
+      from = undefined;
+    }
+  }
+  const last = samples.at(-1);
+  if (from !== undefined && last !== undefined) times.push([from, last.elapsedMs / 1000]);
+  return times;
+}
+
+/** Precopy: what remains of RAM and devices, and the estimate of the blackout beside its limit, over time. */
 export function convergenceChart(report: MigrationReport): string {
-  const { samples } = report;
-  const line = (name: string, axis: number, value: (index: number) => number): object => ({
+  const { samples, downtimeLimitMs } = report;
+  const line = (name: string, axis: number, value: (index: number) => number, more: object = {}): object => ({
     name,
     type: 'line',
     yAxisIndex: axis,
     showSymbol: samples.length < 40,
     data: samples.map(({ elapsedMs }, index) => [elapsedMs / 1000, value(index)]),
+    ...more,
   });
+  const held = heldTimes(samples).map(([from, to]) => [{ name: 'held', xAxis: from }, { xAxis: to }]);
+  const label = { color: '#889', fontSize: 11 };
+  const markArea = { silent: true, itemStyle: { color: 'rgba(217,142,0,.08)' }, label, data: held };
+  const markLine = {
+    ...{ silent: true, symbol: 'none', lineStyle: { type: 'dashed', color: '#b00020' } },
+    label: { ...label, formatter: `limit ${downtimeLimitMs} ms`, position: 'insideEndTop' },
+    data: [{ yAxis: downtimeLimitMs }],
+  };
   const sum = (index: number, of: 'initialBytes' | 'dirtyBytes' | 'dirtyPages'): number =>
     (samples[index]?.devices ?? []).reduce((total, device) => total + device[of], 0);
   return render(
     {
       title: { text: 'Precopy', left: 0, textStyle: { fontSize: 14 } },
       legend: { top: 2, right: 30, itemGap: 24 },
-      grid: { left: 70, right: 70, top: 50, bottom: 45 },
+      grid: { left: 70, right: 70, top: 70, bottom: 45 },
       xAxis: { type: 'value', name: 's', nameLocation: 'middle', nameGap: 26 },
       yAxis: [
         { type: 'value', name: 'MiB' },
@@ -114,7 +158,10 @@ export function convergenceChart(report: MigrationReport): string {
           0,
           (index) => (sum(index, 'initialBytes') + sum(index, 'dirtyBytes')) / mib,
         ),
-        line('estimated blackout (ms)', 1, (index) => samples[index]?.estimateMs ?? 0),
+        line('estimated blackout (ms)', 1, (index) => samples[index]?.estimateMs ?? 0, {
+          markArea,
+          markLine,
+        }),
         line('of it devices (ms)', 1, (index) => samples[index]?.deviceEstimateMs ?? 0),
       ],
     },

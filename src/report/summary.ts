@@ -3,7 +3,7 @@ import { bytes, duration } from './format.ts';
 import type { DeviceReport, MigrationReport, Outcome } from './types.ts';
 
 /** Where the guest is that was not migrated. */
-const whereabouts: Readonly<Record<Exclude<Outcome, 'migrated'>, string>> = {
+export const whereabouts: Readonly<Record<Exclude<Outcome, 'migrated'>, string>> = {
   source: 'the guest runs at the source',
   lost: 'the guest is lost',
   unknown: 'where the guest runs is unknown',

@@ -19,60 +19,9 @@ import { junitReport } from '../../../src/report/junit.ts';
 import { createProgressView } from '../../../src/report/progress.ts';
 import { summary } from '../../../src/report/summary.ts';
 import { Timeline } from '../../../src/report/timeline.ts';
-import type { DeviceReport, MigrationReport, PrecopySample, Progress } from '../../../src/report/types.ts';
+import type { DeviceReport, MigrationReport, Progress } from '../../../src/report/types.ts';
 import { writeWhole } from '../../../src/report/write.ts';
-
-function sample(elapsedMs: number): PrecopySample {
-  return {
-    elapsedMs,
-    round: 2,
-    ramRemaining: 1e6,
-    ramTotal: 2e6,
-    ramTransferred: 5e6,
-    dirtyPagesRate: 10,
-    devices: [{ id: 'nic0', initialBytes: 0, dirtyBytes: 100, sentBytes: 5000, dirtyPages: 12 }],
-    estimateMs: 21,
-    deviceEstimateMs: 9,
-    held: false,
-  };
-}
-
-const report: MigrationReport = {
-  outcome: 'migrated',
-  startedAt: '2026-01-01T00:00:00.000Z',
-  totalMs: 1234,
-  blackoutUs: 31_400,
-  downtimeLimitMs: 300,
-  rounds: 2,
-  ramBytes: 268_435_456,
-  timeline: [
-    { part: 'detect', startUs: 0, endUs: 400 },
-    { part: 'marking', device: 'nic0', startUs: 900, endUs: 2900, note: '512 pages' },
-  ],
-  samples: [sample(0), sample(50)],
-  phases: [],
-  devices: [
-    {
-      id: 'nic0</script><b>',
-      model: 'ram',
-      stateBytes: 1000,
-      finalBytes: 500,
-      markedPages: 512,
-      markingUs: 2000,
-      carriedPages: 0,
-      replayedRegisters: 5,
-      replayPath: 'ecam',
-      configCompared: true,
-      configDifferences: [],
-      msixTableEqual: true,
-      stateEqual: true,
-    },
-  ],
-  ram: { pages: 65_536, differing: 0, milliseconds: 60, first: [] },
-  qemu: { source: '11.1.3', destination: '11.1.3' },
-  error: null,
-  warnings: [],
-};
+import { aReport as report, sample } from './a-report.ts';
 
 describe('summary', () => {
   it('tells the blackout, its parts and what was checked', () => {
@@ -113,7 +62,27 @@ describe('htmlReport', () => {
   it('lists what else was proven, as text', async () => {
     const html = await htmlReport(report, ['pings: 0 of <600> lost']);
     expect(html).toContain('<li>pings: 0 of &lt;600&gt; lost</li>');
-    expect(await htmlReport(report)).not.toContain('<ul>');
+    expect(await htmlReport(report)).not.toContain('<ul');
+  });
+
+  it('draws in which times QEMU was held, and the limit', async () => {
+    const samples = [0, 100, 200, 300].map((at) => ({ ...sample(at), held: at === 100 }));
+    const html = await htmlReport({ ...report, samples });
+    expect(html.match(/>held</g)).toHaveLength(1);
+    // A limit far above all estimates would press them flat.
+    expect(html).not.toContain('>limit 300 ms<');
+    const near = samples.map((each) => ({ ...each, estimateMs: 290 }));
+    expect(await htmlReport({ ...report, samples: near })).toContain('>limit 300 ms<');
+    expect(await htmlReport(report)).not.toContain('>held<');
+    // One that lasts to the end has an end all the same.
+    const last = { ...sample(400), held: true };
+    expect((await htmlReport({ ...report, samples: [...samples, last] })).match(/>held</g)).toHaveLength(2);
+  });
+
+  it('begins with what went wrong, and warnings', async () => {
+    const html = await htmlReport({ ...report, warnings: ['a <vector> is late'] });
+    expect(html).toContain('<p class="message warning">warning: a &lt;vector&gt; is late</p>');
+    expect(await htmlReport(report)).not.toContain('<p class="message');
   });
 
   it('says what failed', async () => {
