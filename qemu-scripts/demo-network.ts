@@ -30,7 +30,7 @@ export const networkScene: DemoScene = async (finish) => {
   await bed.agent.waitReady({ timeoutMs: bootTimeoutMs });
   await configureGuest(bed);
   const card = await bed.agent.check("ethtool -i eth0 | grep -E '^(driver|firmware-version)' | tr '\\n' ' '");
-  say(`The guest runs Linux ${await bed.agent.check('uname -r')}; eth0: ${card}`);
+  say(`The guest runs Linux ${await bed.agent.check('uname -r')}; eth0: ${card.trim()}`);
 
   const tcp = network.peer === 'linux' ? await Flow.tcp(bed, network, plainNet, 7001, streamRate) : undefined;
   const udp = await Flow.udp(bed, network, plainNet, 7002, { rate: datagramRate });
