@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { irqIndex, NoSuchVector } from '../../../src/pci/index.ts';
+import { MessageVectors } from '../../../src/pci/message-vectors.ts';
 import { fullDescription, get, makeFunction, plainDescription, put } from './fixtures.ts';
 
 const disable = (index: number) =>
@@ -42,6 +43,28 @@ describe('MSI-X', () => {
     expect([fds.taken(), interrupts.pendingVectors]).toEqual([[], [3]]);
     put(config, control, 2, 0x8000);
     expect([fds.taken(), interrupts.pendingVectors]).toEqual([[made[3]], []]);
+  });
+
+  test('a function mask of a function that is not enabled holds nothing back', () => {
+    const { fds, config, interrupts, connect } = makeFunction();
+    const [fd] = connect(irqIndex.msix, 3, 1);
+    put(config, (config.msix?.capability ?? 0) + 2, 2, 0x4000);
+    interrupts.trigger(3);
+    expect(fds.taken()).toEqual([fd]);
+  });
+
+  test('a descriptor that is set again stays open', () => {
+    const { fds, interrupts, connect } = makeFunction();
+    const [fd] = connect(irqIndex.msix, 0, 1);
+    interrupts.setIrqs({
+      index: irqIndex.msix,
+      start: 0,
+      count: 1,
+      action: 'trigger',
+      data: { type: 'eventfd', fds: [fd] },
+    });
+    interrupts.trigger(0);
+    expect([fds.taken(), fds.open.size]).toEqual([[fd], 1]);
   });
 
   test('a client that connects and never writes configuration space is served', () => {
@@ -206,4 +229,11 @@ describe('errors and release requests', () => {
     expect([interrupts.signalError(), interrupts.requestRelease()]).toEqual([true, true]);
     expect(fds.taken()).toEqual([err, req]);
   });
+});
+
+test('of the vectors beyond those granted, each waits at the one that it shares', () => {
+  const vectors = new MessageVectors(8, { signal: () => {}, close: () => {} }, () => false);
+  for (const vector of [2, 5]) vectors.setPending(vector);
+  vectors.fold(2);
+  expect(vectors.pending).toEqual([0, 1]);
 });

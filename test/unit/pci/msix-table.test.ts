@@ -2,6 +2,7 @@ import { pack, unpack } from 'msgpackr';
 import { describe, expect, test } from 'vitest';
 import type { BarHandler } from '../../../src/device/model.ts';
 import { irqIndex, overlayBar, PciStateError } from '../../../src/pci/index.ts';
+import { MsixTable } from '../../../src/pci/msix-table.ts';
 import { makeFunction, plainDescription } from './fixtures.ts';
 
 function control(vector: number, masked: boolean): [number, number, Buffer, number] {
@@ -47,6 +48,68 @@ describe('MSI-X table written through the BAR', () => {
     interrupts.msixTable?.read(0, 16, entry, 0);
     expect(entry.toString('hex')).toBe('00000000000000000000112200000000');
     expect(interrupts.msixTable?.masks(0)).toBe(false);
+  });
+});
+
+describe('entries that are out of date', () => {
+  const powerOn = '00000000000000000000000001000000';
+  const entryOf = (table: MsixTable, vector: number): string => {
+    const entry = Buffer.alloc(16);
+    table.read(16 * vector, 16, entry, 0);
+    return entry.toString('hex');
+  };
+  const writtenTable = (): MsixTable => {
+    const table = new MsixTable(8, () => {});
+    table.write(...control(1, true));
+    table.write(16, 12, Buffer.alloc(12, 0x5a), 0);
+    return table;
+  };
+
+  test('are gone after a reset, with what they masked, and travel no more', () => {
+    const table = writtenTable();
+    expect([table.masks(1), table.save()?.controlWritten]).toEqual([true, [1]]);
+    table.reset();
+    expect([entryOf(table, 1), table.masks(1), table.save()]).toEqual([powerOn, false, undefined]);
+    // A mask bit that nobody has written since masks nothing.
+    table.write(16, 4, Buffer.alloc(4), 0);
+    expect([table.masks(1), table.save()?.controlWritten]).toEqual([false, []]);
+  });
+
+  test.each([
+    ['a table', { entries: new Uint8Array(128), controlWritten: [2] }, '0'.repeat(32), [2]],
+    ['none', undefined, powerOn, undefined],
+  ])('are gone when %s is loaded over them', (_what, state, entry, controlWritten) => {
+    const table = writtenTable();
+    table.load(state);
+    expect([entryOf(table, 1), table.masks(1), table.save()?.controlWritten]).toEqual([
+      entry,
+      false,
+      controlWritten,
+    ]);
+  });
+
+  test('have no reserved bits from a state', () => {
+    const table = new MsixTable(8, () => {});
+    table.load({ entries: new Uint8Array(128).fill(0xff), controlWritten: [7] });
+    expect([0, 7].map((vector) => entryOf(table, vector))).toEqual(
+      new Array(2).fill('fcffffffffffffffffffffff01000000'),
+    );
+    expect([table.masks(0), table.masks(7)]).toEqual([false, true]);
+  });
+
+  test('are not reached from outside of the table', () => {
+    const table = new MsixTable(8, () => {});
+    const bytes = Buffer.alloc(16);
+    for (const [offset, count] of [
+      [-1, 1],
+      [0, -1],
+      [0.5, 1],
+      [127, 2],
+    ] as const) {
+      expect(() => table.read(offset, count, bytes, 0)).toThrow(/128 bytes/);
+      expect(() => table.write(offset, count, bytes, 0)).toThrow(/128 bytes/);
+    }
+    table.read(127, 1, bytes, 0);
   });
 });
 
