@@ -127,6 +127,8 @@ export function convergenceChart(report: MigrationReport): string {
     name,
     type: 'line',
     yAxisIndex: axis,
+    // No more points than can be told apart, of a precopy of hours.
+    sampling: 'lttb',
     showSymbol: samples.length < 40,
     data: samples.map(({ elapsedMs }, index) => [elapsedMs / 1000, value(index)]),
     ...more,

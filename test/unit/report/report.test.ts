@@ -79,6 +79,18 @@ describe('htmlReport', () => {
     expect((await htmlReport({ ...report, samples: [...samples, last] })).match(/>held</g)).toHaveLength(2);
   });
 
+  it('draws no more of a long precopy than can be told apart', async () => {
+    const drawn = async (count: number): Promise<number> => {
+      const samples = Array.from({ length: count }, (_, index) => ({
+        ...sample(index),
+        ramRemaining: 1e6 * (index % 7),
+      }));
+      const html = await htmlReport({ ...report, samples });
+      return html.slice(0, html.indexOf('<script')).length;
+    };
+    expect(await drawn(20_000)).toBeLessThan(1.5 * (await drawn(2000)));
+  });
+
   it('begins with what went wrong, and warnings', async () => {
     const html = await htmlReport({ ...report, warnings: ['a <vector> is late'] });
     expect(html).toContain('<p class="message warning">warning: a &lt;vector&gt; is late</p>');
