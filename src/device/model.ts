@@ -58,7 +58,7 @@ export interface DeviceHost {
    */
   readonly mayInitiate: boolean;
   /**
-   * The bytes behind a BAR that has `mappable` parts, as many as the BAR has; shared with the client.
+   * The bytes behind a BAR that has `mappable` parts, as many as the BAR has, 1 GiB at most; shared with the client.
    * @throws RequestError EINVAL for a BAR without such parts
    */
   barMemory(bar: BarIndex): Uint8Array;

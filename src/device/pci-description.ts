@@ -22,7 +22,7 @@ export interface BarDescription {
   readonly kind: 'memory32' | 'memory64' | 'io';
   readonly prefetchable?: boolean;
   /**
-   * Page-aligned parts that the client may map into the guest: accesses there reach
+   * Page-aligned parts, in the first GiB of the BAR, that the client may map into the guest: accesses there reach
    * `host.barMemory(bar)` directly and the model is not told.
    */
   readonly mappable?: readonly { readonly offset: number; readonly size: number }[];

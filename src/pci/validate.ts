@@ -19,6 +19,8 @@ const limits = {
   io: { min: 4, max: 2 ** 16 },
 } as const;
 const doorbellSizes: readonly number[] = [1, 2, 4];
+/** A model sees so much of a BAR's memory: one window of a mapping, see `DeviceHost.barMemory`. */
+const mappableLimit = 2 ** 30;
 /** A client maps whole pages. */
 const pageSize = 4096;
 /** Vendor capability: its length field has 8 bits, and 3 bytes go to id, next and length. */
@@ -73,6 +75,11 @@ function checkBar(index: number, bar: BarDescription, description: PciDescriptio
       );
     end = area.offset + area.size;
   }
+  if (end > mappableLimit)
+    throw new PciDescriptionError(
+      `${name}.mappable ends at ${end}: what can be mapped lies in the first ${mappableLimit} bytes of a BAR`,
+      'a model could not see the rest; leave it to register accesses, or use a BAR more',
+    );
   checkDoorbells(name, index, bar, description);
 }
 

@@ -5,6 +5,7 @@ import type {
   PciDescription,
 } from '../../../src/device/pci-description.ts';
 import { ConfigSpace, PciDescriptionError } from '../../../src/pci/index.ts';
+import { WINDOW_SIZE } from '../../../src/posix/index.ts';
 import { fullDescription, plainDescription } from './fixtures.ts';
 
 const bar = (size: number, kind: BarDescription['kind'] = 'memory32'): BarDescription => ({ size, kind });
@@ -15,6 +16,8 @@ const msix = (vectors: number, table: number, pba: number, tableBar: 0 | 1 = 0):
 });
 const mappable = (...areas: [number, number][]): Partial<PciDescription> =>
   bars({ 0: { ...bar(0x4000), mappable: areas.map(([offset, size]) => ({ offset, size })) } });
+const large = ([offset, size]: [number, number]): Partial<PciDescription> =>
+  bars({ 0: { ...bar(2 ** 31), mappable: [{ offset, size }] } });
 
 const doorbells = (...list: DoorbellDescription[]): Partial<PciDescription> => ({
   ...msix(8, 0x1000, 0x1800),
@@ -47,6 +50,7 @@ describe('a description that cannot be is refused, naming the field', () => {
     [mappable([0, 0x800]), /mappable/],
     [mappable([0x3000, 0x2000]), /mappable/],
     [mappable([0x1000, 0x2000], [0x2000, 0x1000]), /mappable/],
+    [large([WINDOW_SIZE - 0x1000, 0x2000]), /first 1073741824 bytes/],
     [{ capabilities: { msi: { vectors: 3 } } }, /msi\.vectors/],
     [{ capabilities: { msi: { vectors: 64 } } }, /msi\.vectors/],
     [msix(0, 0, 0x2000), /msix\.vectors/],
@@ -83,6 +87,7 @@ describe('a description that cannot be is refused, naming the field', () => {
     msix(8, 0x1000, 0x1080),
     msix(8, 0x1000, 0x0ff8),
     mappable([0x1000, 0x1000], [0, 0x1000]),
+    large([WINDOW_SIZE - 0x1000, 0x1000]),
     bars({ 4: bar(2 ** 40, 'memory64') }),
     doorbells(
       { offset: 0x10, size: 4, datamatch: 1 },
