@@ -76,4 +76,23 @@ describe('forwarding table', () => {
     expect(table.size).toBeLessThanOrEqual(64);
     expect(table.lookup(9999 & 0xffff, 9999 * 7919, 10)).toBe(9999 % 5);
   });
+
+  test('of a full set the address gives way that was not heard of for longest', () => {
+    const table = make({ entries: 4 });
+    for (let low = 0; low < 4; low++) table.learn(1, low, low, low);
+    table.learn(1, 0, 0, 4);
+    table.learn(1, 9, 9, 5);
+    expect([0, 1, 2, 3, 9].map((low) => table.lookup(1, low, 6))).toEqual([0, -1, 2, 3, 9]);
+  });
+
+  test('a port whose addresses have moved to another has its share again, and one that moves to itself no more', () => {
+    const table = make({ perPort: 2 });
+    const learn = (port: number, ...lows: number[]) => lows.map((low) => table.learn(1, low, port, 0));
+    expect(learn(1, 1, 2)).toEqual([true, true]);
+    table.move(1, 2);
+    expect(learn(1, 3, 4)).toEqual([true, true]);
+    table.move(1, 1);
+    expect(learn(1, 5)).toEqual([false]);
+    expect([1, 2, 3, 4, 5].map((low) => table.lookup(1, low, 0))).toEqual([2, 2, 1, 1, -1]);
+  });
 });
