@@ -148,7 +148,6 @@ async function restoreSettings(run: Run): Promise<void> {
 
 /** A destination that was touched is of no use any more, and one that is loaded must not be started by anyone. */
 async function endDestination(run: Run): Promise<void> {
-  if (!run.progressed.touched) return;
   const ended = run.destination.open
     ? await quit(run.destination)
     : await isDead(run.options.destination.qmp);

@@ -79,6 +79,16 @@ describe('a step that nobody waits for any more', () => {
     expect(world.journal).not.toContain('source.startLogging');
   });
 
+  it('does not begin the PRE_COPY of a device when what was asked of another has failed', async () => {
+    const other = world.addDevice().source;
+    other.failing = { method: 'startLogging', after: 0 };
+    slowDown(world.source);
+    await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source' });
+    await delay(settlingMs);
+    expect([world.source.current, other.current]).toEqual([migrationState.RUNNING, migrationState.RUNNING]);
+    expect(world.journal.filter((line) => line.startsWith('source.')).at(-1)).toBe('source.park off');
+  });
+
   it('does not borrow the Bus Master bit of a guest that runs', async () => {
     world.source.config.writeUInt16LE(0x0002, 4);
     cancelAt('source QEMU: i /w 0xcf8');
