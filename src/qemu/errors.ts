@@ -4,10 +4,13 @@ import { CompanionError, errno } from '../errors.ts';
 export class QmpError extends CompanionError {
   readonly qemuClass: string;
   readonly command: string;
+  /** QEMU's own sentence. */
+  readonly description: string;
 
   constructor(command: string, qemuClass: string, description: string) {
     super('VC_QMP_REFUSED', `QEMU refused ${command}: ${description}`, { errno: errno.EINVAL });
     this.command = command;
+    this.description = description;
     this.qemuClass = qemuClass;
   }
 }

@@ -5,6 +5,7 @@ import type { DeviceReport, MigrationReport, Outcome } from './types.ts';
 /** Where the guest is that was not migrated. */
 export const whereabouts: Readonly<Record<Exclude<Outcome, 'migrated'>, string>> = {
   source: 'the guest runs at the source',
+  ended: 'the guest had ended by itself, and nothing is lost',
   lost: 'the guest is lost',
   unknown: 'where the guest runs is unknown',
 };

@@ -75,8 +75,8 @@ export interface Progress {
   readonly sample?: PrecopySample;
 }
 
-/** Where the guest is when all is over. */
-export type Outcome = 'migrated' | 'source' | 'lost' | 'unknown';
+/** Where the guest is when all is over. `ended`: it had shut down by itself at the source, and nothing is lost. */
+export type Outcome = 'migrated' | 'source' | 'ended' | 'lost' | 'unknown';
 
 export interface DeviceReport {
   readonly id: string;

@@ -8,6 +8,7 @@ import { command } from '../../pci/index.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import { formatAddress } from '../pci-address.ts';
 import type { QmpSession } from '../qmp.ts';
+import { checkUris } from './listen.ts';
 import { addressOf, pciDevice, placeOf } from './place.ts';
 import { type DeviceRun, listAt, numberAt, type Run, refusal, textAt } from './run.ts';
 
@@ -25,18 +26,8 @@ const addressPauseMs = 20;
 /** Companion operations that a source must know: the first version lacks `rest` and `halt`. */
 const neededProtocol = 2;
 
-/** Ways that QEMU's migration may take ("Migration URI" of its manual). */
-const transports = ['tcp', 'unix', 'vsock', 'fd', 'exec', 'rdma', 'file'];
-
-/** QEMU would refuse it only when the destination had been touched already, which is of no use any more then. */
-function checkUri(uri: string): void {
-  if (transports.some((transport) => uri.startsWith(`${transport}:`))) return;
-  throw refusal('VC_USAGE', `RAM can't travel by "${uri}"`, 'write unix:PATH or tcp:HOST:PORT');
-}
-
 export async function check(run: Run): Promise<void> {
-  const { uri, listenUri = uri } = run.options;
-  for (const each of [uri, listenUri]) checkUri(each);
+  checkUris(run);
   const [status, waiting] = await run.all([
     statusOfSource(run),
     run.destination.execute('query-status').then((answer) => textAt(answer, 'status')),
@@ -55,7 +46,8 @@ export async function check(run: Run): Promise<void> {
       `the destination VM is ${waiting}, not waiting for a migration`,
       'start it with -incoming defer -S',
     );
-  await Promise.all([checkBlockers(run), checkCapabilities(run), checkMemory(run), checkInventory(run)]);
+  const checks = [checkBlockers, checkMachine, checkCapabilities, checkMemory, checkInventory];
+  await Promise.all(checks.map((each) => each(run)));
   await run.each((device) => checkDevice(run, device));
   run.ecamBase = await run.until(findEcam(run.source));
   await run.until(checkIommu(run));
@@ -95,6 +87,29 @@ async function checkCapabilities(run: Run): Promise<void> {
   }
 }
 
+/** QEMU tells of these on the destination's standard error, when that has been touched, or not at all. */
+async function checkMachine(run: Run): Promise<void> {
+  const sides = [run.source, run.destination];
+  const types = await run.all(
+    sides.map((qemu) => qemu.execute('qom-get', { path: '/machine', property: 'type' })),
+  );
+  const [source, destination] = types.map((type) => String(type).replace(/-machine$/, ''));
+  if (source !== destination)
+    throw refusal(
+      'VC_MACHINES_DIFFER',
+      `the source is a ${source} and the destination a ${destination}`,
+      `start the destination with -machine ${source}`,
+    );
+  const processors = await run.all(sides.map((qemu) => qemu.execute('query-cpus-fast')));
+  const [here, there] = processors.map((list) => listAt(list).length);
+  if (here !== there)
+    throw refusal(
+      'VC_MACHINES_DIFFER',
+      `the VMs have ${here} and ${there} processors`,
+      'give both the same -smp',
+    );
+}
+
 async function checkMemory(run: Run): Promise<void> {
   const [a, b] = await run.all([
     run.source.execute('query-memory-size-summary'),
@@ -105,6 +120,7 @@ async function checkMemory(run: Run): Promise<void> {
     throw refusal(
       'VC_MACHINES_DIFFER',
       `the VMs have ${numberAt(a, 'base-memory')} and ${numberAt(b, 'base-memory')} bytes of memory`,
+      'give both the same -m',
     );
 }
 

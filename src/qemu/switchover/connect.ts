@@ -142,7 +142,11 @@ function watch(run: Run, source: Qmp, destination: Qmp): void {
   });
   destination.on('event', (event) => {
     if (event.name === 'MIGRATION' && textAt(event.data, 'status') === 'failed' && !progressed.completed)
-      run.fail(new CompanionError('VC_QEMU_MIGRATION', "QEMU's own migration failed at the destination"));
+      run.fail(
+        new CompanionError('VC_QEMU_MIGRATION', "QEMU's own migration failed at the destination", {
+          hint: 'its standard error says why; both command lines have to describe the same machine',
+        }),
+      );
   });
   const { signal } = run.options;
   const cancel = (): void => {

@@ -6,12 +6,14 @@ import { check } from './check.ts';
 import { commit } from './commit.ts';
 import { connectAll, disconnectAll } from './connect.ts';
 import { finish } from './final.ts';
+import { endedInstead } from './guest-end.ts';
 import { hintOf, type MigrateOptions, MigrationFailed } from './options.ts';
 import { preCopy } from './precopy.ts';
 import { quiesce } from './quiesce.ts';
 import { replay } from './replay.ts';
 import { rollback } from './rollback.ts';
 import { type DeviceRun, type Run, textAt } from './run.ts';
+import { prepareQemus } from './settings.ts';
 import { setUp } from './setup.ts';
 import { checkProof, verify } from './verify.ts';
 
@@ -52,9 +54,10 @@ async function steps(run: Run): Promise<void> {
   await run.enter('check');
   await run.until(check(run));
   checkProof(run);
-  // From here on a failure ends the destination, wherever in the step it comes.
+  // From here on a failure ends the destination, wherever in the step it comes, unless `prepareQemus` says otherwise.
   run.progressed.touched = true;
   await run.enter('setup');
+  await run.until(prepareQemus(run));
   await run.until(setUp(run));
   await run.enter('precopy');
   await preCopy(run);
@@ -74,12 +77,17 @@ function asCompanionError(error: unknown): CompanionError {
   return new CompanionError('VC_INTERNAL', message, { cause: error });
 }
 
-/** A failure of QEMU's own migration, with QEMU's reason. */
+/** What is behind a failure: a guest that has ended, or QEMU's own reason for that of its migration. */
 async function explained(run: Run, cause: CompanionError): Promise<CompanionError> {
+  const ended = run.progressed.committed ? undefined : await endedInstead(run, cause);
+  if (ended !== undefined) return ended;
   if (cause.code !== 'VC_QEMU_MIGRATION' || !run.unfenced.open) return cause;
   const state = await run.unfenced.execute('query-migrate').catch(() => undefined);
   const reason = textAt(state, 'error-desc');
-  return reason === '' ? cause : new CompanionError(cause.code, `${cause.message} (${reason})`, { cause });
+  const { code, message, hint } = cause;
+  return reason === ''
+    ? cause
+    : new CompanionError(code, `${message} (${reason})`, { cause, ...(hint === undefined ? {} : { hint }) });
 }
 
 function version(qmp: QmpSession): string {

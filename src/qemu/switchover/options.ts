@@ -102,6 +102,7 @@ export class MigrationFailed extends CompanionError {
     const where: Record<Outcome, string> = {
       migrated: 'the guest runs at the destination',
       source: 'the guest runs at the source',
+      ended: 'nothing is lost, and there is no guest any more',
       lost: 'the guest is lost',
       unknown: 'where the guest runs is unknown',
     };

@@ -7,7 +7,8 @@ import { Pauses } from './pauses.ts';
 import { preset } from './preset.ts';
 import { pump, pumpRate } from './pump.ts';
 import { type DeviceRun, numberAt, type Run, refusal } from './run.ts';
-import { canPreCopy, holdLimitMs } from './setup.ts';
+import { holdLimitMs } from './settings.ts';
+import { canPreCopy } from './setup.ts';
 import { assumedCost, type SwitchoverCosts, warmUp } from './warm-up.ts';
 
 const pollMs = 50;

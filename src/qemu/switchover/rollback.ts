@@ -7,6 +7,7 @@ import type { Outcome } from '../../report/types.ts';
 import { within } from '../deadline.ts';
 import { DeadlineError, QmpConnectionError } from '../errors.ts';
 import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
+import { guestHasEnded } from './guest-end.ts';
 import { cancelMigration, resumeGuest, reviveDevice } from './revive.ts';
 import { type DeviceRun, field, type Run } from './run.ts';
 
@@ -103,6 +104,7 @@ async function isDead(address: QmpAddress): Promise<boolean> {
 
 /** The connection to the source QEMU has ended: most likely the guest with it. */
 async function goneSource(run: Run): Promise<Outcome> {
+  if (await guestHasEnded(run)) return 'ended';
   if (await isDead(run.options.source.qmp)) {
     // A destination that has all RAM but was not replayed can't go on either.
     run.warn('the source QEMU is gone');

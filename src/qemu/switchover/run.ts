@@ -62,6 +62,12 @@ export interface DeviceRun {
   stateEqual: boolean | null;
 }
 
+/** A command of QEMU's monitor that sets something, with what it is set to. */
+export interface Setting {
+  readonly command: string;
+  readonly args: object;
+}
+
 /** How far a migration has come; what rollback has to undo follows from it. */
 export interface Progressed {
   /** Something has been changed at either side. */
@@ -119,7 +125,7 @@ export class Run {
   /** Puts borrowed registers of the source back; see `borrowBusMaster`. */
   giveBack: (() => Promise<void>) | undefined;
   /** QEMU's settings before we changed them: what to send to restore them. */
-  restoreSettings: { readonly command: string; readonly args: object }[] = [];
+  restoreSettings: Setting[] = [];
   resumeUs: number | undefined;
   /** When the last pass of RAM began; see `Timeline.now`. */
   continuedUs = 0;

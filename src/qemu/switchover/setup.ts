@@ -2,15 +2,11 @@
 
 import { migrationFlags, migrationState } from '../../migration/state.ts';
 import { planReplay } from '../../pci/index.ts';
-import { QmpError } from '../errors.ts';
 import { commandOf, otherServer } from './check.ts';
 import { preset } from './preset.ts';
 import { pump } from './pump.ts';
-import { type DeviceRun, field, listAt, type Run, textAt } from './run.ts';
+import type { DeviceRun, Run } from './run.ts';
 import { openChannel } from './state-channel.ts';
-
-/** `downtime-limit` while QEMU is to be held back, ms. */
-export const holdLimitMs = 1;
 
 export async function setUp(run: Run): Promise<void> {
   // With -S forgotten the destination would run the guest as soon as it is loaded; `stop` in state
@@ -34,8 +30,8 @@ export async function setUp(run: Run): Promise<void> {
       device.initialBytes = (await device.source.precopyInfo()).initialBytes;
     }
   });
-  await run.until(setQemu(run));
-  await run.until(startRam(run));
+  run.progressed.migrateSent = true;
+  await run.until(run.source.execute('migrate', { uri: run.options.uri }));
 }
 
 /**
@@ -57,50 +53,4 @@ export function canPreCopy(device: DeviceRun): boolean {
 
 export function canP2p(device: DeviceRun): boolean {
   return (device.flags & migrationFlags.P2P) !== 0;
-}
-
-async function setQemu(run: Run): Promise<void> {
-  const wanted: Record<string, boolean> = { ...run.options.capabilities };
-  const capabilities = (more: Record<string, boolean>): object => ({
-    capabilities: Object.entries({ ...wanted, ...more }).map(([capability, state]) => ({
-      capability,
-      state,
-    })),
-  });
-  const set = 'migrate-set-capabilities';
-  const before = listAt(await run.source.execute('query-migrate-capabilities'));
-  const parameters = await run.source.execute('query-migrate-parameters');
-  const changed = new Set([...Object.keys(wanted), 'pause-before-switchover', 'events']);
-  run.restoreSettings.push({
-    command: set,
-    args: { capabilities: before.filter((entry) => changed.has(textAt(entry, 'capability'))) },
-  });
-  const given: Record<string, unknown> = {
-    ...run.options.parameters,
-    ...(run.options.maxBandwidth === undefined ? {} : { 'max-bandwidth': run.options.maxBandwidth }),
-  };
-  const restore: Record<string, unknown> = {};
-  for (const name of ['downtime-limit', 'max-bandwidth', ...Object.keys(given)]) {
-    const value = field(parameters, name);
-    if (value !== undefined) restore[name] = value;
-  }
-  run.restoreSettings.push({ command: 'migrate-set-parameters', args: restore });
-  await run.source.execute(set, capabilities({ 'pause-before-switchover': true, events: true }));
-  await run.destination.execute(set, capabilities({ events: true }));
-  await run.source.execute('migrate-set-parameters', { ...given, 'downtime-limit': holdLimitMs });
-  if (Object.keys(given).length > 0) await run.destination.execute('migrate-set-parameters', given);
-}
-
-async function startRam(run: Run): Promise<void> {
-  const { uri, listenUri } = run.options;
-  try {
-    await run.destination.execute('migrate-incoming', { uri: listenUri ?? uri });
-  } catch (error) {
-    // A destination that was started with -incoming URI listens already.
-    const listens = error instanceof QmpError && /already been started|was not specified/.test(error.message);
-    if (!listens) throw error;
-    run.log.debug(`the destination waits for its migration already: ${error.message}`);
-  }
-  run.progressed.migrateSent = true;
-  await run.source.execute('migrate', { uri });
 }

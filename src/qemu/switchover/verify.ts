@@ -5,11 +5,11 @@ import { compareConfigs } from '../../pci/index.ts';
 import { ConfigPorts } from '../config-ports.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
-import type { QmpAddress } from '../qmp.ts';
-import { comparableRam, pidOfUnixSocket, verifyRamInTurns } from '../ram-proof.ts';
+import { comparableRam, verifyRamInTurns } from '../ram-proof.ts';
 import { commandOf, msixTableAddress } from './check.ts';
 import { compareStates } from './compare-state.ts';
 import type { MigrationEnd } from './options.ts';
+import { listenerAt } from './processes.ts';
 import { frozen, neededBits } from './quiesce.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
 
@@ -39,14 +39,6 @@ function pidOf(run: Run, end: MigrationEnd, side: string): number {
     `can't tell which process on this machine the ${side} QEMU is`,
     'name its monitor by the path that QEMU was given, an absolute one; the library takes its process id, too',
   );
-}
-
-/** Looked for once, before the blackout: that goes through all processes. */
-function listenerAt({ listeners }: Run, address: QmpAddress): number | undefined {
-  if (typeof address !== 'string') return undefined;
-  const pid = listeners.get(address) ?? pidOfUnixSocket(address);
-  if (pid !== undefined) listeners.set(address, pid);
-  return pid;
 }
 
 function parties(run: Run): [source: { pid: number }, destination: { pid: number }] {

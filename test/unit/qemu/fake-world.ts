@@ -299,6 +299,11 @@ export class FakeWorld {
   /** The source's QEMU has never been told to migrate. */
   neverMigrated = false;
   destinationStatus = 'inmigrate';
+  /** Type of each machine, and its processors. */
+  machines = { source: 'pc-q35-11.1-machine', destination: 'pc-q35-11.1-machine' };
+  readonly processors = { source: 1, destination: 1 };
+  /** What the destination tells of its own migration before that has begun. */
+  incomingStatus = 'none';
   /** How often the source has gone through RAM. */
   rounds = 1;
   /** From `migrate` until the source stops for its last pass, ms. */
@@ -380,6 +385,14 @@ export class FakeWorld {
     await this.#servers?.[side].stop();
   }
 
+  /** The guest ends by itself, and its QEMU with it. */
+  async endGuest(reason: string): Promise<void> {
+    this.#event('source', 'SHUTDOWN', { guest: reason.startsWith('guest-'), reason });
+    // What QEMU takes to end.
+    await delay(5);
+    await this.kill('source');
+  }
+
   /** Somebody pauses the guest at the source, or has it go on. */
   setRunning(on: boolean): void {
     this.#statusBefore = on ? 'running' : 'paused';
@@ -434,6 +447,7 @@ export class FakeWorld {
       }
       case 'query-migrate':
         if (this.neverMigrated) return { return: {} };
+        if (side === 'destination') return { return: { status: this.incomingStatus } };
         return {
           return: {
             status: this.#migration,
@@ -454,6 +468,10 @@ export class FakeWorld {
         return { return: this.#property(side, String(args.path), String(args.property)) };
       case 'query-pci':
         return { return: [{ bus: 0, devices: this.devices.map((device) => this.#pciDevice(side, device)) }] };
+      case 'query-cpus-fast':
+        return {
+          return: Array.from({ length: this.processors[side] }, (_, index) => ({ 'cpu-index': index })),
+        };
       case 'query-memory-size-summary':
         return { return: { 'base-memory': 1 << 28 } };
       case 'query-migrate-capabilities':
@@ -473,6 +491,7 @@ export class FakeWorld {
   }
 
   #property(side: 'source' | 'destination', path: string, property: string): unknown {
+    if (path === '/machine') return this.machines[side];
     const name = path.slice('/machine/peripheral/'.length);
     const bridge = /^port(\d+)$/.exec(name)?.[1];
     const device = this.devices.find(({ id }) => id === name);

@@ -35,12 +35,12 @@ describe('a migration without faults', () => {
     const stopCopy = `source.setState ${migrationState.STOP_COPY}`;
     // Autostart is off and the dirty log on before RAM moves; the head of the stream has been accepted.
     expectOrder(
+      at('destination QEMU: migrate-incoming'),
       at('destination QEMU: stop'),
       at('destination.hold on'),
       at(`destination.setState ${migrationState.RESUMING}`),
       at('source.startLogging'),
       at('destination.write'),
-      at('destination QEMU: migrate-incoming'),
       at('source QEMU: migrate'),
     );
     expectOrder(
@@ -448,18 +448,16 @@ describe('a fault before the commit point', () => {
     },
   );
 
-  it.each(['migrate', 'migrate-continue', 'migrate-set-capabilities'])(
-    'source QEMU refuses %s',
-    async (command) => {
-      world.refused.add(`source ${command}`);
-      await expect(migrate(world.options())).rejects.toMatchObject({
-        outcome: 'source',
-        code: 'VC_QMP_REFUSED',
-      });
-      expect(world.sourceStatus).toBe('running');
-      expect(world.journal).not.toContain('destination QEMU: cont');
-    },
-  );
+  it.each([
+    ['migrate', 'VC_QMP_REFUSED'],
+    ['migrate-continue', 'VC_QMP_REFUSED'],
+    ['migrate-set-capabilities', 'VC_SETTING'],
+  ])('source QEMU refuses %s', async (command, code) => {
+    world.refused.add(`source ${command}`);
+    await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source', code });
+    expect(world.sourceStatus).toBe('running');
+    expect(world.journal).not.toContain('destination QEMU: cont');
+  });
 
   it('destination QEMU refuses cont: the source goes on, the destination is ended', async () => {
     world.refused.add('destination cont');
@@ -547,6 +545,24 @@ describe('parties that die', () => {
       },
     };
     await expect(migrate(options)).rejects.toMatchObject({ outcome: 'lost' });
+    expect(world.journal).not.toContain('destination QEMU: cont');
+  });
+
+  it.each([
+    ['guest-shutdown', 'ended', /^the guest has shut down by itself while it was migrated; nothing is lost/],
+    ['guest-reset', 'ended', /^the guest has rebooted, .*nothing is lost/],
+    // Somebody else has ended it.
+    ['host-qmp-quit', 'lost', /source QEMU is gone|closed the connection/],
+  ])('the source QEMU by %s in precopy: the guest is %s', async (reason, outcome, message) => {
+    const onPhase = async (phase: string): Promise<void> => {
+      if (phase === 'precopy') await world.endGuest(reason);
+    };
+    await expect(migrate({ ...world.options(), onPhase })).rejects.toMatchObject({
+      outcome,
+      message: expect.stringMatching(message),
+      report: { outcome, error: { phase: 'precopy' } },
+    });
+    expect(at('destination QEMU: quit')).toBeGreaterThan(0);
     expect(world.journal).not.toContain('destination QEMU: cont');
   });
 
