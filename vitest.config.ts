@@ -11,6 +11,7 @@ const undisturbed = 'test/e2e/mlx5-traffic.test.ts';
 
 export default defineConfig({
   test: {
+    reporters: ['default', './test/skips.ts'],
     projects: [
       {
         test: {

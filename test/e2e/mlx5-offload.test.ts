@@ -56,7 +56,9 @@ async function ringOf(bed: Testbed): Promise<(port: number) => number> {
 }
 
 describe('what the card does for the driver, on both sides of a migration', () => {
-  const taps = canUseTaps().ok;
+  const able = canUseTaps();
+  const taps = able.ok;
+  const why = able.ok ? '' : ` (skipped: ${able.reason})`;
   let network: Network;
   let bed: Testbed;
   let other: Testbed;
@@ -71,7 +73,7 @@ describe('what the card does for the driver, on both sides of a migration', () =
 
   afterAll(closeAll);
 
-  it.runIf(taps)('spreads flows over four channels as key and table say', async () => {
+  it.runIf(taps)(`spreads flows over four channels as key and table say${why}`, async () => {
     await bed.agent.check(`ethtool -L eth0 combined ${channels}`);
     expect(await bed.agent.check('ethtool -l eth0 | tail -1')).toMatch(/Combined:\s+4/);
     const ring = await ringOf(bed);
@@ -114,7 +116,7 @@ describe('what the card does for the driver, on both sides of a migration', () =
     });
   });
 
-  it.runIf(taps)('cuts TCP over IPv6 and datagrams that the guest hands over in bulk', async () => {
+  it.runIf(taps)(`cuts TCP over IPv6 and datagrams that the guest hands over in bulk${why}`, async () => {
     const features = await bed.agent.check('ethtool -k eth0');
     for (const name of ['tx-tcp-segmentation', 'tx-tcp6-segmentation', 'tx-udp-segmentation'])
       expect(features).toMatch(new RegExp(`${name}: on`));

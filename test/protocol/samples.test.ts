@@ -12,7 +12,9 @@ import { pciIrq, pciRegion } from '../../src/vfio-user/constants.ts';
 const samples = process.env.LIBVFIO_USER_SAMPLES;
 const sampleServer = samples === undefined ? undefined : join(samples, 'server');
 
-describe.skipIf(sampleServer === undefined)('our client and libvfio-user’s sample server', () => {
+const why = sampleServer === undefined ? ' (skipped: LIBVFIO_USER_SAMPLES is not set)' : '';
+
+describe.skipIf(sampleServer === undefined)(`our client and libvfio-user’s sample server${why}`, () => {
   let directory: string;
   let child: ChildProcess;
   let client: VfioUserClient;
