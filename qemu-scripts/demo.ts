@@ -4,7 +4,7 @@ import { execa } from 'execa';
 import { canUseTaps } from '../src/net/testnet.ts';
 import { htmlReport } from '../src/report/html.ts';
 import { summary } from '../src/report/summary.ts';
-import { writeWhole } from '../src/report/write.ts';
+import { checkPlace, writeWhole } from '../src/report/write.ts';
 import { locateQemu } from '../src/setup/index.ts';
 import { networkScene } from './demo-network.ts';
 import { ramScene } from './demo-ram.ts';
@@ -27,6 +27,8 @@ const inside = 'VFIO_COMPANION_DEMO_INSIDE';
  * page of RAM, a state or configuration that differs, a connection that lost or changed anything.
  */
 export async function demo(options: DemoOptions): Promise<void> {
+  const path = resolve(options.report);
+  await checkPlace(path);
   if (options.device === 'mlx5' && (await runInNamespace())) return;
   const { version } = await locateQemu();
   say(`QEMU ${version}, Node ${process.version}; nothing is patched, and nothing is installed in the guest.`);
@@ -34,7 +36,6 @@ export async function demo(options: DemoOptions): Promise<void> {
   const { report, proven } = await interruptible((interrupted) => playScene(scene, interrupted));
   say(`\n${summary(report)}\n\nProven:`);
   for (const line of proven) say(`  ${line}`);
-  const path = resolve(options.report);
   await writeWhole(path, await htmlReport(report, proven));
   say(`Report: ${path}`);
 }

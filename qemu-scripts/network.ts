@@ -2,13 +2,13 @@
  * What a guest with a network card talks to, in scripts and tests: a switch, and behind it a real Linux network stack
  * where one can be made, else a small peer of our own.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { askSwitch, type SwitchStats } from '../src/net/index.ts';
+import { askSwitch, type SwitchStats, specText } from '../src/net/index.ts';
 import { canUseTaps, TestNet } from '../src/net/testnet.ts';
-import { ManagedProcess, type Testbed } from '../src/qemu/index.ts';
+import { LaunchError, ManagedProcess, type Testbed } from '../src/qemu/index.ts';
 import { checkoutRoot } from '../src/setup/index.ts';
+import { temporaryFolder } from '../src/temporary-folder.ts';
 
 /** Where two ends of a flow find each other. */
 export interface Net {
@@ -52,7 +52,7 @@ export class Network {
 
   static async create(options: NetworkOptions = {}): Promise<Network> {
     const peer = options.peer ?? (canUseTaps().ok ? 'linux' : 'test-peer');
-    const folder = mkdtempSync(join(tmpdir(), 'vc-net-'));
+    const folder = temporaryFolder('vc-net-');
     let testNet: TestNet | undefined;
     try {
       if (peer === 'linux')
@@ -73,7 +73,7 @@ export class Network {
 
   /** Arguments of `serve` that join a device to the switch. */
   serveArguments(identity: string): string[] {
-    return ['--net', `switch:${this.socket},id=${identity}`];
+    return ['--net', `switch:${specText(this.socket)},id=${identity}`];
   }
 
   /** Starts a program beside the peer (with a Linux peer: in its namespace). Ended by `close()`. */
@@ -168,7 +168,7 @@ export class Network {
       ready(),
     );
     const ended = process.exited.then(() => {
-      throw new Error(process.epitaph());
+      throw new LaunchError(process.epitaph());
     });
     await Promise.race([said, ended]);
     ended.catch(() => undefined);

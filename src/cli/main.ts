@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
-import { CompanionError } from '../errors.ts';
+import { failureText } from './failure.ts';
 
 /** Exit statuses, beside 0 for "all that was claimed has been checked". */
 const exitStatus = { failed: 1, usage: 2 } as const;
@@ -10,8 +10,10 @@ const readerGone: readonly (string | undefined)[] = ['EPIPE', 'EIO'];
 
 // A reader that has gone (`| head`, a log collector that ended) must not take a device or a migration with it.
 process.stderr.on('error', () => undefined);
+let lost = false;
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (readerGone.includes(error.code)) return;
+  if (readerGone.includes(error.code) || lost) return;
+  lost = true;
   // One that is there misses what it was to get, as with a full disk.
   process.exitCode = exitStatus.failed;
   process.stderr.write(`error: the output is lost: ${error.message}\n`);
@@ -44,17 +46,13 @@ function wanted(): readonly (() => Promise<Register>)[] {
   return asked === undefined ? Object.values(commands) : [asked];
 }
 
-for (const load of wanted()) (await load())(program);
-
 try {
+  for (const load of wanted()) (await load())(program);
   await program.parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : exitStatus.usage;
   else {
     process.exitCode = exitStatus.failed;
-    if (error instanceof CompanionError) {
-      process.stderr.write(`error: ${error.message} [${error.code}]\n`);
-      if (error.hint) process.stderr.write(`hint: ${error.hint}\n`);
-    } else process.stderr.write(`error: ${error instanceof Error ? error.stack : String(error)}\n`);
+    process.stderr.write(failureText(error));
   }
 }

@@ -13,7 +13,7 @@ import { junitReport } from '../report/junit.ts';
 import { createProgressView } from '../report/progress.ts';
 import { summary } from '../report/summary.ts';
 import type { MigrationReport } from '../report/types.ts';
-import { writeWhole } from '../report/write.ts';
+import { checkPlace, writeWhole } from '../report/write.ts';
 import { parseValue } from './value.ts';
 
 interface CliOptions {
@@ -135,6 +135,7 @@ export function registerMigrate(program: Command): void {
 const cancelling = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 async function run(options: CliOptions): Promise<void> {
+  for (const path of [options.report, options.junit]) if (path !== undefined) await checkPlace(path);
   const cancel = new AbortController();
   const onSignal = (): void => cancel.abort();
   for (const signal of cancelling) process.on(signal, onSignal);

@@ -43,7 +43,9 @@ export class PcapWriter {
     try {
       this.#fd = openSync(path, 'a', 0o600);
     } catch (error) {
-      throw new NetError(`can't write a capture to ${path}`, 'choose a directory that exists', error);
+      const reason = error instanceof Error && 'code' in error ? error.code : error;
+      const hint = 'name a file, in a directory that exists and that you may write to';
+      throw new NetError(`can't write a capture to ${path}: ${String(reason)}`, hint, error);
     }
     try {
       useTogether(this.#fd, () => this.#start());

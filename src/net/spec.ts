@@ -26,7 +26,8 @@ const forms = `it is one of
   stream:unix:PATH[,server][,reconnect=MS]   QEMU's -netdev stream, passt
   stream:HOST:PORT[,server][,reconnect=MS]
   tap:NAME[@NETNS][,vlan=ID]                 a tap interface; NETNS: a name of ip netns, or a path; vlan: an access
-                                             port, whose host sees untagged frames of that VLAN`;
+                                             port, whose host sees untagged frames of that VLAN
+a comma in a path or name is written twice`;
 
 function refuse(spec: string, why: string): never {
   throw new NetError(`"${spec}" is no network port: ${why}`, forms);
@@ -38,7 +39,7 @@ function refuse(spec: string, why: string): never {
  * @throws NetError saying what is wrong and which forms there are
  */
 export function parsePortSpec(spec: string): PortSpec {
-  const [head = '', ...rest] = spec.split(',');
+  const [head = '', ...rest] = splitAtCommas(spec);
   const colon = head.indexOf(':');
   const kind = colon < 0 ? head : head.slice(0, colon);
   const target = colon < 0 ? '' : head.slice(colon + 1);
@@ -92,6 +93,19 @@ export function parsePortSpec(spec: string): PortSpec {
     default:
       return refuse(spec, `"${kind}" is unknown`);
   }
+}
+
+/** A doubled comma is one that belongs to the text, as in QEMU's options. */
+function splitAtCommas(spec: string): string[] {
+  return spec
+    .replaceAll(',,', '\0')
+    .split(',')
+    .map((part) => part.replaceAll('\0', ','));
+}
+
+/** `text`, as a path or name, as it has to be written in a specification. */
+export function specText(text: string): string {
+  return text.replaceAll(',', ',,');
 }
 
 function parseOptions(spec: string, given: readonly string[], allowed: readonly string[]) {

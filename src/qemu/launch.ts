@@ -1,8 +1,8 @@
 /** Starts a QEMU from a typed description; see `launchVm`. */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { locateKernel, locateQemu, probeAccelerator } from '../setup/index.ts';
+import { temporaryFolder } from '../temporary-folder.ts';
 import { LaunchError, QmpConnectionError } from './errors.ts';
 import { GuestAgent } from './guest-agent.ts';
 import { ManagedProcess, type ProcessExit } from './managed-process.ts';
@@ -54,7 +54,7 @@ export interface Vm {
 export async function launchVm(description: VmDescription, options: LaunchOptions = {}): Promise<Vm> {
   const name = options.name ?? 'vm';
   const made = options.folder === undefined;
-  const folder = options.folder ?? mkdtempSync(join(tmpdir(), 'vfio-companion-'));
+  const folder = options.folder ?? temporaryFolder();
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const cleanup = (): void => {
     if (made) rmSync(folder, { recursive: true, force: true });

@@ -1,9 +1,9 @@
 /** Starts a device server process (`vfio-companion serve`); see `serveDevice`. */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, parse } from 'node:path';
 import { checkoutRoot } from '../setup/index.ts';
 import { startTimer } from '../start-timer.ts';
+import { temporaryFolder } from '../temporary-folder.ts';
 import { LaunchError } from './errors.ts';
 import { ManagedProcess, type ProcessExit } from './managed-process.ts';
 
@@ -62,7 +62,7 @@ function program(): string {
 export async function serveDevice(options: ServedDeviceOptions): Promise<ServedDevice> {
   const name = options.name ?? parse(options.model).name;
   const made = options.folder === undefined;
-  const folder = options.folder ?? mkdtempSync(join(tmpdir(), 'vfio-companion-'));
+  const folder = options.folder ?? temporaryFolder();
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const cleanup = (): void => {
     if (made) rmSync(folder, { recursive: true, force: true });

@@ -2,11 +2,11 @@
  * A guest with vfio-user devices that can be migrated there and back again: for test suites, scripts and
  * benchmarks. Starts everything, ends everything.
  */
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { MigrationReport } from '../report/types.ts';
+import { temporaryFolder } from '../temporary-folder.ts';
 import { GuestAgent } from './guest-agent.ts';
 import { launchVm, type Vm } from './launch.ts';
 import { type ServedDevice, serveDevice } from './serve-device.ts';
@@ -79,10 +79,10 @@ export class Testbed {
 
   /**
    * Starts servers and QEMU of the first side, and waits for QEMU's monitor (not for the guest: see `agent.waitReady`).
-   * @throws LaunchError, SetupError; nothing is left behind then
+   * @throws LaunchError, SetupError, or CompanionError without a temporary folder; nothing is left behind then
    */
   static async start(options: TestbedOptions): Promise<Testbed> {
-    const folder = mkdtempSync(join(tmpdir(), 'vfio-companion-'));
+    const folder = temporaryFolder();
     try {
       return new Testbed(options, folder, await startSide(options, folder, 0, false));
     } catch (error) {

@@ -96,7 +96,13 @@ export function vmArguments(description: VmDescription, resolved: ResolvedVm): s
     ...['-cpu', resolved.accel === 'kvm' ? 'host' : 'max'],
     ...['-smp', String(description.cpus ?? 1), '-m', memory, '-object', backend],
     ...['-qmp', monitor(resolved.qmpPath), '-qmp', monitor(resolved.migrationQmpPath)],
-    ...['-serial', `file:${optionValue(resolved.consolePath)}`],
+    // In its short form, "-serial file:…", a doubled comma would be two.
+    ...[
+      '-chardev',
+      `file,id=console,path=${optionValue(resolved.consolePath)}`,
+      '-serial',
+      'chardev:console',
+    ],
     ...['-chardev', `socket,id=agent,path=${optionValue(resolved.agentPath)},server=on,wait=off`],
     ...['-serial', 'chardev:agent'],
   ];

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { fstatSync, type Stats } from 'node:fs';
 import { lstat, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { CompanionError } from '../errors.ts';
 
 /** What a full disk, a used-up quota, a limit on files, or a broken disk comes to. */
@@ -20,6 +21,22 @@ export async function writeWhole(path: string, text: string): Promise<void> {
       cause: error,
     });
   }
+}
+
+/**
+ * Refuses a place where no report can be written, for who would only hear of it when all is over.
+ * @throws CompanionError when the folder is not there, or `path` is one
+ */
+export async function checkPlace(path: string): Promise<void> {
+  const refuse = (why: string): never => {
+    throw new CompanionError('VC_REPORT', `no report can be written to ${path}: ${why}`, {
+      hint: 'name a file in a folder that is there',
+    });
+  };
+  if (path === '') refuse('the name is empty');
+  if ((await unlessMissing(stat(path)))?.isDirectory() === true) refuse('it is a folder');
+  const folder = await unlessMissing(stat(dirname(path)));
+  if (folder?.isDirectory() !== true) refuse(`there is no folder ${dirname(path)}`);
 }
 
 async function writeTo(path: string, text: string): Promise<void> {
@@ -52,7 +69,7 @@ async function unlessMissing(look: Promise<Stats>): Promise<Stats | undefined> {
   try {
     return await look;
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
+    if (codeOf(error) === 'ENOENT' || codeOf(error) === 'ENOTDIR') return undefined;
     throw error;
   }
 }

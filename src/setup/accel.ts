@@ -2,16 +2,15 @@ import {
   closeSync,
   fstatSync,
   mkdirSync,
-  mkdtempSync,
   openSync,
   readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { execa } from 'execa';
+import { temporaryFolder } from '../temporary-folder.ts';
 import type { GuestKernel } from './image.ts';
 import { cacheRoot } from './paths.ts';
 import type { Qemu } from './qemu.ts';
@@ -45,7 +44,7 @@ export async function tryAccelerator(
   accelerator: Accelerator,
   limitMs = deadlineMs,
 ): Promise<AcceleratorProbe> {
-  const folder = mkdtempSync(join(tmpdir(), 'vfio-companion-probe-'));
+  const folder = temporaryFolder('vfio-companion-probe-');
   try {
     const log = join(folder, 'console.log');
     const machine = ['-M', 'q35', '-accel', accelerator, '-cpu', 'max', '-m', '256', '-nodefaults'];

@@ -102,6 +102,27 @@ it.runIf(existsSync('/dev/full'))('output that is lost on a full disk is no succ
   expect(result.status).toBe(1);
 });
 
+it.each([
+  ['demo', []],
+  ['migrate', ['--from', 'a', '--to', 'b', '--uri', 'unix:x', '--device', 'dev0=a,b']],
+])('%s refuses a place for its report before it begins', async (command, args) => {
+  const all = [command, ...args, '--report', inFolder('none/report.html')];
+  const result = await execa(process.execPath, [program, ...all], { reject: false });
+  expect(result.stderr).toMatch(
+    /^error: no report can be written to \S+: there is no folder \S+none \[VC_REPORT\]/,
+  );
+  expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+});
+
+it('a working directory that is gone is told of in one sentence', async () => {
+  const script = 'mkdir "$1" && cd "$1" && rmdir "$1" && shift && exec "$@"';
+  const command = [program, 'serve', 'ram', '--socket', 'a', '--migration-socket', 'b'];
+  const args = ['-c', script, 'sh', inFolder('gone'), process.execPath, ...command];
+  const result = await execa('sh', args, { reject: false });
+  expect(result.stderr).toBe('error: the working directory is gone\nhint: go to another one');
+  expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+});
+
 it('a switch says that it has nothing to capture without an uplink', async () => {
   const args = ['switch', '--socket', inFolder('switch'), '--pcap', inFolder('capture')];
   const result = await execa(process.execPath, [program, ...args], { reject: false });

@@ -1,5 +1,4 @@
-import { mkdtempSync, rmdirSync, unlinkSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { errno } from '../../errors.ts';
 import {
@@ -15,6 +14,7 @@ import {
 } from '../../posix/index.ts';
 import { lastErrno, libc } from '../../posix/libc.ts';
 import { getWord, putWord } from '../../posix/raw.ts';
+import { temporaryFolder } from '../../temporary-folder.ts';
 import { pciIrq, pciRegion } from '../../vfio-user/constants.ts';
 import type { MmapArea, ServedDevice } from '../served-device.ts';
 import { CallbackSet } from './callbacks.ts';
@@ -133,7 +133,7 @@ export class VfuContext {
   }
 
   #create(): { context: number; door: number } {
-    const directory = mkdtempSync(join(tmpdir(), 'vfu-'));
+    const directory = temporaryFolder('vfu-');
     const path = join(directory, 's');
     try {
       const flags = l.attachNonBlocking;

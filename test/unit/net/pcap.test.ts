@@ -144,6 +144,9 @@ describe('capture', () => {
   test('a place that can not be written is an error, one that fills up is not', () => {
     const context = { reactor, log: silentLogger };
     expect(() => openPort('none', { ...context, pcap: join(directory, 'no', 'x') })).toThrow(NetError);
+    expect(() => openPort('none', { ...context, pcap: directory })).toThrow(
+      /^can't write a capture to \S+: EISDIR$/,
+    );
     const inner = new LoopPort();
     const port = new CapturedPort(inner, new PcapWriter('/dev/full'), context);
     const frame = Buffer.alloc(60_000);

@@ -8,6 +8,7 @@ describe('port specification', () => {
     ['none', { kind: 'none' }],
     ['switch:/run/sw', { kind: 'switch', path: '/run/sw' }],
     ['switch:/run/sw,id=nic0,name=vm', { kind: 'switch', path: '/run/sw', identity: 'nic0', name: 'vm' }],
+    ['switch:/a,,b/sw,id=x,,y', { kind: 'switch', path: '/a,b/sw', identity: 'x,y' }],
     ['stream:unix:/run/s', { kind: 'stream', address: { type: 'unix', path: '/run/s' }, server: false }],
     [
       'stream:host:99,server',

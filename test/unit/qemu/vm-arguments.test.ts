@@ -7,7 +7,7 @@ const resolved = {
   initrd: '/i',
   qmpPath: '/f/a,b.qmp',
   migrationQmpPath: '/f/qmp2',
-  consolePath: '/f/console',
+  consolePath: '/f/con,sole',
   agentPath: '/f/agent',
   memoryPath: '/f/ram',
 } as const;
@@ -19,6 +19,7 @@ describe('vmArguments', () => {
     expect(text).toContain('-machine q35,memory-backend=ram');
     expect(text.match(/-qmp /g)).toHaveLength(2);
     expect(text).toContain('unix:/f/a,,b.qmp,server=on');
+    expect(text).toContain('-chardev file,id=console,path=/f/con,,sole -serial chardev:console -chardev');
   });
 
   it('keeps guest RAM to itself when told to', () => {

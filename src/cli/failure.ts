@@ -1,0 +1,23 @@
+import { CompanionError } from '../errors.ts';
+
+const systemHints: Readonly<Record<string, string>> = {
+  EMFILE: 'raise the limit of open files: ulimit -n 1024',
+  ENFILE: 'this machine has no more open files to give: end something',
+};
+
+/** What is written on standard error of a command that has failed. Only what we have not foreseen shows its stack. */
+export function failureText(error: unknown): string {
+  if (error instanceof CompanionError)
+    return withHint(`error: ${error.message} [${error.code}]\n`, error.hint);
+  // What the machine lacks, or has run out of.
+  if (error instanceof Error && 'syscall' in error) {
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    if (syscall === 'uv_cwd') return withHint('error: the working directory is gone\n', 'go to another one');
+    return withHint(`error: ${error.message}\n`, systemHints[code ?? '']);
+  }
+  return `error: ${error instanceof Error ? error.stack : String(error)}\n`;
+}
+
+function withHint(text: string, hint: string | undefined): string {
+  return hint === undefined || hint === '' ? text : `${text}hint: ${hint}\n`;
+}
