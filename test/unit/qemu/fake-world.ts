@@ -385,11 +385,12 @@ export class FakeWorld {
     await this.#servers?.[side].stop();
   }
 
-  /** The guest ends by itself, and its QEMU with it. */
+  /** The guest ends by itself, and its QEMU with it, while that is asked how its migration goes. */
   async endGuest(reason: string): Promise<void> {
     this.#event('source', 'SHUTDOWN', { guest: reason.startsWith('guest-'), reason });
-    // What QEMU takes to end.
-    await delay(5);
+    // QEMU takes its time to end. Whoever asks a second time has read the first answer, and the event before it.
+    const asked = (): number => this.journal.filter((line) => line === 'source QEMU: query-migrate').length;
+    for (const until = asked() + 2; asked() < until; ) await delay(1);
     await this.kill('source');
   }
 

@@ -554,14 +554,17 @@ describe('parties that die', () => {
     // Somebody else has ended it.
     ['host-qmp-quit', 'lost', /source QEMU is gone|closed the connection/],
   ])('the source QEMU by %s in precopy: the guest is %s', async (reason, outcome, message) => {
-    const onPhase = async (phase: string): Promise<void> => {
-      if (phase === 'precopy') await world.endGuest(reason);
+    world.precopyMs = 60_000;
+    let ended: Promise<void> | undefined;
+    const onPhase = (phase: string): void => {
+      if (phase === 'precopy') ended = world.endGuest(reason);
     };
     await expect(migrate({ ...world.options(), onPhase })).rejects.toMatchObject({
       outcome,
       message: expect.stringMatching(message),
       report: { outcome, error: { phase: 'precopy' } },
     });
+    await ended;
     expect(at('destination QEMU: quit')).toBeGreaterThan(0);
     expect(world.journal).not.toContain('destination QEMU: cont');
   });
