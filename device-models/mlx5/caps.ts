@@ -88,7 +88,11 @@ const ethernetOffloads: Partial<Record<keyof typeof perProtocolNetworkingOffload
 /** `flow_table_prop_layout` for NIC receive. */
 const nicReceive: Partial<Record<keyof typeof flowTablePropLayout.fields, number>> = {
   ft_support: 1,
+  // All four together, for which Linux has tables of rules and of single flows (`ethtool -N`, aRFS) before the others.
+  flow_modify_en: 1,
   modify_root: 1,
+  identified_miss_table_mode: 1,
+  flow_table_modify: 1,
   log_max_ft_size: limits.logFlowTableSize,
   max_ft_level: 64,
   log_max_ft_num: Math.log2(limits.flowTables),

@@ -116,6 +116,44 @@ describe('what the card does for the driver, on both sides of a migration', () =
     });
   });
 
+  it.runIf(taps)(
+    `sends a flow to the ring that a rule names, or drops it, and does so after a migration${why}`,
+    async () => {
+      const ring = await ringOf(bed);
+      const port = 7150;
+      const named = (ring(port) + 1) % channels;
+      const rule = `ethtool -N eth0 flow-type udp4 src-ip ${plainNet.peer} dst-port ${port}`;
+      await bed.agent.check(`${rule} action ${named} loc 1`);
+      const received = async (index: number): Promise<number> =>
+        (await counters(bed)).get(`rx${index}_packets`) ?? 0;
+      const start = [await received(ring(port)), await received(named)] as const;
+      const flow = await Flow.udp(bed, network, plainNet, port, { rate: 200 });
+      await expect.poll(() => received(named), { timeout: 60_000 }).toBeGreaterThan(start[1] + 50);
+      expectWhole(await bed.migrate(proven));
+      const middle = await received(named);
+      await expect.poll(() => received(named), { timeout: 60_000 }).toBeGreaterThan(middle + 50);
+      const { guest, peer } = await flow.end();
+      expect([guest, peer]).toMatchObject(Array(2).fill({ missing: 0, reordered: 0, duplicates: 0 }));
+      // None of this flow where its hash would have sent it.
+      expectAbout(await received(ring(port)), start[0], background.frames);
+
+      await bed.agent.check(`ethtool -N eth0 delete 1; ${rule} action -1 loc 2`);
+      const before = await counters(bed);
+      const dropped = await Flow.udp(bed, network, plainNet, port, { rate: 200 });
+      const filtered = async (): Promise<number> => {
+        const now = await counters(bed);
+        const grown = (name: string): number => (now.get(name) ?? 0) - (before.get(name) ?? 0);
+        return grown('rx_packets_phy') - grown('rx_packets');
+      };
+      await expect.poll(filtered, { timeout: 60_000 }).toBeGreaterThan(50);
+      await bed.agent.check('ethtool -N eth0 delete 2');
+      const ends = await dropped.end();
+      expect(ends.peer.missing).toBe(0);
+      expect(ends.guest.reordered).toBe(0);
+      expect(await warnings(bed)).toEqual([]);
+    },
+  );
+
   it.runIf(taps)(`cuts TCP over IPv6 and datagrams that the guest hands over in bulk${why}`, async () => {
     const features = await bed.agent.check('ethtool -k eth0');
     for (const name of ['tx-tcp-segmentation', 'tx-tcp6-segmentation', 'tx-udp-segmentation'])

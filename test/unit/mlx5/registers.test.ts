@@ -4,6 +4,7 @@ import * as prm from '../../../device-models/mlx5/prm/index.ts';
 import { running } from './setup.ts';
 
 const currentGeneral = 1;
+const flowTable = 7;
 
 it('offers all that Linux wants to see before it moderates interrupts: `ethtool -C` failed since 6.10', () => {
   const { driver } = running();
@@ -11,6 +12,20 @@ it('offers all that Linux wants to see before it moderates interrupts: `ethtool 
   const at = prm.queryHcaCapOut.byte('capability');
   for (const name of ['cq_moderation', 'cq_period_mode_modify', 'cq_period_start_from_cqe'] as const)
     expect([name, prm.cmdHcaCap.get(answer, name, at)]).toEqual([name, 1]);
+});
+
+it('offers all that Linux wants to see before it makes tables of rules and of single flows: `ethtool -N`, aRFS', () => {
+  const { driver } = running();
+  const answer = driver.command('QUERY_HCA_CAP', Buffer.alloc(16), 4112, (flowTable << 1) | 1);
+  const at =
+    prm.queryHcaCapOut.byte('capability') + prm.flowTableNicCap.byte('flow_table_properties_nic_receive');
+  for (const name of [
+    'flow_modify_en',
+    'modify_root',
+    'identified_miss_table_mode',
+    'flow_table_modify',
+  ] as const)
+    expect([name, prm.flowTablePropLayout.get(answer, name, at)]).toEqual([name, 1]);
 });
 
 describe('the EEPROM of a module that is not there', () => {
