@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import { cqStatus } from '../../../device-models/mlx5/cq.ts';
+import { eqStatus } from '../../../device-models/mlx5/eq.ts';
 import { limits } from '../../../device-models/mlx5/limits.ts';
 import { cqeOpcode, cqeSyndrome, eventType } from '../../../device-models/mlx5/prm/index.ts';
 import { queueState } from '../../../device-models/mlx5/work-queue.ts';
@@ -158,4 +159,31 @@ it('tells of a failure also where a CQ is armed for solicited completions only',
   driver.memory.writeUInt32BE(0x4242, rx.ring + 16 + 4);
   port.inject(buildFrame({ dst: driver.mac }));
   expect(host.fired.length).toBe(fired + 1);
+});
+
+it('sends an event that moderation holds back with the last completion that it may wait for', () => {
+  const { host, port, driver } = running();
+  driver.moderate(1000);
+  const frame = buildFrame({ dst: driver.mac });
+  port.inject(frame);
+  driver.poll();
+  const fired = host.fired.length;
+  // `cq_max_count` is 32.
+  for (let count = 1; count < 32; count++) port.inject(frame);
+  expect(host.fired.length).toBe(fired);
+  port.inject(frame);
+  expect(host.fired.length).toBe(fired + 1);
+});
+
+it('fills an event queue to its last entry, and fails it with one more', () => {
+  const { device, driver } = running();
+  const { eqs } = device.core;
+  const eq = eqs.table.get(driver.eqs.pages?.eqn ?? 0);
+  const post = (): number => {
+    eqs.post(eq, eventType.PAGE_REQUEST, 0, 0, 1);
+    return eq.status;
+  };
+  while ((eq.pi - eq.ci) % 2 ** 24 < eq.ring.size - 1) expect(post()).toBe(eqStatus.OK);
+  expect([post(), eq.pi - eq.ci]).toEqual([eqStatus.OK, eq.ring.size]);
+  expect([post(), eq.pi - eq.ci]).toEqual([eqStatus.EQ_WRITE_FAILURE, eq.ring.size]);
 });

@@ -122,6 +122,20 @@ const commands: readonly Case[] = [
     status.BAD_PARAM_ERR,
     (driver) => cq(driver, (input) => prm.cqc.set64(input, 'dbr_addr', 3, 16)),
   ],
+  ['an SQ of two TISes', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.sqc, 'tis_lst_sz', 2, 0x20))],
+  [
+    'a queue that never was ready, to error',
+    status.BAD_PARAM_ERR,
+    (driver) => {
+      modifySq(driver, 1, 0);
+      try {
+        modifySq(driver, 0, 3);
+      } finally {
+        // The other cases find it ready.
+        modifySq(driver, 0, 1);
+      }
+    },
+  ],
   ['an SQ stride', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.wq, 'log_wq_stride', 4, 0x50))],
   ['an SQ size', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.wq, 'log_wq_sz', 31, 0x50))],
   ['an RQT of none', status.BAD_PARAM_ERR, (driver) => driver.createRqt([], 1)],
