@@ -152,6 +152,23 @@ describe.each(serversUnderTest)(
       expectFresh();
     });
 
+    it('leaves a device at rest that was held meanwhile', () => {
+      resetInTheMiddle();
+      const { onDma } = bench.client;
+      bench.client.onDma = (access) => {
+        bench.runtime.hold(true);
+        onDma?.(access);
+      };
+      write(0, registers.NOW.offset, 1).wait();
+      bench.settle();
+      expect(log.at(-1)).toBe('reset flr');
+      bench.runtime.interrupts.trigger(0);
+      expect(eventfdDrain(vector)).toBe(false);
+      // Control: it is the hold that keeps it.
+      bench.runtime.hold(false);
+      expect(eventfdDrain(vector)).toBe(true);
+    });
+
     it('stops a long transfer between two of its messages', () => {
       resetInTheMiddle();
       let after = 0;
