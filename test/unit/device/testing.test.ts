@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type Device, defineModel, errno, type StateRecord } from '../../../src/device/index.ts';
 import { createTestDevice, TestHost, transplant } from '../../../src/device/testing.ts';
+import { noState } from './no-state.ts';
 
 const mappable = [{ offset: 0x1000, size: 0x1000 }];
 const model = defineModel({
@@ -37,16 +38,7 @@ describe('transplant', () => {
   const device = (migration: Partial<Device['migration']>): Device => ({
     bars: {},
     reset: () => {},
-    migration: {
-      p2p: true,
-      geometry: {},
-      estimate: () => 0,
-      save: () => [],
-      beginLoad: () => {},
-      load: () => {},
-      endLoad: () => {},
-      ...migration,
-    },
+    migration: { ...noState, ...migration },
   });
 
   it('loads copies of what was saved, of bulk no more than a migration loads at a time', () => {

@@ -89,12 +89,18 @@ it('writes nothing more to a completion queue that has run over, whatever room t
   expect(driver.events.filter(({ type }) => type === eventType.CQ_ERROR)).toHaveLength(1);
 });
 
-it('forgets an event that moderation holds back when the function is reset', () => {
+/** A device that has told of one frame, and holds the event of the next one back for `microseconds`. */
+function moderated(microseconds: number) {
   const { host, device, port, driver } = running();
-  driver.moderate(50);
+  driver.moderate(microseconds);
   const frame = buildFrame({ dst: driver.mac });
   port.inject(frame);
   driver.poll();
+  return { host, device, port, driver, frame, fired: host.fired.length };
+}
+
+it('forgets an event that moderation holds back when the function is reset', () => {
+  const { host, device, port, frame } = moderated(50);
   port.inject(frame);
   const waiting = () => [...host.timers].filter((timer) => timer.armed).length;
   expect(waiting()).toBe(1);
@@ -103,12 +109,7 @@ it('forgets an event that moderation holds back when the function is reset', () 
 });
 
 it('sends an event that moderation holds back when the driver ends moderation', () => {
-  const { host, port, driver } = running();
-  driver.moderate(50);
-  const frame = buildFrame({ dst: driver.mac });
-  port.inject(frame);
-  driver.poll();
-  const fired = host.fired.length;
+  const { host, port, driver, frame, fired } = moderated(50);
   port.inject(frame);
   expect(host.fired.length).toBe(fired);
   expect(driver.received.length).toBe(1);
@@ -162,12 +163,7 @@ it('tells of a failure also where a CQ is armed for solicited completions only',
 });
 
 it('sends an event that moderation holds back with the last completion that it may wait for', () => {
-  const { host, port, driver } = running();
-  driver.moderate(1000);
-  const frame = buildFrame({ dst: driver.mac });
-  port.inject(frame);
-  driver.poll();
-  const fired = host.fired.length;
+  const { host, port, frame, fired } = moderated(1000);
   // `cq_max_count` is 32.
   for (let count = 1; count < 32; count++) port.inject(frame);
   expect(host.fired.length).toBe(fired);

@@ -15,24 +15,9 @@ import {
 import { registerServe } from '../../../src/cli/serve.ts';
 import { registerSwitch } from '../../../src/cli/switch.ts';
 import type { MigrationReport } from '../../../src/report/types.ts';
+import { aReport } from '../report/a-report.ts';
 
-const report: MigrationReport = {
-  outcome: 'migrated',
-  startedAt: '2026-01-01T00:00:00.000Z',
-  totalMs: 1234,
-  blackoutUs: 31_400,
-  downtimeLimitMs: 300,
-  rounds: 2,
-  ramBytes: 1 << 28,
-  timeline: [],
-  samples: [],
-  phases: [],
-  devices: [],
-  ram: null,
-  qemu: { source: '11.1.3', destination: '11.1.3' },
-  error: null,
-  warnings: [],
-};
+const report: MigrationReport = { ...aReport, timeline: [], samples: [], devices: [], ram: null };
 
 describe('arguments of vfio-companion migrate', () => {
   it('take a monitor as a path or as host and port', () => {
