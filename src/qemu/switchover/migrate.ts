@@ -41,6 +41,7 @@ export async function migrate(options: MigrateOptions): Promise<MigrationReport>
       asCompanionError(run.progressed.committed ? error : (run.signal.reason ?? error)),
     );
     const phase = run.phase;
+    run.log.debug({ phase, code: cause.code, reason: cause.message }, 'migration given up');
     run.fail(cause);
     const outcome = await rollback(run);
     throw new MigrationFailed(cause, outcome, reportOf(run, outcome, { cause, phase }));
