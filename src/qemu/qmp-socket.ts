@@ -14,7 +14,7 @@
  */
 import QMP from 'qemu-qmp';
 
-/** A reply as it came: one of the two. */
+/** A reply as it came: `return` or `error`. */
 export interface BoxedReply {
   readonly return?: unknown;
   readonly error?: { readonly class: string; readonly desc: string };
@@ -23,6 +23,8 @@ export interface BoxedReply {
 /** Longest line that is accepted; QEMU's longest replies (`query-qmp-schema`) are about 200 KiB. */
 const maxLineBytes = 64 * 1024 * 1024;
 const newline = 0x0a;
+/** The capability of a monitor that carries commands out beside those that wait (`QMPCapability` in qapi/control.json). */
+const outOfBandCapability = 'oob';
 /** What ends a request. */
 const lastByte = '}';
 /** Ends a request in a way that QEMU refuses before it looks at the command (`qmp_dispatch_check_obj` in qapi/qmp-dispatch.c). */
@@ -57,6 +59,10 @@ export class QmpSocket extends QMP {
   #greeted = false;
   /** The command that lacks nothing but its last byte. */
   #anticipated: string | undefined;
+  #takesOutOfBand = false;
+  /** What waits for an answer out of band, by its id. */
+  readonly #outOfBand = new Map<string, (reply: BoxedReply) => void>();
+  #ids = 0;
 
   handle(handlers: QmpSocketHandlers): void {
     this.#handlers = handlers;
@@ -71,8 +77,25 @@ export class QmpSocket extends QMP {
     this.#anticipated = text;
   }
 
+  /** Whether this monitor carries out commands beside those that wait; known after its greeting. */
+  get takesOutOfBand(): boolean {
+    return this.#takesOutOfBand;
+  }
+
+  /** Has a command carried out at once, beside all that wait: QEMU's main loop may be stuck in one of them. Only a few commands can be. */
+  executeOutOfBand(command: string, args: object | null, callback: (reply: BoxedReply) => void): void {
+    this.#withdraw();
+    this.#ids += 1;
+    const id = `out-of-band-${this.#ids}`;
+    this.#outOfBand.set(id, callback);
+    this.write(JSON.stringify({ 'exec-oob': command, id, ...(args === null ? {} : { arguments: args }) }));
+  }
+
   override execute(command: string, second?: object | ReplyCallback | null, callback?: ReplyCallback): void {
-    const [args, reply] = isCallback(second) ? [null, second] : [second ?? null, callback];
+    const [given, reply] = isCallback(second) ? [null, second] : [second ?? null, callback];
+    // The package negotiates by itself, and asks for nothing.
+    const negotiates = command === 'qmp_capabilities' && this.#takesOutOfBand;
+    const args = negotiates ? { enable: [outOfBandCapability] } : given;
     if (this.#anticipated !== undefined && requestText(command, args) === this.#anticipated) {
       this.#anticipated = undefined;
       this._commands.push(reply);
@@ -129,6 +152,8 @@ export class QmpSocket extends QMP {
     if (!this.#greeted) {
       if (!isObject(message.QMP)) return this.#garbage(`no QMP greeting: ${line.slice(0, 80)}`);
       this.#greeted = true;
+      const { capabilities } = message.QMP;
+      this.#takesOutOfBand = Array.isArray(capabilities) && capabilities.includes(outOfBandCapability);
       // Only an empty greeting goes on: the package copies its fields over the socket's own.
       const room = super.push(Buffer.from('{"QMP":{}}'));
       this.#handlers?.greeting(message.QMP);
@@ -139,9 +164,22 @@ export class QmpSocket extends QMP {
       return true;
     }
     if ('return' in message || 'error' in message) {
+      const waiting = this.#waitingFor(message.id);
+      if (waiting !== undefined) {
+        waiting(message as BoxedReply);
+        return true;
+      }
       return super.push(Buffer.from(`{"return":{"reply":${line}}}\n`));
     }
     return this.#garbage(`neither reply nor event: ${line.slice(0, 80)}`);
+  }
+
+  /** Takes who waits for the answer out of band with this id. */
+  #waitingFor(id: unknown): ((reply: BoxedReply) => void) | undefined {
+    if (typeof id !== 'string') return undefined;
+    const waiting = this.#outOfBand.get(id);
+    this.#outOfBand.delete(id);
+    return waiting;
   }
 
   #garbage(reason: string): boolean {

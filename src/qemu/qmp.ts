@@ -46,6 +46,13 @@ export interface WaitOptions {
   readonly after?: number;
 }
 
+export interface ExecuteOptions {
+  /** Default: the session's `commandTimeoutMs`. */
+  readonly timeoutMs?: number;
+  /** Beside all that wait, and whatever keeps QEMU's main loop from them; for the few commands that can be ("allow-oob" in QEMU's schema). */
+  readonly outOfBand?: boolean;
+}
+
 interface QmpEvents {
   event: [QmpEvent];
   /** The session ended; `undefined`: by our own `close()`. */
@@ -207,9 +214,14 @@ export class Qmp extends EventEmitter<QmpEvents> {
   }
 
   /** Runs a command and returns what QEMU answers; throws `QmpError` (refused), `DeadlineError` or `QmpConnectionError`. */
-  execute(command: string, args?: object, options: { timeoutMs?: number } = {}): Promise<unknown> {
+  execute(command: string, args?: object, options: ExecuteOptions = {}): Promise<unknown> {
     if (this.#lost !== undefined) return Promise.reject(this.#lost);
     if (this.#closing) return Promise.reject(new QmpConnectionError(`QMP at ${this.address} is closed`));
+    const { outOfBand = false } = options;
+    if (outOfBand && !this.#socket.takesOutOfBand)
+      return Promise.reject(
+        new QmpError(command, 'CommandNotFound', 'this monitor takes nothing out of band'),
+      );
     const timeoutMs = options.timeoutMs ?? this.#commandTimeoutMs;
     return new Promise((resolve, reject) => {
       const timer = startTimer(() => {
@@ -229,12 +241,13 @@ export class Qmp extends EventEmitter<QmpEvents> {
         },
       };
       this.#pending.add(pending);
-      this.#socket.execute(command, args ?? null, (_error, box) => {
+      const answered = (reply: BoxedReply): void => {
         done();
-        const reply = record(record(box).reply) as BoxedReply;
         if (reply.error === undefined) resolve(reply.return);
         else reject(new QmpError(command, String(reply.error.class), String(reply.error.desc)));
-      });
+      };
+      if (outOfBand) this.#socket.executeOutOfBand(command, args ?? null, answered);
+      else this.#socket.execute(command, args ?? null, (_error, box) => answered(record(record(box).reply)));
     });
   }
 

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import {
+  DeadlineError,
   MigrationFailed,
   migrate,
   Qmp,
@@ -234,9 +235,50 @@ it('a guest at work survives the end of its destination in any phase, and can mi
   await expectWorkload(bed);
 });
 
-it('a destination that was told to start is called back when its device server dies before it has', async () => {
+/** A guest that writes so much that its last pass of RAM is more than sockets take when nobody reads them. */
+async function bootBusy(): Promise<Testbed> {
   const bed = await boot();
-  await startWorkload(bed);
+  await startWorkload(bed, 40, 60);
+  return bed;
+}
+const overfull = { firstRamLimitMs: 2000 } as const;
+
+it('a way that is cut in the last pass of RAM, which keeps the source QEMU from its monitor: the guest goes on', async () => {
+  const bed = await bootBusy();
+  const source = bed.current;
+  const destination = await bed.prepare();
+  const [path, real] = [join(bed.folder, 'relay'), join(bed.folder, 'real')];
+  const relay = await Relay.start(path, real);
+  let answer: unknown;
+  const { outcome, error } = await attempt(bed, destination, {
+    ...overfull,
+    uri: `unix:${path}`,
+    listenUri: `unix:${real}`,
+    timeouts: { final: 3000 },
+    onPhase: async (phase) => {
+      if (phase === 'pre-switchover') relay.hold();
+      if (phase !== 'rollback') return;
+      answer = await source.vm.qmp
+        .execute('query-status', undefined, { timeoutMs: 500 })
+        .catch((reason: unknown) => reason);
+    },
+  });
+  // Else this has tested nothing.
+  expect(answer).toBeInstanceOf(DeadlineError);
+  expect(error?.message).toMatch(
+    /^the last pass of RAM: nothing within 3000 ms; the guest runs at the source/,
+  );
+  expect(outcome).toBe('source');
+  await expectOneSide(outcome, source, destination);
+  relay.cut();
+  await expectWorkload(bed);
+  const report = await bed.migrate({ verify: { ram: true }, ...patient });
+  expect(report.ram?.differing).toBe(0);
+  await expectWorkload(bed);
+});
+
+it('a destination that was told to start is called back when its device server dies before it has', async () => {
+  const bed = await bootBusy();
   // Only a device that its guest has set up is told early, and so leaves nothing for after the load.
   await startChurn(bed, 50);
   const source = bed.current;
@@ -259,6 +301,7 @@ it('a destination that was told to start is called back when its device server d
   };
   let struck: Promise<void> | undefined;
   const { outcome, error } = await attempt(bed, destination, {
+    ...overfull,
     uri: `unix:${path}`,
     listenUri: `unix:${real}`,
     onPhase: async (phase) => {

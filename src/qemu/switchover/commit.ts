@@ -17,7 +17,8 @@ export async function commit(run: Run): Promise<void> {
   if (run.wasRunning) {
     progressed.contSent = true;
     try {
-      await run.destination.execute('cont');
+      // One that loads has time for its monitor now and then.
+      await run.destination.execute('cont', undefined, early ? { timeoutMs: run.timeouts.final } : {});
     } catch (error) {
       progressed.contVoid = error instanceof QmpError;
       throw error;

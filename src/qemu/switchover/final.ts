@@ -2,6 +2,7 @@
 import { migrationState } from '../../migration/state.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { within } from '../deadline.ts';
+import { DeadlineError } from '../errors.ts';
 import { placePages } from './carry.ts';
 import { pumpRate, pumpRest } from './pump.ts';
 import { isTold, startTold } from './replay.ts';
@@ -31,13 +32,32 @@ export async function finish(run: Run): Promise<void> {
   run.arrived.catch(() => undefined);
   run.continuedUs = Timeline.now();
   run.progressed.continued = true;
-  await run.until(run.source.execute(...continueCommand));
+  await run.until(continueMigration(run));
   run.timeline.add('continue', run.continuedUs, Timeline.now());
   await run.enter('final');
   await within(run.timeouts.final, 'the rest of the device state', run.until(states));
   if (startsByItself(run)) return;
   await run.until(run.arrived);
   await placePages(run);
+}
+
+/**
+ * Has the source QEMU begin its last pass of RAM. Its word that it has may come before its answer: what sends that pass keeps QEMU's main
+ * loop from its monitor, so that the answer may come when all has been sent only.
+ */
+async function continueMigration(run: Run): Promise<void> {
+  const { source, timeouts, progressed } = run;
+  const begun = source.waitFor('MIGRATION', ({ data }) => data.status === 'device', {
+    timeoutMs: timeouts.final,
+    signal: run.signal,
+    after: source.lastEvent,
+  });
+  begun.catch(() => undefined);
+  const answered = source.execute(...continueCommand, { timeoutMs: timeouts.final });
+  answered.catch((error) => {
+    if (!progressed.completed) run.fail(error);
+  });
+  await Promise.race([answered, begun]);
 }
 
 /**
@@ -51,9 +71,15 @@ function startsByItself(run: Run): boolean {
 }
 
 async function arrival(run: Run): Promise<void> {
-  await run.destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
-    timeoutMs: run.timeouts.final,
-    after: run.destination.lastEvent,
+  const { destination, timeouts } = run;
+  const loaded = destination.waitFor('MIGRATION', ({ data }) => data.status === 'completed', {
+    timeoutMs: timeouts.final,
+    after: destination.lastEvent,
+  });
+  await loaded.catch((error: unknown) => {
+    if (!(error instanceof DeadlineError)) throw error;
+    const hint = 'is the way to the destination cut, or slower than before, or its QEMU stopped?';
+    throw new DeadlineError('the last pass of RAM', timeouts.final, hint);
   });
   run.progressed.completed = true;
   run.timeline.add('final-ram', run.continuedUs, Timeline.now());

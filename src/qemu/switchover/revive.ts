@@ -1,6 +1,7 @@
 /** What has a VM whose migration came to nothing go on where it is. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { migrationState } from '../../migration/state.ts';
+import { startTimer } from '../../start-timer.ts';
 import { within } from '../deadline.ts';
 import type { DevicePeer } from '../device-peer.ts';
 import { DeadlineError } from '../errors.ts';
@@ -10,6 +11,10 @@ import { textAt } from './run.ts';
 /** QEMU resumes the vCPUs of a failed migration by itself within this time, or we do it. */
 const selfResumeMs = 500;
 const pollMs = 5;
+/** A migration that has not ended so long after it was called off is stuck. */
+const stuckMs = 1000;
+/** QEMU's own migration, for `yank` (`YankInstance` in qapi/yank.json). */
+const yankMigration = { instances: [{ type: 'migration' }] } as const;
 
 /** What `query-migrate` tells of a migration that is over, or was never begun. */
 export const endedStatuses: ReadonlySet<string> = new Set(['cancelled', 'failed', 'completed', 'none', '']);
@@ -48,18 +53,29 @@ export async function reviveDevice(
 
 /**
  * Cancels the migration of a QEMU, if there is one, and waits until it is over. One that others have begun need not tell of that by events.
+ *
+ * While the last pass of RAM waits for a network or a destination that takes nothing, QEMU carries out no command, `migrate_cancel` neither:
+ * then its connection is cut.
+ *
  * @returns how it ended; it may have been too late
  */
 export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Promise<string> {
   const begun = performance.now();
-  for (let asked = false; ; asked = true) {
-    const status = textAt(await qemu.execute('query-migrate'), 'status');
-    if (endedStatuses.has(status)) return status;
+  const unstick = startTimer(() => {
     // Refused when it is over since.
-    if (!asked) await qemu.execute('migrate_cancel').catch(() => undefined);
-    if (performance.now() - begun > timeoutMs)
-      throw new DeadlineError("the end of QEMU's migration", timeoutMs);
-    await delay(pollMs);
+    qemu.execute('yank', yankMigration, { outOfBand: true }).catch(() => undefined);
+  }, stuckMs);
+  try {
+    for (let asked = false; ; asked = true) {
+      const status = textAt(await qemu.execute('query-migrate'), 'status');
+      if (endedStatuses.has(status)) return status;
+      if (!asked) await qemu.execute('migrate_cancel').catch(() => undefined);
+      if (performance.now() - begun > timeoutMs)
+        throw new DeadlineError("the end of QEMU's migration", timeoutMs);
+      await delay(pollMs);
+    }
+  } finally {
+    clearTimeout(unstick);
   }
 }
 

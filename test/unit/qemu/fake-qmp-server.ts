@@ -18,11 +18,15 @@ export class FakeQmpServer {
   readonly commands: string[] = [];
   /** What has come of a request that is not whole yet. */
   unfinished = '';
+  /** Capabilities that the last client asked for. */
+  enabled: unknown;
   readonly #server: Server;
   readonly #clients = new Set<Socket>();
   readonly #script: Script;
   readonly #chunk: number;
   #silent = false;
+  /** What waits for the main loop; undefined: it takes what comes. */
+  #waiting: (() => void)[] | undefined;
   #turnedAway = false;
 
   private constructor(path: string, script: Script, chunk: number, greeting: string) {
@@ -54,6 +58,17 @@ export class FakeQmpServer {
 
   event(name: string, data: object = {}, seconds = 1, microseconds = 0): void {
     this.send(`${JSON.stringify({ timestamp: { seconds, microseconds }, event: name, data })}\r\n`);
+  }
+
+  /** As a QEMU whose main loop can't be had: nothing is carried out but what comes out of band. */
+  hold(): void {
+    this.#waiting ??= [];
+  }
+
+  release(): void {
+    const waiting = this.#waiting ?? [];
+    this.#waiting = undefined;
+    for (const work of waiting) work();
   }
 
   dropClients(): void {
@@ -106,23 +121,32 @@ export class FakeQmpServer {
   #answer(client: Socket, request: string): void {
     const {
       execute,
+      'exec-oob': outOfBand,
       arguments: args,
+      id,
       ...unexpected
     } = JSON.parse(request) as {
-      execute: string;
+      execute?: string;
+      'exec-oob'?: string;
       arguments?: Record<string, unknown>;
+      id?: string;
     };
     const [member] = Object.keys(unexpected);
-    if (member !== undefined) {
-      const error = { class: 'GenericError', desc: `QMP input member '${member}' is unexpected` };
-      this.#write(client, `${JSON.stringify({ error })}\r\n`);
-      return;
-    }
-    this.commands.push(execute);
+    const refused =
+      member === undefined
+        ? undefined
+        : { error: { class: 'GenericError', desc: `QMP input member '${member}' is unexpected` } };
+    const command = outOfBand ?? execute ?? '';
+    if (refused === undefined) this.commands.push(command);
     if (this.#silent) return;
-    const standard =
-      execute === 'qmp_capabilities' || execute === 'query-version' ? { return: {} } : undefined;
-    const answer = standard ?? this.#script(execute, args ?? {});
-    if (answer !== undefined) this.#write(client, `${JSON.stringify(answer)}\r\n`);
+    if (command === 'qmp_capabilities') this.enabled = args?.enable;
+    const carryOut = (): void => {
+      const standard =
+        command === 'qmp_capabilities' || command === 'query-version' ? { return: {} } : undefined;
+      const answer = refused ?? standard ?? this.#script(command, args ?? {});
+      if (answer !== undefined) this.#write(client, `${JSON.stringify({ ...answer, id })}\r\n`);
+    };
+    if (outOfBand === undefined && this.#waiting !== undefined) this.#waiting.push(carryOut);
+    else carryOut();
   }
 }

@@ -314,6 +314,8 @@ export class FakeWorld {
   silentEvents = false;
   /** The source tells no events of its migration. */
   eventless = false;
+  /** The last pass of RAM waits for a way that takes nothing, and QEMU's main loop for that. */
+  stuck = false;
   /** What would be cancelled comes to its end just before, as one that pauses nowhere. */
   endsFirst = false;
   /** How long before it tells of its last pass the source has stopped, ms. */
@@ -326,6 +328,8 @@ export class FakeWorld {
   iommu: string | undefined;
   /** Commands that a QEMU does not answer, as "source migrate". */
   readonly silent = new Set<string>();
+  /** Those that it carries out all the same. */
+  readonly unanswered = new Set<string>();
   #news: (() => void) | undefined;
   #autostart = true;
   #migration = 'none';
@@ -487,7 +491,7 @@ export class FakeWorld {
         return { return: {} };
       default:
         this.#act(side, command);
-        return { return: {} };
+        return this.unanswered.has(`${side} ${command}`) ? undefined : { return: {} };
     }
   }
 
@@ -560,21 +564,30 @@ export class FakeWorld {
       this.#statusBefore = this.sourceStatus;
       setTimeout(() => this.switchOver(), this.precopyMs).unref();
     } else if (side === 'source' && command === 'migrate-continue') {
-      setTimeout(() => {
-        if (this.#migration !== 'pre-switchover') return;
-        this.#migration = 'completed';
-        this.sourceStatus = 'postmigrate';
-        this.#event('source', 'MIGRATION', { status: 'completed' });
-        this.journal.push('destination loaded');
-        const starts = this.#autostart && this.#statusBefore === 'running';
-        this.destinationStatus = starts ? 'running' : 'paused';
-        const news = (): void => {
-          if (starts) this.#event('destination', 'RESUME');
-          this.#event('destination', 'MIGRATION', { status: 'completed' });
-        };
-        if (this.silentEvents) this.#news = news;
-        else news();
-      }, this.loadMs);
+      this.#event('source', 'MIGRATION', { status: 'device' });
+      if (this.stuck) this.#servers?.source.hold();
+      else
+        setTimeout(() => {
+          if (this.#migration !== 'pre-switchover') return;
+          this.#migration = 'completed';
+          this.sourceStatus = 'postmigrate';
+          this.#event('source', 'MIGRATION', { status: 'completed' });
+          this.journal.push('destination loaded');
+          const starts = this.#autostart && this.#statusBefore === 'running';
+          this.destinationStatus = starts ? 'running' : 'paused';
+          const news = (): void => {
+            if (starts) this.#event('destination', 'RESUME');
+            this.#event('destination', 'MIGRATION', { status: 'completed' });
+          };
+          if (this.silentEvents) this.#news = news;
+          else news();
+        }, this.loadMs);
+    } else if (side === 'source' && command === 'yank') {
+      this.#migration = 'failed';
+      this.#event('source', 'MIGRATION', { status: 'failed' });
+      this.sourceStatus = this.#statusBefore;
+      if (this.sourceStatus === 'running') this.#event('source', 'RESUME');
+      this.#servers?.source.release();
     } else if (side === 'source' && command === 'migrate_cancel' && this.endsFirst) {
       this.#migration = 'completed';
       this.sourceStatus = 'postmigrate';

@@ -130,6 +130,36 @@ describe('Qmp', () => {
     await qmp.close();
   });
 
+  it('has a command carried out beside those that wait, where the monitor offers that', async () => {
+    const fake = await start();
+    const qmp = await Qmp.connect(fake.path);
+    expect(fake.enabled).toEqual(['oob']);
+    fake.hold();
+    const waiting = Promise.all([qmp.execute('query-status'), qmp.hmp('quiet')]);
+    qmp.anticipate('cont');
+    expect(await qmp.execute('yank', { instances: [] }, { outOfBand: true })).toEqual({ echo: 'yank' });
+    const refused = qmp.execute('refused', undefined, { outOfBand: true });
+    await expect(refused).rejects.toMatchObject({
+      qemuClass: 'CommandNotFound',
+      description: 'no such thing',
+    });
+    fake.release();
+    expect(await waiting).toEqual([{ echo: 'query-status' }, '']);
+    expect(await qmp.execute('last')).toEqual({ echo: 'last' });
+    await qmp.close();
+  });
+
+  it('refuses that where the monitor does not', async () => {
+    const greeting = '{"QMP": {"version": {"qemu": {"major": 11}}, "capabilities": []}}\r\n';
+    const fake = await start({ greeting });
+    const qmp = await Qmp.connect(fake.path);
+    expect(fake.enabled).toBeUndefined();
+    await expect(qmp.execute('yank', {}, { outOfBand: true })).rejects.toBeInstanceOf(QmpError);
+    expect(fake.commands).not.toContain('yank');
+    expect(await qmp.execute('last')).toEqual({ echo: 'last' });
+    await qmp.close();
+  });
+
   it('delivers events with data and time, also those named like events of a socket', async () => {
     const fake = await start({ chunk: 5 });
     const qmp = await Qmp.connect(fake.path);

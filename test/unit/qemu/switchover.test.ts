@@ -459,6 +459,31 @@ describe('a fault before the commit point', () => {
     expect(world.journal).not.toContain('destination QEMU: cont');
   });
 
+  it('a source QEMU that answers migrate-continue when it has sent all only: the destination is told before', async () => {
+    world.unanswered.add('source migrate-continue');
+    const report = await migrate(world.options());
+    expect(report.outcome).toBe('migrated');
+    expectOrder(at('source QEMU: migrate-continue'), at('destination QEMU: cont'), at('destination loaded'));
+    expect(report.timeline.map(({ part }) => part)).toContain('continue');
+  });
+
+  it.each([false, true])(
+    'a last pass of RAM that gets stuck, with QEMU’s main loop in it (something to be compared: %s)',
+    async (state) => {
+      world.stuck = true;
+      const timeouts = { command: 5000, final: 300, rollback: 5000 };
+      await expect(migrate({ ...world.options(), verify: { state }, timeouts })).rejects.toMatchObject({
+        outcome: 'source',
+        code: 'VC_DEADLINE',
+        message: expect.stringMatching(
+          /^the last pass of RAM: nothing within 300 ms; the guest runs at the source/,
+        ),
+      });
+      expect(world.sourceStatus).toBe('running');
+      expectOrder(at('source.hold off'), at('source QEMU: yank'), at('destination QEMU: quit'));
+    },
+  );
+
   it('destination QEMU refuses cont: the source goes on, the destination is ended', async () => {
     world.refused.add('destination cont');
     await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source' });
