@@ -17,8 +17,7 @@ export async function commit(run: Run): Promise<void> {
   if (run.wasRunning) {
     progressed.contSent = true;
     try {
-      // One that loads has time for its monitor now and then.
-      await run.destination.execute('cont', undefined, early ? { timeoutMs: run.timeouts.final } : {});
+      await run.destination.execute('cont');
     } catch (error) {
       progressed.contVoid = error instanceof QmpError;
       throw error;
