@@ -5,6 +5,9 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
+/** Node runs V8's Maglev, which `--opt` says nothing of, from V8 13 on (Node 24). Where it is off by default it must stay so. */
+const hasMaglev = Number.parseInt(process.versions.v8, 10) >= 13;
+
 type Collector = (options: { readonly type: 'minor' }) => void;
 
 let collect: Collector | undefined;
@@ -17,14 +20,14 @@ let holders = 0;
  */
 export function quietEngine(): () => void {
   holders += 1;
-  if (holders === 1) setFlagsFromString('--no-opt');
+  if (holders === 1) optimize(false);
   collectYoung();
   let held = true;
   return () => {
     if (!held) return;
     held = false;
     holders -= 1;
-    if (holders === 0) setFlagsFromString('--opt');
+    if (holders === 0) optimize(true);
   };
 }
 
@@ -36,6 +39,12 @@ export function engineIsQuiet(): boolean {
 /** Compiled code is kept however long it has not run: what runs once in an hour should not be slow then. For servers. */
 export function keepCompiledCode(): void {
   setFlagsFromString('--no-flush-bytecode');
+}
+
+function optimize(on: boolean): void {
+  const prefix = on ? '--' : '--no-';
+  setFlagsFromString(`${prefix}opt`);
+  if (hasMaglev) setFlagsFromString(`${prefix}maglev`);
 }
 
 function collectYoung(): void {

@@ -12,7 +12,7 @@
  * its own, every reply boxed in `{"return": {"reply": …}}` (never falsy, class of errors kept), events are
  * taken out. Everything happens in the tick in which the bytes arrive.
  */
-import QMP from 'qemu-qmp';
+import { BareQmp } from './bare-qmp.ts';
 
 /** A reply as it came: `return` or `error`. */
 export interface BoxedReply {
@@ -52,7 +52,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null;
 }
 
-export class QmpSocket extends QMP {
+export class QmpSocket extends BareQmp {
   #handlers: QmpSocketHandlers | undefined;
   #partial: Buffer[] = [];
   #partialBytes = 0;

@@ -6,8 +6,10 @@ import { engineIsQuiet, quietEngine } from '../../../src/engine.ts';
 setFlagsFromString('--allow-natives-syntax');
 // Parsed only now, with the flag on.
 const statusOf = new Function('f', 'return %GetOptimizationStatus(f)') as (f: unknown) => number;
-/** V8's `OptimizationStatus::kOptimized` (src/runtime/runtime.h). */
-const optimized = 1 << 4;
+const optimizeNow = new Function(
+  'f',
+  '%PrepareFunctionForOptimization(f); f(1); %OptimizeFunctionOnNextCall(f); f(1);',
+) as (f: unknown) => void;
 const callsInARow = 5000;
 const fewRows = 30;
 /** For a machine on which other things run. */
@@ -20,6 +22,15 @@ function makeHot(seed: number): (n: number) => number {
     `let s = ${seed}; for (let i = 0; i < 40; i++) s = (s * 31 + n + i) | 0; return s;`,
   ) as (n: number) => number;
 }
+
+/** V8's `OptimizationStatus` bits of a function that is optimized, whichever version of V8 this is (src/runtime/runtime.h). */
+function bitsOfOptimized(): number {
+  const [fresh, hot] = [makeHot(3), makeHot(4)];
+  fresh(1);
+  optimizeNow(hot);
+  return statusOf(hot) & ~statusOf(fresh);
+}
+const optimized = bitsOfOptimized();
 
 /**
  * Calls it until it is optimized; the rows of calls that took, or undefined if it never was. V8 does it on a thread of its own, which
