@@ -45,7 +45,7 @@ test: setup libvfio-user
 test-fast: build
 	$(VITEST) run --project fast $(VITEST_ARGS)
 
-test-e2e: setup
+test-e2e: setup libvfio-user
 	$(VITEST) run --project 'e2e*' $(VITEST_ARGS)
 
 demo: setup
