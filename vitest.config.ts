@@ -9,6 +9,9 @@ import { defineConfig } from 'vitest/config';
 /** Counts lost datagrams, and a guest under software emulation loses some when it gets too little of a core. */
 const undisturbed = 'test/e2e/mlx5-traffic.test.ts';
 
+/** How long `expect.poll` looks, unless a test says it: Vitest's second is short on a machine that has much else to do. */
+const polling = { poll: { timeout: 30_000 } };
+
 export default defineConfig({
   test: {
     reporters: ['default', './test/skips.ts'],
@@ -26,6 +29,7 @@ export default defineConfig({
           // For a machine on which much else runs: none of them takes more than a few seconds.
           testTimeout: 60_000,
           hookTimeout: 60_000,
+          expect: polling,
         },
       },
       {
@@ -38,6 +42,7 @@ export default defineConfig({
           sequence: { groupOrder: 1 },
           testTimeout: 180_000,
           hookTimeout: 180_000,
+          expect: polling,
         },
       },
       {
@@ -49,6 +54,7 @@ export default defineConfig({
           sequence: { groupOrder: 2 },
           testTimeout: 180_000,
           hookTimeout: 180_000,
+          expect: polling,
         },
       },
     ],

@@ -608,7 +608,8 @@ export class FakeWorld {
     } else if (command === 'cont') {
       if (side === 'source') this.sourceStatus = 'running';
       else this.destinationStatus = 'running';
-      setTimeout(() => this.#event(side, 'RESUME'), 1);
+      // QEMU tells of it before it answers.
+      this.#event(side, 'RESUME');
     } else if (side === 'destination' && command === 'quit') {
       void this.kill('destination');
     }
