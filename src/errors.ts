@@ -37,6 +37,9 @@ export function errnoName(value: number): string {
   return `errno ${value}`;
 }
 
+/** The way out where a socket or file is refused (EACCES). Sockets of ours have mode 0600. */
+export const notOursHint = 'it is not for this user: run this as the one whose it is, or as root';
+
 /** What an error carries besides its sentence. */
 export interface ErrorDetails {
   /** What goes on the wire when this error answers a request; a `errno` value. */

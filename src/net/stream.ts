@@ -85,7 +85,7 @@ export class StreamPort extends SocketPort {
       this.giveUp();
       throw new NetError(
         `no stream at ${describe(options.address)}: ${error instanceof Error ? error.message : error}`,
-        undefined,
+        error instanceof PosixError ? error.hint : undefined,
         error,
       );
     }

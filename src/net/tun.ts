@@ -148,16 +148,31 @@ export function openTun(name: string, namespace?: string): Tun {
 function hint(name: string, error: PosixError): string {
   if (error.hint !== undefined) return error.hint;
   if (error.errno === errno.EBUSY) return 'another process uses it: a tap has one owner';
-  if (error.errno === errno.ENOENT) return 'is the tun module loaded, and does the namespace exist?';
   if (error.errno === errno.EINVAL) return `${name} is no tap, or one with several queues`;
   return `run as root, or make it for this user: ip tuntap add dev ${name} mode tap user NAME`;
+}
+
+const tunDevice = '/dev/net/tun';
+const deviceHints: ReadonlyMap<number, string> = new Map([
+  [errno.EACCES, `have root open it to all users, as it is on most machines: chmod 0666 ${tunDevice}`],
+  [errno.ENOENT, 'have root load the module tun'],
+  [errno.ENODEV, 'have root load the module tun'],
+]);
+
+function openDevice(): number {
+  try {
+    return open(tunDevice, openFlag.RDWR | openFlag.NONBLOCK);
+  } catch (error) {
+    if (!(error instanceof PosixError)) throw error;
+    throw new PosixError(`open ${tunDevice}`, error.errno, deviceHints.get(error.errno));
+  }
 }
 
 function attach(name: string): Tun {
   const socket = networkSocket();
   try {
     const known = interfaceFlags(socket, name) !== undefined;
-    const fd = open('/dev/net/tun', openFlag.RDWR | openFlag.NONBLOCK);
+    const fd = openDevice();
     try {
       const wanted = request(name);
       wanted.writeUInt16LE(tunFlag.TAP | tunFlag.NO_PI | tunFlag.VNET_HDR, ifreq.flags);

@@ -92,11 +92,21 @@ function setInteger(fd: number, level: number, name: number, value: number): voi
   check(libc.setsockopt(fd, level, name, integer.address, 4), `setsockopt ${fd}`);
 }
 
+/** What to do about a port that can't be had. */
+const placeHints: ReadonlyMap<number, string> = new Map([
+  [errno.EACCES, 'this port is for root: choose one from 1024 on'],
+  [errno.EADDRINUSE, 'another process listens there: stop it or choose another port'],
+  [constants.errno.EADDRNOTAVAIL, 'this machine does not have that address'],
+]);
+
 /** A non-blocking socket that listens on a TCP port; `acceptUnix` takes its connections, too. */
 export function listenTcp(host: string, port: number): number {
   return tcpSocket(host, port, true, (fd, length) => {
     setInteger(fd, SOL_SOCKET, option.SO_REUSEADDR, 1);
-    check(libc.bind(fd, address.address, length), `bind ${host}:${port}`);
+    if (libc.bind(fd, address.address, length) === -1) {
+      const error = lastErrno();
+      throw new PosixError(`bind ${host}:${port}`, error, placeHints.get(error));
+    }
     check(libc.listen(fd, 1), `listen on ${host}:${port}`);
   });
 }

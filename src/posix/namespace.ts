@@ -1,10 +1,28 @@
-import { check } from './errno.ts';
+import { errno, notOursHint } from '../errors.ts';
+import { check, PosixError } from './errno.ts';
 import { closeFd, open } from './files.ts';
 import { openFlag } from './layout.ts';
 import { libc } from './libc.ts';
 
 /** `CLONE_NEWNET` (linux/sched.h): the descriptor must be of a network namespace. */
 const CLONE_NEWNET = 0x40000000;
+
+const openHints: ReadonlyMap<number, string> = new Map([
+  [
+    errno.ENOENT,
+    'there is no such namespace: give a name that ip netns lists, or a path as /proc/PID/ns/net',
+  ],
+  [errno.EACCES, notOursHint],
+]);
+
+function openNamespace(path: string): number {
+  try {
+    return open(path, openFlag.RDONLY);
+  } catch (error) {
+    if (!(error instanceof PosixError)) throw error;
+    throw new PosixError(`open network namespace ${path}`, error.errno, openHints.get(error.errno));
+  }
+}
 
 /**
  * Runs `use` with the calling thread in the network namespace of the file `path` (`/run/netns/NAME`,
@@ -15,7 +33,7 @@ const CLONE_NEWNET = 0x40000000;
 export function inNetworkNamespace<T>(path: string, use: () => T): T {
   const home = open('/proc/thread-self/ns/net', openFlag.RDONLY);
   try {
-    const target = open(path, openFlag.RDONLY);
+    const target = openNamespace(path);
     try {
       check(
         libc.setns(target, CLONE_NEWNET),

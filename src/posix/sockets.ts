@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { linkSync, lstatSync, type Stats, unlinkSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
-import { errno } from '../errors.ts';
+import { errno, notOursHint } from '../errors.ts';
 import { check, PosixError } from './errno.ts';
 import { checkPath, ioctl } from './files.ts';
 import {
@@ -87,9 +87,15 @@ function removeStale(path: string, type: SocketType): void {
     );
   const length = putAddress(path, 'connect');
   const probe = unixSocket(type, SOCK_NONBLOCK);
-  const refused = libc.connect(probe, address.address, length) === -1 && lastErrno() === ECONNREFUSED;
+  const error = libc.connect(probe, address.address, length) === -1 ? lastErrno() : 0;
   libc.close(probe);
-  if (!refused)
+  if (error === errno.EACCES)
+    throw new PosixError(
+      `listen on ${path}`,
+      errno.EADDRINUSE,
+      "a socket of another user's is there: choose another path, or have its owner remove it",
+    );
+  if (error !== ECONNREFUSED)
     throw new PosixError(
       `listen on ${path}`,
       errno.EADDRINUSE,
@@ -168,7 +174,9 @@ export function connectUnix(
 ): number {
   return withSocket(type, options.nonBlocking === true ? SOCK_NONBLOCK : 0, (fd) => {
     const length = putAddress(path, 'connect');
-    check(libc.connect(fd, address.address, length), `connect ${path}`);
+    if (libc.connect(fd, address.address, length) === 0) return;
+    const error = lastErrno();
+    throw new PosixError(`connect ${path}`, error, error === errno.EACCES ? notOursHint : undefined);
   });
 }
 

@@ -3,6 +3,7 @@
  * HMP lines, events with their data and QEMU's time stamps.
  */
 import { EventEmitter } from 'node:events';
+import { notOursHint } from '../errors.ts';
 import { startTimer } from '../start-timer.ts';
 import { DeadlineError, QmpConnectionError, QmpError } from './errors.ts';
 import { ForeignClock } from './foreign-clock.ts';
@@ -106,6 +107,12 @@ function eventOf(message: unknown, sequence: number, clock: ForeignClock): QmpEv
 
 /** For an address where nobody listens. */
 const unheardHint = 'does QEMU run, started with -qmp unix:PATH,server=on,wait=off (or tcp:HOST:PORT,…)?';
+/** By the error of a monitor that can't be connected to. */
+const connectHints: Readonly<Record<string, string>> = {
+  ENOENT: unheardHint,
+  ECONNREFUSED: unheardHint,
+  EACCES: notOursHint,
+};
 
 /**
  * One session with a QEMU's monitor. QEMU serves one client on each: give it a monitor that nobody else uses. Emits `event` for each
@@ -164,8 +171,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
         const reason = error instanceof Error ? error.message : String(error);
         const message = `can't connect to QMP at ${qmp.address}: ${reason}`;
         const { code } = error as NodeJS.ErrnoException;
-        const hint = code === 'ENOENT' || code === 'ECONNREFUSED' ? unheardHint : undefined;
-        fail(new QmpConnectionError(message, hint, error));
+        fail(new QmpConnectionError(message, connectHints[code ?? ''], error));
       };
       if (typeof address === 'string') socket.connect(address, () => undefined);
       else socket.connect(address.port, address.host ?? defaultHost, () => undefined);

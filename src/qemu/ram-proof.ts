@@ -7,6 +7,9 @@ import { setImmediate as immediate } from 'node:timers/promises';
 import { CompanionError } from '../errors.ts';
 import { nextData } from '../posix/index.ts';
 
+/** For a QEMU that this process may not look at. */
+export const foreignQemuHint = 'to compare RAM, run this as the user of both QEMUs, or as root';
+
 const pageSize = 4096;
 const blockSize = 1024 * 1024;
 /** What is compared in one go: some 20 ms. */
@@ -83,7 +86,11 @@ function sharedRam(pid: number, side: string): RamRegion[] {
   try {
     regions = ramOf(pid);
   } catch (error) {
-    throw new CompanionError('VC_RAM_PROOF', `can't look at the ${side} QEMU (pid ${pid})`, { cause: error });
+    const refused = error instanceof Error && 'code' in error && error.code === 'EACCES';
+    throw new CompanionError('VC_RAM_PROOF', `can't look at the ${side} QEMU (pid ${pid})`, {
+      ...(refused && { hint: foreignQemuHint }),
+      cause: error,
+    });
   }
   if (regions.length === 0)
     throw new CompanionError('VC_RAM_PROOF', `the ${side} QEMU (pid ${pid}) has no shared guest RAM`, {
@@ -238,21 +245,31 @@ function describe(
   return { region, offset: base + page, at: at - page, source: a[at] ?? 0, destination: b[at] ?? 0 };
 }
 
-/**
- * The process that listens on (or is connected at) UNIX socket `path`; undefined when it can't be told, as for
- * another user's process or another machine's, or for a relative path at which several listen, each in its own folder.
- */
-export function pidOfUnixSocket(path: string): number | undefined {
+/** Those that have a socket of this path open, as far as they may be looked at; undefined when there is no such socket. */
+function holdersOf(path: string): number[] | undefined {
   const inodes = new Set<string>();
   for (const line of readFileSync('/proc/net/unix', 'utf8').split('\n')) {
     const fields = line.trim().split(/\s+/);
     if (fields.slice(7).join(' ') === path && fields[6] !== undefined) inodes.add(`socket:[${fields[6]}]`);
   }
   if (inodes.size === 0) return undefined;
-  const pids = readdirSync('/proc').filter(
-    (entry) => /^\d+$/.test(entry) && Number(entry) !== process.pid && holds(entry, inodes),
-  );
-  return pids.length === 1 ? Number(pids[0]) : undefined;
+  return readdirSync('/proc')
+    .filter((entry) => /^\d+$/.test(entry) && holds(entry, inodes))
+    .map(Number);
+}
+
+/** Whether somebody on this machine has UNIX socket `path` whose process may not be looked at: another user. */
+export function isForeignUnixSocket(path: string): boolean {
+  return holdersOf(path)?.length === 0;
+}
+
+/**
+ * The process that listens on (or is connected at) UNIX socket `path`; undefined when it can't be told, as for
+ * another user's process or another machine's, or for a relative path at which several listen, each in its own folder.
+ */
+export function pidOfUnixSocket(path: string): number | undefined {
+  const pids = holdersOf(path)?.filter((pid) => pid !== process.pid);
+  return pids?.length === 1 ? pids[0] : undefined;
 }
 
 /** Whether a process has one of these open. */

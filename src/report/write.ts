@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { fstatSync, type Stats } from 'node:fs';
-import { lstat, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { constants, fstatSync, type Stats } from 'node:fs';
+import { access, lstat, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { CompanionError } from '../errors.ts';
 
@@ -30,13 +30,31 @@ export async function writeWhole(path: string, text: string): Promise<void> {
 export async function checkPlace(path: string): Promise<void> {
   const refuse = (why: string): never => {
     throw new CompanionError('VC_REPORT', `no report can be written to ${path}: ${why}`, {
-      hint: 'name a file in a folder that is there',
+      hint: 'name a file in a folder that is there and that you may write to',
     });
   };
   if (path === '') refuse('the name is empty');
-  if ((await unlessMissing(stat(path)))?.isDirectory() === true) refuse('it is a folder');
-  const folder = await unlessMissing(stat(dirname(path)));
-  if (folder?.isDirectory() !== true) refuse(`there is no folder ${dirname(path)}`);
+  const folder = dirname(path);
+  try {
+    const found = await unlessMissing(stat(path));
+    if (found?.isDirectory() === true) refuse('it is a folder');
+    if ((await unlessMissing(stat(folder)))?.isDirectory() !== true) refuse(`there is no folder ${folder}`);
+    // A file that is there is written itself where none can be made beside it, and replaced where it can't be written.
+    if (found !== undefined && (outputAt(found) !== undefined || (await mayWrite(path)))) return;
+    await access(folder, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    if (error instanceof CompanionError) throw error;
+    refuse(String(codeOf(error) ?? error));
+  }
+}
+
+async function mayWrite(path: string): Promise<boolean> {
+  try {
+    await access(path, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 async function writeTo(path: string, text: string): Promise<void> {
@@ -46,7 +64,7 @@ async function writeTo(path: string, text: string): Promise<void> {
     const link = await unlessMissing(lstat(path));
     return link === undefined ? replace(path, text) : writeFile(path, text);
   }
-  const output = [process.stdout, process.stderr].find(({ fd }) => isOpenAs(found, fd));
+  const output = outputAt(found);
   // Opened once more, /dev/stdout of `> FILE` would be written from its start by either.
   if (output !== undefined) return writeOut(output, text);
   return found.isFile() ? replace(await realpath(path), text) : writeFile(path, text);
@@ -76,6 +94,11 @@ async function unlessMissing(look: Promise<Stats>): Promise<Stats | undefined> {
 
 function codeOf(error: unknown): unknown {
   return error instanceof Error && 'code' in error ? error.code : undefined;
+}
+
+/** Our own output, if that is what was found. */
+function outputAt(found: Stats): NodeJS.WriteStream | undefined {
+  return [process.stdout, process.stderr].find(({ fd }) => isOpenAs(found, fd));
 }
 
 function isOpenAs({ dev, ino }: Stats, fd: number): boolean {

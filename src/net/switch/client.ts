@@ -1,6 +1,6 @@
 import { ready } from '../../loop/types.ts';
 import { connectUnix, pollFd, recvBytes, sendArea, setSocketBuffers } from '../../posix/index.ts';
-import { NetError, NetProtocolError } from '../errors.ts';
+import { NetProtocolError, noSwitch } from '../errors.ts';
 import { ethernet, formatMac, MAX_FRAME } from '../ethernet.ts';
 import { type QueueLimits, RECORD_HEADER } from '../frame-queue.ts';
 import type { PortContext } from '../port.ts';
@@ -66,11 +66,7 @@ export class SwitchPort extends SocketPort {
       this.#connect(false);
     } catch (error) {
       this.giveUp();
-      throw new NetError(
-        `no switch at ${options.path}`,
-        'start one: vfio-companion switch --socket PATH',
-        error,
-      );
+      throw noSwitch(options.path, error);
     }
   }
 

@@ -8,7 +8,7 @@ import {
   recvBytes,
   sendMessage,
 } from '../../posix/index.ts';
-import { NetError } from '../errors.ts';
+import { NetError, noSwitch } from '../errors.ts';
 import { RECORD_HEADER } from '../frame-queue.ts';
 import {
   decodeNotice,
@@ -38,7 +38,7 @@ export function askSwitch(
   try {
     fd = connectUnix(path, 'seqpacket');
   } catch (error) {
-    throw new NetError(`no switch at ${path}`, 'start one: vfio-companion switch --socket PATH', error);
+    throw noSwitch(path, error);
   }
   try {
     sendMessage(fd, header, header.length, body, undefined, true);

@@ -5,7 +5,7 @@ import { compareConfigs } from '../../pci/index.ts';
 import { ConfigPorts } from '../config-ports.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
-import { comparableRam, verifyRamInTurns } from '../ram-proof.ts';
+import { comparableRam, foreignQemuHint, isForeignUnixSocket, verifyRamInTurns } from '../ram-proof.ts';
 import { commandOf, msixTableAddress } from './check.ts';
 import { compareStates } from './compare-state.ts';
 import type { MigrationEnd } from './options.ts';
@@ -34,6 +34,8 @@ export async function verify(run: Run): Promise<void> {
 function pidOf(run: Run, end: MigrationEnd, side: string): number {
   const pid = end.pid ?? listenerAt(run, end.qmp);
   if (pid !== undefined) return pid;
+  if (typeof end.qmp === 'string' && isForeignUnixSocket(end.qmp))
+    throw refusal('VC_RAM_PROOF', `the ${side} QEMU is a process of another user`, foreignQemuHint);
   throw refusal(
     'VC_RAM_PROOF',
     `can't tell which process on this machine the ${side} QEMU is`,

@@ -1,4 +1,4 @@
-import { CompanionError, errno, errnoName } from '../../errors.ts';
+import { CompanionError, errno, errnoName, notOursHint } from '../../errors.ts';
 import { unpackPlain } from '../../msgpack.ts';
 
 /** The server answered a request with an error. `code`, message and hint are the server's where it sends them. */
@@ -30,7 +30,12 @@ export class ProtocolError extends CompanionError {
 /** The connection ended, or no reply came in time. */
 export class ConnectionError extends CompanionError {
   constructor(errnoValue: number, message: string, cause?: unknown) {
-    super('VC_CONNECTION', message, { errno: errnoValue, ...(cause === undefined ? {} : { cause }) });
+    const refused = cause instanceof Error && 'code' in cause && cause.code === 'EACCES';
+    super('VC_CONNECTION', message, {
+      errno: errnoValue,
+      ...(refused && { hint: notOursHint }),
+      ...(cause === undefined ? {} : { cause }),
+    });
   }
 }
 

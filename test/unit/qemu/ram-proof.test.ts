@@ -1,11 +1,26 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, writeSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { closeFd, ftruncate, MappedMemory, memfdCreate, mmapProt } from '../../../src/posix/index.ts';
-import { compareFiles, type DifferingPage, pidOfUnixSocket, ramOf } from '../../../src/qemu/ram-proof.ts';
+import {
+  closeFd,
+  ftruncate,
+  listenUnix,
+  MappedMemory,
+  memfdCreate,
+  mmapProt,
+  sendMessage,
+  socketPair,
+} from '../../../src/posix/index.ts';
+import {
+  compareFiles,
+  type DifferingPage,
+  isForeignUnixSocket,
+  pidOfUnixSocket,
+  ramOf,
+} from '../../../src/qemu/ram-proof.ts';
 
 const page = 4096;
 const mib = 1024 * 1024;
@@ -89,6 +104,30 @@ describe('ramOf', () => {
     } finally {
       closeFd(fd);
       closeFd(other);
+    }
+  });
+});
+
+describe('isForeignUnixSocket', () => {
+  it('tells a socket that nobody has whom one may look at', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'vc-foreign-'));
+    // In a folder so deep the socket has its name from the start, as the kernel shows it.
+    const deep = join(folder, 'd'.repeat(99 - folder.length));
+    mkdirSync(deep);
+    const path = join(deep, 'qmp');
+    const listening = listenUnix(path);
+    const [from, to] = socketPair();
+    try {
+      expect(isForeignUnixSocket(join(folder, 'none'))).toBe(false);
+      expect(isForeignUnixSocket(path)).toBe(false);
+      // On its way from one process to another it belongs to nobody.
+      sendMessage(from, Buffer.of(0), 1, undefined, [listening], true);
+      closeFd(listening);
+      expect(isForeignUnixSocket(path)).toBe(true);
+      expect(pidOfUnixSocket(path)).toBeUndefined();
+    } finally {
+      for (const fd of [from, to]) closeFd(fd);
+      rmSync(folder, { recursive: true });
     }
   });
 });
