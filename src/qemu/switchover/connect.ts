@@ -150,7 +150,10 @@ function watch(run: Run, source: Qmp, destination: Qmp): void {
   });
   const { signal } = run.options;
   const cancel = (): void => {
-    if (!progressed.contSent) run.fail(refusal('VC_CANCELLED', 'the migration was cancelled'));
+    const { contSent, completed, committed } = progressed;
+    // What was sent before the destination had loaded can be taken back as long as it has not; and what it waits for may be stuck.
+    if (!committed && !(contSent && completed))
+      run.fail(refusal('VC_CANCELLED', 'the migration was cancelled'));
   };
   if (signal?.aborted === true) cancel();
   else signal?.addEventListener('abort', cancel, { once: true });

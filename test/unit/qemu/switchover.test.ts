@@ -243,6 +243,19 @@ describe('a destination that has been told all', () => {
     expect(world.journal).not.toContain('destination.hold off');
   });
 
+  it.each([false, true])('is called back by a cancel while it loads (RAM is stuck: %s)', async (stuck) => {
+    world.loadMs = 60_000;
+    world.stuck = stuck;
+    const cancel = new AbortController();
+    const timeouts = { command: 5000, final: 60_000, rollback: 5000 };
+    const failed = migrate({ ...world.options(), timeouts, signal: cancel.signal });
+    await expect.poll(() => world.journal).toContain('destination QEMU: cont');
+    cancel.abort();
+    await expect(failed).rejects.toMatchObject({ outcome: 'source', code: 'VC_CANCELLED' });
+    expectOrder(at('destination QEMU: cont'), at('destination QEMU: stop', true), at('source.hold off'));
+    expect(world.sourceStatus).toBe('running');
+  });
+
   it('is not taken back when it runs already, whatever dies then', async () => {
     world.loadMs = loading;
     world.silentEvents = true;
