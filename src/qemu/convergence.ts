@@ -35,6 +35,8 @@ export interface ConvergenceSample {
   readonly ramRemaining: number;
   /** QEMU's `expected-downtime`, ms. */
   readonly ramExpectedMs: number;
+  /** For how long nothing of RAM has been sent, ms. */
+  readonly ramStillMs: number;
   /** Bytes of device state a millisecond, as measured. */
   readonly deviceRate: number;
   readonly devices: readonly DeviceSample[];
@@ -46,12 +48,15 @@ export interface Decision {
   /** `downtime-limit` for QEMU, ms. */
   readonly ramLimitMs: number;
   readonly deviceEstimateMs: number;
-  readonly giveUp?: { readonly reason: string; readonly neededMs: number };
+  /** `neededMs`: a downtime limit that would do; undefined where none would. */
+  readonly giveUp?: { readonly reason: string; readonly neededMs: number | undefined };
 }
 
 /** Rounds at one `downtime-limit` before it is doubled. */
 const patienceRounds = 3;
 const roundsBeforeRaising = 4;
+/** Where nothing of RAM has been sent for so long the way takes nothing; QEMU sends something several times a second even while it is held back. */
+const stillMs = 5000;
 /** QEMU's own limit on `downtime-limit`. */
 const longestLimitMs = 2_000_000;
 
@@ -78,13 +83,15 @@ export function decide(options: ConvergenceOptions, sample: ConvergenceSample): 
   const outOfTime = sample.elapsedMs > options.maxSeconds * 1000;
   const outOfRounds = sample.round > options.maxRounds;
   if (!outOfTime && !outOfRounds) return decision;
-  const neededMs = Math.ceil(deviceEstimateMs + Math.max(sample.ramExpectedMs, 1));
   const spent = outOfTime ? `${options.maxSeconds} s` : `${options.maxRounds} rounds`;
-  const why =
-    firstPass.length > 0
+  const still = sample.ramRemaining > 0 && sample.ramStillMs > stillMs;
+  const why = still
+    ? `nothing of RAM has been sent for ${Math.round(sample.ramStillMs / 1000)} s (${sample.ramRemaining} bytes remain)`
+    : firstPass.length > 0
       ? `the first pass of ${firstPass.map(({ id }) => id).join(', ')} is not over`
       : room < 1
         ? `the devices alone need about ${Math.ceil(deviceEstimateMs)} ms`
         : `the guest dirties its RAM faster than it is sent (${sample.ramRemaining} bytes remain)`;
+  const neededMs = still ? undefined : Math.ceil(deviceEstimateMs + Math.max(sample.ramExpectedMs, 1));
   return { ...decision, giveUp: { reason: `not converged after ${spent}: ${why}`, neededMs } };
 }

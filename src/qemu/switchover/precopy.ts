@@ -141,6 +141,8 @@ class Governor {
   #tooLong = false;
   /** QEMU, held back, goes through the RAM of an idle guest ten times a second: whether that converges shows only after a device's first pass. */
   #roundsOfFirstPass = 0;
+  /** How much of RAM has been sent, and since when that is so; see `performance.now`. */
+  #ramSent = { bytes: 0, at: performance.now() };
 
   constructor(run: Run, limits: ConvergenceOptions, costs: SwitchoverCosts) {
     this.#run = run;
@@ -178,6 +180,7 @@ class Governor {
       round: round - this.#roundsOfFirstPass,
       ramRemaining: numberAt(status, 'ram', 'remaining'),
       ramExpectedMs: numberAt(status, 'expected-downtime'),
+      ramStillMs: this.#stillMs(status),
       deviceRate: pumpRate(run.devices),
       devices: run.devices.map((device) => ({
         id: device.id,
@@ -191,11 +194,12 @@ class Governor {
     run.rounds = round;
     this.#note(status, decision, elapsedMs);
     if (decision.giveUp !== undefined) {
-      throw refusal(
-        'VC_NOT_CONVERGED',
-        decision.giveUp.reason,
-        `a downtime limit of about ${decision.giveUp.neededMs} ms would have been needed now`,
-      );
+      const { reason, neededMs } = decision.giveUp;
+      const hint =
+        neededMs === undefined
+          ? 'is the way to the destination cut, or its QEMU stopped?'
+          : `a downtime limit of about ${neededMs} ms would have been needed now`;
+      throw refusal('VC_NOT_CONVERGED', reason, hint);
     }
     // What is being compiled in the background is finished by the next look.
     const ready = !decision.hold && sample.ramRemaining < quietBelowBytes;
@@ -223,6 +227,14 @@ class Governor {
     if (bandwidth !== this.#sent.bandwidth) parameters['max-bandwidth'] = bandwidth ?? this.#fullBandwidth();
     this.#sent = { limitMs, bandwidth };
     await this.#run.source.execute('migrate-set-parameters', parameters);
+  }
+
+  /** For how long QEMU has sent nothing of its RAM. */
+  #stillMs(status: unknown): number {
+    const bytes = numberAt(status, 'ram', 'transferred');
+    const now = performance.now();
+    if (bytes !== this.#ramSent.bytes) this.#ramSent = { bytes, at: now };
+    return now - this.#ramSent.at;
   }
 
   /** What QEMU was set to before it was held. */

@@ -16,6 +16,7 @@ function sample(more: Partial<ConvergenceSample> = {}): ConvergenceSample {
     round: 1,
     ramRemaining: 1e6,
     ramExpectedMs: 20,
+    ramStillMs: 0,
     deviceRate: 1e5,
     devices: [{ id: 'nic0', initialBytes: 0, finalBytes: 1e6, dirtyPages: 1000, carryMs: 0 }],
     ...more,
@@ -53,5 +54,16 @@ describe('decide', () => {
     const devices = [{ id: 'nic0', initialBytes: 0, finalBytes: 2e7, dirtyPages: 0, carryMs: 0 }];
     const byTime = decide(options, sample({ elapsedMs: 61_000, devices }));
     expect(byTime.giveUp?.reason).toMatch(/after 60 s: the devices alone need about 204 ms/);
+  });
+
+  it('does not take a way that has been stuck for a guest that is too busy', () => {
+    const late = { elapsedMs: 61_000, ramStillMs: 55_000 };
+    expect(decide(options, sample(late)).giveUp).toEqual({
+      reason: 'not converged after 60 s: nothing of RAM has been sent for 55 s (1000000 bytes remain)',
+      neededMs: undefined,
+    });
+    const idle = decide(options, sample({ ...late, ramRemaining: 0 })).giveUp;
+    expect(idle?.reason).not.toContain('sent for');
+    expect(idle?.neededMs).toBeGreaterThan(0);
   });
 });

@@ -497,6 +497,26 @@ describe('a fault before the commit point', () => {
     },
   );
 
+  it('a way that takes nothing of RAM while the guest runs: that is what is said', async () => {
+    world.precopyMs = 60_000;
+    const now = performance.now.bind(performance);
+    let later = 0;
+    vi.spyOn(performance, 'now').mockImplementation(() => now() + later);
+    const onProgress = ({ sample }: Progress): void => {
+      if (sample !== undefined) later = 20_000;
+    };
+    try {
+      await expect(migrate({ ...world.options(), maxSeconds: 10, onProgress })).rejects.toMatchObject({
+        outcome: 'source',
+        code: 'VC_NOT_CONVERGED',
+        message: expect.stringMatching(/^not converged after 10 s: nothing of RAM has been sent for 20 s/),
+        hint: expect.stringContaining('is the way to the destination cut'),
+      });
+    } finally {
+      vi.restoreAllMocks();
+    }
+  });
+
   it('destination QEMU refuses cont: the source goes on, the destination is ended', async () => {
     world.refused.add('destination cont');
     await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source' });
