@@ -13,7 +13,7 @@ import { quiesce } from './quiesce.ts';
 import { replay } from './replay.ts';
 import { rollback } from './rollback.ts';
 import { type DeviceRun, type Run, textAt } from './run.ts';
-import { prepareQemus } from './settings.ts';
+import { prepareQemus, tidyDestination } from './settings.ts';
 import { setUp } from './setup.ts';
 import { checkProof, verify } from './verify.ts';
 
@@ -70,6 +70,7 @@ async function steps(run: Run): Promise<void> {
   await verify(run);
   await run.enter('resume');
   await commit(run);
+  await tidyDestination(run);
 }
 
 function asCompanionError(error: unknown): CompanionError {

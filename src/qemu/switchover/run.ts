@@ -126,6 +126,8 @@ export class Run {
   giveBack: (() => Promise<void>) | undefined;
   /** QEMU's settings before we changed them: what to send to restore them. */
   restoreSettings: Setting[] = [];
+  /** The same of the destination's. */
+  readonly leaveSettings: Setting[] = [];
   resumeUs: number | undefined;
   /** When the last pass of RAM began; see `Timeline.now`. */
   continuedUs = 0;

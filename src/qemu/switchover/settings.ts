@@ -16,9 +16,8 @@ const setParameters = 'migrate-set-parameters';
  *   listen in vain
  */
 export async function prepareQemus(run: Run): Promise<void> {
-  const back: Setting[] = [];
+  const { destination, source, options, restoreSettings, leaveSettings: back } = run;
   try {
-    const { destination, source, options, restoreSettings } = run;
     const { capabilities, parameters, maxBandwidth } = options;
     const given = { ...parameters, ...(maxBandwidth === undefined ? {} : { 'max-bandwidth': maxBandwidth }) };
     await apply(run, destination, { ...capabilities, events: true }, given, back);
@@ -34,11 +33,18 @@ export async function prepareQemus(run: Run): Promise<void> {
     // What else may fail says nothing of what QEMU has done.
     if (!(error instanceof QmpError) || run.signal.aborted) throw error;
     const usable = error.command !== 'migrate-incoming' || (await maySayAnother(run));
-    await putBack(run.destination, back);
+    await putBack(destination, back);
     await putBack(run.unfenced, run.restoreSettings);
     run.progressed.touched = !usable;
     throw explained(run, error, usable);
   }
+}
+
+/** What was set for this migration is no concern of the guest's next one, at whose other end it may not be set. */
+export async function tidyDestination(run: Run): Promise<void> {
+  await putBack(run.destination, run.leaveSettings).catch((error: unknown) =>
+    run.warn(`migration settings of the destination were not restored: ${String(error)}`),
+  );
 }
 
 async function putBack(qemu: QmpSession, settings: readonly Setting[]): Promise<void> {

@@ -1,9 +1,11 @@
 /** What a migration must leave as it found it: settings of the source QEMU, and a guest that somebody had paused. */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { migrationState } from '../../../src/migration/state.ts';
+import { Qmp } from '../../../src/qemu/qmp.ts';
 import { connectAll, disconnectAll } from '../../../src/qemu/switchover/connect.ts';
 import { anticipate } from '../../../src/qemu/switchover/final.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
+import { MigrationFailed } from '../../../src/qemu/switchover/options.ts';
 import type { Progress } from '../../../src/report/types.ts';
 import { FakeWorld } from './fake-world.ts';
 
@@ -52,6 +54,65 @@ describe('the settings of a source that is given the guest back', () => {
     expect(cancelled).toBeGreaterThan(0);
     expect(journal.lastIndexOf('source QEMU: migrate-set-capabilities')).toBeGreaterThan(cancelled);
   });
+});
+
+describe('the settings of a destination that has the guest', () => {
+  const asked = { capabilities: { multifd: true, xbzrle: false }, parameters: { 'max-bandwidth': 77_777 } };
+
+  beforeEach(() => {
+    world.capabilities = ['events', 'xbzrle', 'multifd'].map((capability) => ({
+      capability,
+      state: capability === 'xbzrle',
+    }));
+  });
+  afterEach(() => vi.restoreAllMocks());
+
+  it('are its own again, for its next migration knows nothing of this one', async () => {
+    const capabilities = structuredClone(world.capabilities);
+    const execute = vi.spyOn(Qmp.prototype, 'execute');
+    await migrate({ ...world.options(), ...asked });
+    const set = execute.mock.calls.filter(([command], call) => {
+      const session = execute.mock.contexts[call];
+      return (
+        command.startsWith('migrate-set') && session instanceof Qmp && session.address.endsWith('destination')
+      );
+    });
+    expect(set.slice(2)).toEqual([
+      ['migrate-set-capabilities', { capabilities }],
+      ['migrate-set-parameters', { 'max-bandwidth': 1 << 27 }],
+    ]);
+    const { journal } = world;
+    expect(journal.lastIndexOf('destination QEMU: migrate-set-capabilities')).toBeGreaterThan(
+      journal.indexOf('destination.hold off'),
+    );
+  });
+
+  it('stay where it does not take others, and that is said', async () => {
+    const onPhase = (phase: string): void => {
+      if (phase === 'resume') world.refused.add('destination migrate-set-capabilities');
+    };
+    const report = await migrate({ ...world.options(), ...asked, onPhase });
+    expect(report).toMatchObject({
+      outcome: 'migrated',
+      warnings: [expect.stringMatching(/^migration settings of the destination .* not restored.*refuses/)],
+    });
+  });
+});
+
+it('a source that is silent is not asked to take one setting after the other', async () => {
+  world.source.failing = { method: 'rest', after: 0 };
+  const onPhase = (phase: string): void => {
+    if (phase !== 'rollback') return;
+    for (const command of ['migrate-set-capabilities', 'migrate-set-parameters'])
+      world.silent.add(`source ${command}`);
+  };
+  const timeouts = { command: 200, rollback: 200 };
+  const error = await migrate({ ...world.options(), timeouts, onPhase }).catch((reason: unknown) => reason);
+  expect(error).toBeInstanceOf(MigrationFailed);
+  const { report } = error as MigrationFailed;
+  expect(report.warnings.filter((warning) => warning.includes('settings'))).toEqual([
+    expect.stringMatching(/^migration settings .* not restored.*nothing within/),
+  ]);
 });
 
 it('a source that does not take its former settings back is told of', async () => {
