@@ -233,7 +233,11 @@ describe('the client with promises', () => {
     });
     await new Promise<void>((resolve) => peer.listen(path, resolve));
     const client = await AsyncVfioUserClient.connect(path);
-    await expect(client.writeState(Buffer.alloc(1), 20)).rejects.toMatchObject({ errno: errno.ETIMEDOUT });
+    await expect(client.writeState(Buffer.alloc(1), 20)).rejects.toMatchObject({
+      errno: errno.ETIMEDOUT,
+      message: `the server at ${path} does not answer (MIG_DATA_WRITE: no reply within 20 ms)`,
+      hint: expect.stringContaining('stopped'),
+    });
     replies[0]?.();
     const second = client.writeState(Buffer.alloc(1));
     while (replies.length < 2) await new Promise((resolve) => setTimeout(resolve, 1));

@@ -88,7 +88,7 @@ export function hintOf(cause: CompanionError, outcome: Outcome): string | undefi
 }
 
 const unknownHint =
-  'ask both QEMUs (query-status): if the destination does not run the guest, end it, then `cont` the source; never start both';
+  'ask the destination QEMU (query-status): if it runs the guest, `vfio-companion recover` it; if not, end it, then `vfio-companion recover --force` the source; never start both';
 
 /**
  * A migration that did not do all it should. `outcome` says where the guest is; `report` holds what was

@@ -68,7 +68,8 @@ export class ReplyWait {
     if (left > 0) return left;
     throw new RequestError(
       errno.ETIMEDOUT,
-      `DMA by message: no reply within ${this.#timeoutMs} ms, ${transfer.inFlight} requests are open`,
+      `DMA by message: the client has not answered for ${this.#timeoutMs} ms, requests open: ${transfer.inFlight}`,
+      { hint: 'is QEMU stuck or stopped?' },
     );
   }
 

@@ -34,6 +34,7 @@ const idMask = 0xffff;
  * them, `ProtocolError` for a reply that does not fit, and `ConnectionError` when the connection has ended or the deadline has passed.
  */
 export class AsyncVfioUserClient {
+  readonly #path: string;
   readonly #socket: Socket;
   readonly #offer: OfferedCapabilities;
   readonly #timeoutMs: number;
@@ -46,7 +47,9 @@ export class AsyncVfioUserClient {
   #negotiated: op.Negotiated | undefined;
   #onEnd: ((error: ConnectionError) => void) | undefined;
 
-  private constructor(socket: Socket, options: AsyncClientOptions) {
+  private constructor(path: string, options: AsyncClientOptions) {
+    const socket = connect(path);
+    this.#path = path;
     this.#socket = socket;
     this.#offer = { ...defaultOffer, companion: true, ...options.capabilities };
     this.#timeoutMs = options.timeoutMs ?? 10_000;
@@ -73,8 +76,7 @@ export class AsyncVfioUserClient {
 
   /** Connects to a server's socket and negotiates. Fails with `ConnectionError` where no server listens. */
   static async connect(path: string, options: AsyncClientOptions = {}): Promise<AsyncVfioUserClient> {
-    const socket = connect(path);
-    const client = new AsyncVfioUserClient(socket, options);
+    const client = new AsyncVfioUserClient(path, options);
     try {
       client.#negotiated = await client.run(op.negotiate(client.#offer), options.connectTimeoutMs);
     } catch (error) {
@@ -126,8 +128,7 @@ export class AsyncVfioUserClient {
       const timer = startTimer(() => {
         this.#waiting.delete(id);
         this.#late.add(id);
-        const message = `${operation.spec.name}: no reply within ${timeoutMs} ms`;
-        reject(new ConnectionError(errno.ETIMEDOUT, message));
+        reject(this.#unanswered(`${operation.spec.name}: no reply within ${timeoutMs} ms`));
       }, timeoutMs);
       this.#waiting.set(id, {
         receive: (head, payload) => {
@@ -201,6 +202,17 @@ export class AsyncVfioUserClient {
     timeoutMs?: number,
   ): Promise<unknown> {
     return this.run(op.companion(operation, args), timeoutMs);
+  }
+
+  /** Whoever connects knows what it connects to. Later several servers may be asked. */
+  #unanswered(what: string): ConnectionError {
+    if (this.#negotiated === undefined) return new ConnectionError(errno.ETIMEDOUT, what);
+    return new ConnectionError(
+      errno.ETIMEDOUT,
+      `the server at ${this.#path} does not answer (${what})`,
+      undefined,
+      'is it stuck or stopped, or the QEMU that it serves?',
+    );
   }
 
   #takeId(): number {

@@ -29,11 +29,12 @@ export class ProtocolError extends CompanionError {
 
 /** The connection ended, or no reply came in time. */
 export class ConnectionError extends CompanionError {
-  constructor(errnoValue: number, message: string, cause?: unknown) {
+  constructor(errnoValue: number, message: string, cause?: unknown, hint?: string) {
     const refused = cause instanceof Error && 'code' in cause && cause.code === 'EACCES';
+    const wayOut = refused ? notOursHint : hint;
     super('VC_CONNECTION', message, {
       errno: errnoValue,
-      ...(refused && { hint: notOursHint }),
+      ...(wayOut === undefined ? {} : { hint: wayOut }),
       ...(cause === undefined ? {} : { cause }),
     });
   }

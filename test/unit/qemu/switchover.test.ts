@@ -301,7 +301,7 @@ describe('a destination that has been told all', () => {
         if (phase === 'precopy') world.silent.delete('destination stop');
       },
     });
-    const hint = expect.stringContaining('never start both');
+    const hint = expect.stringMatching(/recover --force.*never start both/);
     await expect(failed).rejects.toMatchObject({ outcome: 'unknown', hint, report: { error: { hint } } });
     expect(world.sourceStatus).not.toBe('running');
   });

@@ -51,7 +51,7 @@ describe('a wait for the reply to DMA by message', () => {
       } else answer(asked[0] ?? 0);
     });
     expect(() => channel.read(0x1000, Buffer.alloc(4))).toThrow(
-      expect.objectContaining({ errno: errno.ETIMEDOUT }),
+      expect.objectContaining({ errno: errno.ETIMEDOUT, hint: expect.stringContaining('QEMU') }),
     );
   });
 });
