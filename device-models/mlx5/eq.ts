@@ -86,9 +86,14 @@ export class EventQueues {
     return this.#commandEq;
   }
 
+  /** Of several it is the one of lowest number, whichever came first: the order does not travel. */
   #findCommandEq(): void {
     this.#commandEq = undefined;
-    for (const eq of this.table.values()) if (eq.reports(eventType.CMD)) this.#commandEq = eq;
+    for (const eq of this.table.values()) {
+      if (eq.reports(eventType.CMD) && eq.id < (this.#commandEq?.id ?? Number.POSITIVE_INFINITY)) {
+        this.#commandEq = eq;
+      }
+    }
   }
 
   /** Reports an event to every EQ that asked for its type; `value` is the 32-bit word at `offset` of its data. */

@@ -12,6 +12,8 @@ export type QueueState = (typeof queueState)[keyof typeof queueState];
 export const wqType = { LINKED_LIST: 0, CYCLIC: 1, LINKED_LIST_STRIDING: 2, CYCLIC_STRIDING: 3 } as const;
 
 const maxLogPageSize = 8;
+/** A doorbell record, of a work queue or a CQ: two words. */
+export const doorbellRecordBytes = 8;
 
 /** The WQ part of a queue context, checked. */
 export interface WorkQueueSettings {
@@ -95,7 +97,7 @@ export function readWorkQueue(
   require(logSize <= limits.logWqSize, 'badSize', `log_wq_sz ${logSize}`);
   require(logPageSize <= maxLogPageSize, 'badSize', `log_wq_pg_sz ${logPageSize}`);
   require(wq.get(input, 'page_offset', base) === 0, 'badPageList', 'page_offset is not supported');
-  require(isAddress(dbr, 8, 8), 'badAddress', 'doorbell record address');
+  require(isAddress(dbr, doorbellRecordBytes, doorbellRecordBytes), 'badAddress', 'doorbell record address');
   require(logStride < logAdapterPage, 'badSize', 'stride larger than a page');
   const count = PagedRing.pagesNeeded(logSize, logStride, logPageSize);
   return {

@@ -1,11 +1,13 @@
 /**
  * `make fuzz`. Sends generated messages to the native server until the time is over: FUZZ_SECONDS (default 60) says how
- * long. Then plays recorded sessions to the mlx5 model with mutations: FUZZ_MLX5 (default 100000) says how many.
- * FUZZ_SEED repeats a run. Exit status 1, with the seed, when something goes wrong.
+ * long. Then plays recorded sessions to the mlx5 model with mutations: FUZZ_MLX5 (default 100000) says how many. Then takes
+ * as many steps with two mlx5 devices, of which one migrates and may not come to differ. FUZZ_SEED repeats a run. Exit
+ * status 1, with the seed, when something goes wrong.
  */
 import fc from 'fast-check';
 import { fuzzEnd, fuzzMessage } from './generate.ts';
 import { fuzzRecordings } from './mlx5/run.ts';
+import { fuzzTwins } from './mlx5/twins.ts';
 import { FuzzTarget, openDescriptors } from './target.ts';
 
 const seconds = Number(process.env.FUZZ_SECONDS ?? 60);
@@ -47,7 +49,9 @@ try {
   console.log(
     `fuzz: ${sent} messages, ${answered} answers, seeds ${firstSeed} to ${seed - 1}: nothing found`,
   );
-  for (const line of fuzzRecordings(firstSeed, Number(process.env.FUZZ_MLX5 ?? 100_000))) console.log(line);
+  const ofMlx5 = Number(process.env.FUZZ_MLX5 ?? 100_000);
+  for (const line of fuzzRecordings(firstSeed, ofMlx5)) console.log(line);
+  console.log(fuzzTwins(firstSeed, ofMlx5));
 } catch (error) {
   console.error(error);
   console.error(`fuzz: failed with FUZZ_SEED=${seed}`);

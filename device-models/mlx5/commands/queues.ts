@@ -20,7 +20,7 @@ import {
   queryEqOut,
 } from '../prm/index.ts';
 import { CommandRefused, require, syndrome } from '../refusal.ts';
-import { isAddress, readPageList } from '../work-queue.ts';
+import { doorbellRecordBytes, isAddress, readPageList } from '../work-queue.ts';
 import { command, opMod } from './command.ts';
 
 /** `modify_field_select` of MODIFY_CQ (`MLX5_CQ_MODIFY_*`). */
@@ -98,7 +98,7 @@ function createCq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   require(cqc.get(input, 'cqe_comp_en', at) === 0, 'unsupportedType', 'CQE compression');
   require(core.eqs.table.find(eqn) !== undefined, 'badDestination', `EQ ${eqn}`);
   require(core.uars.find(uarPage) !== undefined, 'badUar', `UAR ${uarPage}`);
-  require(isAddress(dbr, 8, 8), 'badAddress', 'doorbell record address');
+  require(isAddress(dbr, doorbellRecordBytes, doorbellRecordBytes), 'badAddress', 'doorbell record address');
   const pages = ringPages(input, createCqIn.byte('pas'), logSize, logPageSize);
   require(logPageSize === 0 || pages.length > 0, 'badPageList', 'no pages');
   const id = core.cqs.table.allocate();

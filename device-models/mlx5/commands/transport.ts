@@ -81,9 +81,9 @@ function readTir(core: Mlx5Core, input: Buffer, at: number): TirSettings {
   const inlineRqn = tirc.get(input, 'inline_rqn', at);
   require(tirc.get(input, 'tls_en', at) === 0, 'unsupportedType', 'TLS');
   require(tirc.get(input, 'packet_merge_mask', at) === 0, 'unsupportedType', 'LRO');
+  require(rxHashFn <= hashFunction.TOEPLITZ, 'unsupportedType', `rx_hash_fn ${rxHashFn}`);
   if (dispType === dispatchType.INDIRECT) {
     require(core.rqts.find(indirectTable) !== undefined, 'badDestination', `RQT ${indirectTable}`);
-    require(rxHashFn <= hashFunction.TOEPLITZ, 'unsupportedType', `rx_hash_fn ${rxHashFn}`);
   } else {
     require(dispType === dispatchType.DIRECT, 'unsupportedType', `disp_type ${dispType}`);
     require(core.rqs.table.find(inlineRqn) !== undefined, 'badDestination', `RQ ${inlineRqn}`);

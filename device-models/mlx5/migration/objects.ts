@@ -14,7 +14,13 @@ import { Rqt, Tir } from '../steering/tir.ts';
 import { toeplitzKeyBytes } from '../steering/toeplitz.ts';
 import { Tis } from '../tis.ts';
 import { Uar } from '../uar.ts';
-import { type QueueState, queueState, type WorkQueueSettings, wqType } from '../work-queue.ts';
+import {
+  doorbellRecordBytes,
+  type QueueState,
+  queueState,
+  type WorkQueueSettings,
+  wqType,
+} from '../work-queue.ts';
 import type { StateReader } from './reader.ts';
 
 /**
@@ -68,7 +74,7 @@ function loadWq(state: StateReader, stride: { min: number; max: number }): WorkQ
   return {
     wqType: state.number('wqType', wqType.CYCLIC, wqType.CYCLIC),
     pd: state.uint('pd', counter24),
-    dbr: state.address('dbr'),
+    dbr: state.address('dbr', doorbellRecordBytes, doorbellRecordBytes),
     logStride,
     logSize,
     logPageSize,
@@ -141,7 +147,7 @@ const completionQueue = codec<CompletionQueue>({
       pages: loadPages(state, PagedRing.pagesNeeded(logSize, logCqeBytes, logPageSize)),
       eqn: state.uint('eqn', 8),
       uarPage: state.uint('uarPage', counter24),
-      dbr: state.address('dbr'),
+      dbr: state.address('dbr', doorbellRecordBytes, doorbellRecordBytes),
       oi: state.boolean('oi'),
     });
     cq.period = state.uint('period', 12);
@@ -229,17 +235,19 @@ const mkey = codec<Mkey>({
   kind: 'mkey',
   table: (core) => core.mkeys.table,
   save: ({ settings }) => ({ ...settings }),
-  load: (_core, id, state) =>
-    new Mkey(id, {
+  load(_core, id, state) {
+    const length = state.number('length', 0, Number.MAX_SAFE_INTEGER);
+    return new Mkey(id, {
       variant: state.uint('variant', 8),
       pd: state.uint('pd', counter24),
       localRead: state.boolean('localRead'),
       localWrite: state.boolean('localWrite'),
       wholeSpace: state.boolean('wholeSpace'),
-      start: state.address('start'),
-      length: state.address('length'),
+      start: state.address('start', length),
+      length,
       accessMode: state.number('accessMode', 0, 0),
-    }),
+    });
+  },
 });
 
 const tis = codec<Tis>({

@@ -1,4 +1,5 @@
 import { StateRefused } from '../../../src/device/index.ts';
+import { isAddress } from '../work-queue.ts';
 
 /** A saved value, taken apart with a check at every step: it comes from a peer. */
 export class StateReader {
@@ -31,8 +32,11 @@ export class StateReader {
     return this.number(name, 0, 2 ** bits - 1);
   }
 
-  address(name: string): number {
-    return this.number(name, 0, Number.MAX_SAFE_INTEGER - 0xffff);
+  /** Where `length` bytes may be that a guest named: as the commands take it. */
+  address(name: string, length: number, alignment = 1): number {
+    const value = this.number(name, 0, Number.MAX_SAFE_INTEGER);
+    if (!isAddress(value, length, alignment)) throw this.refuse(name, 'is no address');
+    return value;
   }
 
   /** A counter: any finite number from 0. */

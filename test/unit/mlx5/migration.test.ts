@@ -1,6 +1,7 @@
 import { pack, unpack } from 'msgpackr';
 import { describe, expect, it } from 'vitest';
 import { stateVersions } from '../../../device-models/mlx5/migration/device-state.ts';
+import * as prm from '../../../device-models/mlx5/prm/index.ts';
 import { type StateRecord, StateRefused } from '../../../src/device/index.ts';
 import type { FakeDriver } from './driver.ts';
 import { FakeHost } from './fake-host.ts';
@@ -294,6 +295,50 @@ describe('migration', () => {
       driver.poll();
     }
     expect(driver.received).toHaveLength(4);
+  });
+
+  it('carries whatever address a command has taken, up to the last', () => {
+    const source = running();
+    const { driver } = source;
+    const last = Number.MAX_SAFE_INTEGER;
+    const cq = Buffer.alloc(280);
+    prm.cqc.set(cq, 'uar_page', driver.uar, 16);
+    prm.cqc.set(cq, 'c_eqn_or_apu_element', driver.eqs.comp[0]?.eqn ?? 0, 16);
+    prm.cqc.set64(cq, 'dbr_addr', last - 15, 16);
+    driver.command('CREATE_CQ', cq);
+    const sq = Buffer.alloc(280);
+    prm.sqc.set(sq, 'cqn', driver.channels[0]?.tx.cq.cqn ?? 0, 0x20);
+    prm.wq.set(sq, 'wq_type', 1, 0x50);
+    prm.wq.set(sq, 'log_wq_stride', 6, 0x50);
+    prm.wq.set64(sq, 'dbr_addr', last - 15, 0x50);
+    driver.command('CREATE_SQ', sq);
+    for (const [start, length] of [
+      [0, last],
+      [last, 0],
+      [2 ** 52, 2 ** 52 - 1],
+    ] as const) {
+      const mkey = Buffer.alloc(272);
+      prm.mkc.set64(mkey, 'start_addr', start, 16);
+      prm.mkc.set64(mkey, 'len', length, 16);
+      driver.command('CREATE_MKEY', mkey);
+    }
+    stop(source);
+    const saved = [...source.device.migration.save()].map(travel);
+    const to = destination(source, saved);
+    expect([...to.device.migration.save()].map(travel)).toEqual(saved);
+  });
+
+  it('reports commands at the destination where the source does, with two EQs for that, whichever is older', () => {
+    const source = running();
+    const { driver, device } = source;
+    driver.eventMode = false;
+    device.core.eqs.table.next = 127;
+    const older = driver.createEq(6, 0x400, 0);
+    const newer = driver.createEq(6, 0x400, 0);
+    expect(newer.eqn).toBeLessThan(older.eqn);
+    stop(source);
+    const to = destination(source, device.migration.save());
+    expect(to.device.core.eqs.commandEq?.id).toBe(device.core.eqs.commandEq?.id);
   });
 
   it('carries an error that an operator has asked for', () => {

@@ -70,6 +70,12 @@ const modifySq = (driver: FakeDriver, from: number, to: number) =>
 const group = (driver: FakeDriver, start: number, end: number) =>
   driver.createGroup('l2', start, end, () => {});
 
+const directTir = (driver: FakeDriver, hash: number) =>
+  driver.command(
+    'CREATE_TIR',
+    form(272, set(prm.tirc, 'inline_rqn', driver.dropRq, 0x20), set(prm.tirc, 'rx_hash_fn', hash, 0x20)),
+  );
+
 const commands: readonly Case[] = [
   ['a CQ that is right', status.OK, (driver) => cq(driver)],
   ['an SQ that is right', status.OK, (driver) => sq(driver)],
@@ -106,6 +112,8 @@ const commands: readonly Case[] = [
   ['an SQ of no TIS', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.sqc, 'tis_num_0', 99, 0x20))],
   ['an RQT of no RQ', status.BAD_PARAM_ERR, (driver) => driver.createRqt([0x777], 1)],
   ['a TIR of no RQT', status.BAD_PARAM_ERR, (driver) => driver.createTir(0x777, false, false, 3)],
+  ['a TIR of one RQ', status.OK, (driver) => directTir(driver, 1)],
+  ['a TIR of one RQ with a hash that there is not', status.BAD_PARAM_ERR, (driver) => directTir(driver, 3)],
   // Sizes, indices, addresses.
   ['a CQ too large', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'log_cq_size', 31, 16))],
   ['compressed CQEs', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'cqe_comp_en', 1, 16))],
