@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
 import { crc32 } from 'node:zlib';
 import { CompanionError, errno } from '../errors.ts';
-import { startTimer } from '../start-timer.ts';
+import { startTimer, type Timer } from '../start-timer.ts';
 
 /** What a command in the guest came to. */
 export interface GuestResult {
@@ -107,7 +107,7 @@ export class GuestAgent {
     const timeoutMs = options.timeoutMs ?? defaultTimeoutMs;
     const id = `${this.#prefix}-${++this.#counter}`;
     const frame = `\x01R ${id} ${checksum(bytes)} ${bytes.toString('base64')}\n`;
-    let deadline: NodeJS.Timeout | undefined;
+    let deadline: Timer | undefined;
     try {
       return await new Promise<GuestResult>((resolve, reject) => {
         const pending: Pending = { frame, resolve, reject, resend: undefined, delayMs: firstResendMs };
@@ -125,7 +125,7 @@ export class GuestAgent {
         }, timeoutMs);
       });
     } finally {
-      clearTimeout(deadline);
+      deadline?.stop();
       clearTimeout(this.#pending.get(id)?.resend);
       this.#pending.delete(id);
     }

@@ -152,7 +152,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
         fail(new DeadlineError(`QMP greeting from ${qmp.address}`, timeoutMs, hint));
       }, timeoutMs);
       const fail = (error: Error): void => {
-        clearTimeout(timer);
+        timer.stop();
         socket.destroy();
         reject(error);
       };
@@ -183,7 +183,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
         );
       });
       socket.once('data', () => {
-        clearTimeout(timer);
+        timer.stop();
         resolve();
       });
       socket.once('close', () => {
@@ -236,7 +236,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
         );
       }, timeoutMs);
       const done = (): void => {
-        clearTimeout(timer);
+        timer.stop();
         this.#pending.delete(pending);
       };
       const pending: Pending = {
@@ -291,7 +291,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
     if (this.#lost !== undefined) return Promise.reject(this.#lost);
     return new Promise((resolve, reject) => {
       const done = (): void => {
-        clearTimeout(timer);
+        timer.stop();
         this.off('event', onEvent);
         this.off('close', onClose);
         signal?.removeEventListener('abort', onAbort);

@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, parse } from 'node:path';
 import { checkoutRoot } from '../setup/index.ts';
-import { startTimer } from '../start-timer.ts';
+import { startTimer, type Timer } from '../start-timer.ts';
 import { temporaryFolder } from '../temporary-folder.ts';
 import { LaunchError } from './errors.ts';
 import { ManagedProcess, type ProcessExit } from './managed-process.ts';
@@ -72,7 +72,7 @@ export async function serveDevice(options: ServedDeviceOptions): Promise<ServedD
   const settings = Object.entries(options.set ?? {}).flatMap(([key, value]) => ['--set', `${key}=${value}`]);
   const timeoutMs = options.timeoutMs ?? 30_000;
   let server: ManagedProcess | undefined;
-  let timer: NodeJS.Timeout | undefined;
+  let timer: Timer | undefined;
   try {
     let markReady: () => void = () => undefined;
     const ready = new Promise<void>((resolve) => {
@@ -130,6 +130,6 @@ export async function serveDevice(options: ServedDeviceOptions): Promise<ServedD
     cleanup();
     throw error;
   } finally {
-    clearTimeout(timer);
+    timer?.stop();
   }
 }

@@ -75,7 +75,7 @@ export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Prom
       await delay(pollMs);
     }
   } finally {
-    clearTimeout(unstick);
+    unstick.stop();
   }
 }
 

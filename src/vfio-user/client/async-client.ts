@@ -132,7 +132,7 @@ export class AsyncVfioUserClient {
       }, timeoutMs);
       this.#waiting.set(id, {
         receive: (head, payload) => {
-          clearTimeout(timer);
+          timer.stop();
           try {
             resolve(finish(operation, head, payload, []));
           } catch (error) {
@@ -140,7 +140,7 @@ export class AsyncVfioUserClient {
           }
         },
         fail: (error) => {
-          clearTimeout(timer);
+          timer.stop();
           reject(error);
         },
       });

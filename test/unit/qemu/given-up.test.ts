@@ -223,6 +223,14 @@ describe('a destination that', () => {
   });
 });
 
+it('does not take a destination for silent that has answered while this process stood still', async () => {
+  const timeouts = { command: 3000, final: 3000 };
+  whenAsked('destination QEMU: cont', () =>
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3500),
+  );
+  expect((await migrate({ ...world.options(), timeouts })).outcome).toBe('migrated');
+});
+
 it('does not say that the guest runs at a source that ends just when it goes on', async () => {
   world.source.failing = { method: 'rest', after: 0 };
   whenAsked('destination QEMU: quit', () => world.kill('source'));
