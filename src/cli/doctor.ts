@@ -1,3 +1,5 @@
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { Command } from 'commander';
 import { CompanionError } from '../errors.ts';
 import { kvmDevice, probeKvm } from '../setup/accel.ts';
@@ -53,8 +55,26 @@ export async function doctor(): Promise<Finding[]> {
       findings.push({ name: tool.program, state: 'gap', value: 'not found', remedy });
     }
   }
-  findings.push({ name: 'cache', state: 'ok', value: store.root });
+  findings.push(cacheFinding(store.root));
   return findings;
+}
+
+/** Whether set-up could put something into the cache folder. Others only read it. */
+function cacheFinding(root: string): Finding {
+  let place = root;
+  while (!existsSync(place)) place = dirname(place);
+  try {
+    accessSync(place, constants.W_OK | constants.X_OK);
+    if (statSync(place).isDirectory()) return { name: 'cache', state: 'ok', value: root };
+  } catch {
+    // As below.
+  }
+  return {
+    name: 'cache',
+    state: 'gap',
+    value: `${root} cannot be written to`,
+    remedy: 'before make setup: set VFIO_COMPANION_CACHE to a folder of your own',
+  };
 }
 
 /** Whether Node `version` will do. */

@@ -5,6 +5,9 @@ const systemHints: Readonly<Record<string, string>> = {
   ENFILE: 'this machine has no more open files to give: end something',
 };
 
+/** How V8 tells that it gets no memory, or no addresses for some: it reserves far more of these than it uses. */
+const noMemory = /could not allocate memory|allocation failed/i;
+
 /** What is written on standard error of a command that has failed. Only what we have not foreseen shows its stack. */
 export function failureText(error: unknown): string {
   if (error instanceof CompanionError)
@@ -15,6 +18,11 @@ export function failureText(error: unknown): string {
     if (syscall === 'uv_cwd') return withHint('error: the working directory is gone\n', 'go to another one');
     return withHint(`error: ${error.message}\n`, systemHints[code ?? '']);
   }
+  if (error instanceof RangeError && noMemory.test(error.message))
+    return withHint(
+      `error: ${error.message}\n`,
+      'lift the limit of address space, of which Node reserves much more than it uses: ulimit -v unlimited',
+    );
   return `error: ${error instanceof Error ? error.stack : String(error)}\n`;
 }
 

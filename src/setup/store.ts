@@ -120,7 +120,10 @@ export class Store {
     const packages = await source.resolve(set);
     const missing = await damaged(this.pool, packages);
     const bytes = missing.reduce((sum, { size }) => sum + size, 0);
-    if (bytes > 0) this.say(`downloading ${missing.length} packages, ${(bytes / 1e6).toFixed(1)} MB`);
+    if (bytes > 0)
+      this.say(
+        `downloading ${missing.length} package${missing.length === 1 ? '' : 's'}, ${(bytes / 1e6).toFixed(1)} MB`,
+      );
     await source.fetch(packages);
     return packages;
   }

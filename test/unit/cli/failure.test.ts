@@ -31,6 +31,13 @@ it('too many open files are told with the way out', () => {
   expect(failureText(error)).toMatch(/^error: EMFILE: .*\nhint: raise the limit .*ulimit -n \d+\n$/);
 });
 
+it('a limit of address space is told with the way out', () => {
+  const error = new RangeError('WebAssembly.Memory(): could not allocate memory');
+  expect(failureText(error)).toBe(
+    `error: ${error.message}\nhint: lift the limit of address space, of which Node reserves much more than it uses: ulimit -v unlimited\n`,
+  );
+});
+
 it('a mistake of ours shows its stack', () => {
   expect(failureText(new TypeError('x is not a function'))).toMatch(/^error: TypeError: x .*\n {4}at /);
 });

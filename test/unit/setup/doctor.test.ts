@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -36,6 +36,22 @@ describe('doctor', () => {
     vi.stubEnv('VFIO_COMPANION_QEMU', join(folder, 'no-such-qemu'));
     const qemu = (await doctor()).find(({ name }) => name === 'QEMU');
     expect(qemu).toMatchObject({ state: 'fault', remedy: 'correct or unset VFIO_COMPANION_QEMU' });
+  });
+
+  it('tells of a cache folder that set-up can put nothing into', async () => {
+    const cache = async (place: string) => {
+      vi.stubEnv('VFIO_COMPANION_CACHE', place);
+      return (await doctor()).find(({ name }) => name === 'cache');
+    };
+    const file = join(folder, 'file');
+    writeFileSync(file, '');
+    expect(await cache(join(file, 'cache'))).toMatchObject({
+      state: 'gap',
+      value: `${file}/cache cannot be written to`,
+      remedy: expect.stringContaining('VFIO_COMPANION_CACHE'),
+    });
+    const made = join(folder, 'to/be/made');
+    expect(await cache(made)).toEqual({ name: 'cache', state: 'ok', value: made });
   });
 
   it('needs the guest kernel that was chosen, and no other', async () => {
