@@ -82,11 +82,11 @@ export async function counters(bed: Testbed, device = 'eth0'): Promise<Map<strin
 }
 
 /**
- * Pings the peer; every one must come back. One more is sent and does not count: for the last one `ping` waits no longer than the others took
- * twice, whatever -W says, which is too short on a busy machine.
+ * Pings the peer; every one must come back. With -w `ping` goes on until it has so many answers; by -W it would wait for the last ones
+ * no longer than the others took twice, which is too short on a busy machine.
  */
 export async function expectPings(bed: Testbed, address: string, count = 5, more = ''): Promise<void> {
-  const text = await bed.agent.check(`ping -c ${count + 1} -i 0.02 -W 2 ${more} ${address}`);
+  const text = await bed.agent.check(`ping -c ${count} -i 0.02 -w 20 ${more} ${address}`);
   const answered = new Set([...text.matchAll(/icmp_seq=(\d+) ttl/g)].map(([, number]) => Number(number)));
   const sent = Array.from({ length: count }, (_, index) => index + 1);
   expect(
