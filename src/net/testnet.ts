@@ -18,6 +18,11 @@ let known: TapAbility | undefined;
 /** `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` (linux/capability.h) in our user namespace. */
 const CAPABILITIES = [12n, 21n];
 
+/** Where other users than root often don't look, and `bridge` lies. */
+function withSystemPrograms(): { PATH: string } {
+  return { PATH: `${process.env.PATH ?? '/usr/bin:/bin'}:/usr/sbin:/sbin` };
+}
+
 /** Looks once whether taps and network namespaces can be made by this process; tries it for real. */
 export function canUseTaps(): TapAbility {
   known ??= probe();
@@ -34,7 +39,11 @@ function probe(): TapAbility {
   const mask = BigInt(`0x${effective ?? '0'}`);
   const attempt = 'ip link add name vcprobe type bridge && ip tuntap add dev vcprobe1 mode tap';
   const run = (args: readonly string[]) =>
-    execaSync('unshare', [...args, 'sh', '-c', attempt], { reject: false, timeout: 5000 });
+    execaSync('unshare', [...args, 'sh', '-c', attempt], {
+      reject: false,
+      timeout: 5000,
+      env: withSystemPrograms(),
+    });
   if (CAPABILITIES.every((bit) => (mask & (1n << bit)) !== 0n)) {
     const result = run(['-n', '--']);
     return result.exitCode === 0
@@ -45,9 +54,10 @@ function probe(): TapAbility {
         };
   }
   const wrapper = ['unshare', '-Urn', '--'];
-  if (run(['-Urn', '--']).exitCode === 0)
-    return { ok: false, reason: 'not root; a user namespace would do', wrapper };
-  return { ok: false, reason: 'not root, and the kernel allows no network in a user namespace' };
+  const result = run(['-Urn', '--']);
+  if (result.exitCode === 0) return { ok: false, reason: 'not root; a user namespace would do', wrapper };
+  const said = String(result.stderr).trim() || result.message;
+  return { ok: false, reason: `not root, and no bridge or tap in a user namespace: ${said}` };
 }
 
 export interface TestNetOptions {
@@ -108,7 +118,10 @@ export class TestNet {
 
   /** Runs a program inside; returns its output. @throws NetError with what it said on standard error */
   async run(program: string, ...args: string[]): Promise<string> {
-    const result = await execa(...this.command(program, ...args), { reject: false });
+    const result = await execa(...this.command(program, ...args), {
+      reject: false,
+      env: withSystemPrograms(),
+    });
     if (result.exitCode !== 0)
       throw new NetError(`${program} ${args.join(' ')}: ${result.stderr || result.message}`);
     return result.stdout;

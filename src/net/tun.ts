@@ -149,7 +149,10 @@ function hint(name: string, error: PosixError): string {
   if (error.hint !== undefined) return error.hint;
   if (error.errno === errno.EBUSY) return 'another process uses it: a tap has one owner';
   if (error.errno === errno.EINVAL) return `${name} is no tap, or one with several queues`;
-  return `run as root, or make it for this user: ip tuntap add dev ${name} mode tap user NAME`;
+  return (
+    `run as root, or have it made for this user: ip tuntap add dev ${name} mode tap user NAME ` +
+    `(one that is another user's goes before: ip tuntap del dev ${name} mode tap)`
+  );
 }
 
 const tunDevice = '/dev/net/tun';

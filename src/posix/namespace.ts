@@ -38,7 +38,7 @@ export function inNetworkNamespace<T>(path: string, use: () => T): T {
       check(
         libc.setns(target, CLONE_NEWNET),
         `enter network namespace ${path}`,
-        'this needs CAP_SYS_ADMIN: run as root, or in a user namespace of your own (unshare -Urn)',
+        'this needs CAP_SYS_ADMIN over it: run as root, or, if it was made in a user namespace (unshare -Urn), in there',
       );
     } finally {
       closeFd(target);

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { ready } from '../../src/loop/index.ts';
 import { openPort } from '../../src/net/index.ts';
 import { StreamPort } from '../../src/net/stream.ts';
@@ -214,6 +214,15 @@ describe.skipIf(!able.ok)(`tap and a Linux network stack${why}`, () => {
     await net.run('ip', 'link', 'delete', 'tap0');
     await world.until(() => !port.linkUp);
     expect(port.send([Buffer.alloc(60)], 60)).toBe(false);
+  });
+
+  test('programs are found that lie where only root looks', async () => {
+    vi.stubEnv('PATH', '/usr/bin:/bin');
+    try {
+      expect(await net.run('bridge', 'link')).toContain('tap0');
+    } finally {
+      vi.unstubAllEnvs();
+    }
   });
 
   test('errors say what is wrong', async () => {
