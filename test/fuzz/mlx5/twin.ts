@@ -192,7 +192,8 @@ export class Twin {
   /** Goes on where it is, without what a migration is allowed to lose: how long moderation has waited. */
   goOn(): void {
     for (const cq of this.device.core.cqs.table.values()) {
-      cq.timer?.cancel();
+      cq.timer?.close();
+      cq.timer = undefined;
       cq.lastEvent = Number.NEGATIVE_INFINITY;
       cq.urgent = false;
     }
@@ -204,6 +205,7 @@ export class Twin {
     this.host.mayInitiate = true;
     this.device.resume();
     this.host.runDeferred();
+    this.#checkAndCollect();
   }
 
   saved(): string {

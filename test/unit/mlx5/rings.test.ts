@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest';
-import { cqStatus } from '../../../device-models/mlx5/cq.ts';
+import { type CompletionQueue, cqStatus } from '../../../device-models/mlx5/cq.ts';
 import { eqStatus } from '../../../device-models/mlx5/eq.ts';
+import type { Mlx5Device } from '../../../device-models/mlx5/index.ts';
 import { limits } from '../../../device-models/mlx5/limits.ts';
 import { cqeOpcode, cqeSyndrome, eventType } from '../../../device-models/mlx5/prm/index.ts';
 import { queueState } from '../../../device-models/mlx5/work-queue.ts';
@@ -89,6 +90,10 @@ it('writes nothing more to a completion queue that has run over, whatever room t
   expect(driver.events.filter(({ type }) => type === eventType.CQ_ERROR)).toHaveLength(1);
 });
 
+function eqOf(device: Mlx5Device, cq: CompletionQueue) {
+  return device.core.eqs.table.get(cq.settings.eqn);
+}
+
 /** A device that has told of one frame, and holds the event of the next one back for `microseconds`. */
 function moderated(microseconds: number) {
   const { host, device, port, driver } = running();
@@ -99,13 +104,62 @@ function moderated(microseconds: number) {
   return { host, device, port, driver, frame, fired: host.fired.length };
 }
 
-it('forgets an event that moderation holds back when the function is reset', () => {
-  const { host, device, port, frame } = moderated(50);
+it.each([
+  ['the function is reset', ({ device }) => device.reset('flr')],
+  ['its CQ is destroyed', ({ driver }) => driver.down()],
+] as readonly [string, (made: ReturnType<typeof moderated>) => void][])(
+  'forgets an event that moderation holds back when %s',
+  (_what, end) => {
+    const made = moderated(50);
+    const { host, port, frame } = made;
+    const timers = host.timers.size;
+    port.inject(frame);
+    const waiting = () => [...host.timers].filter((timer) => timer.armed).length;
+    expect(waiting()).toBe(1);
+    end(made);
+    expect(waiting()).toBe(0);
+    expect(host.timers.size).toBeLessThanOrEqual(timers);
+  },
+);
+
+it('holds an event back from the last one on, though one that was held back before had its own time', () => {
+  const { host, device, port, driver, frame, fired } = moderated(1000);
+  const cq = device.core.cqs.table.get(driver.channels[0]?.rx.cq.cqn ?? 0);
   port.inject(frame);
-  const waiting = () => [...host.timers].filter((timer) => timer.armed).length;
-  expect(waiting()).toBe(1);
-  device.reset('flr');
-  expect(waiting()).toBe(0);
+  host.advance(500_000);
+  // All that may wait: the event comes before its time.
+  for (let count = 1; count < 32; count++) port.inject(frame);
+  expect(host.fired.length).toBe(fired + 1);
+  // The driver has seen all but the last completion.
+  driver.write32(driver.uarBase + 0x40, (((driver.eqs.comp[0]?.eqn ?? 0) << 24) | eqOf(device, cq).pi) >>> 0);
+  device.core.cqs.arm(cq.id, cq.pi - 1, false);
+  host.advance(900_000);
+  expect(host.fired.length).toBe(fired + 1);
+  host.advance(100_000);
+  expect(host.fired.length).toBe(fired + 2);
+});
+
+it('tells at once of what a CQ or an EQ has already when it is armed, and of nothing when all was seen', () => {
+  const { host, device, port, driver } = running();
+  const frame = buildFrame({ dst: driver.mac });
+  driver.poll();
+  const cq = device.core.cqs.table.get(driver.channels[0]?.rx.cq.cqn ?? 0);
+  const eq = eqOf(device, cq);
+  const arm = (ci: number) => driver.write64(driver.uarBase + 0x20, ci, cq.id);
+  const armEq = (ci: number) => driver.write32(driver.uarBase + 0x40, ((eq.id << 24) | ci) >>> 0);
+  /** Events and interrupts that come of something. */
+  const news = (act: () => void) => {
+    const before = { events: eq.pi, interrupts: host.fired.length };
+    act();
+    return [eq.pi - before.events, host.fired.length - before.interrupts];
+  };
+  expect(news(() => port.inject(frame))).toEqual([1, 1]);
+  expect(news(() => port.inject(frame))).toEqual([0, 0]);
+  expect(news(() => arm(cq.pi))).toEqual([0, 0]);
+  expect(news(() => arm(cq.pi - 1))).toEqual([1, 0]);
+  expect(news(() => armEq(eq.pi - 1))).toEqual([0, 1]);
+  expect(news(() => armEq(eq.pi))).toEqual([0, 0]);
+  expect(news(() => arm(cq.pi - 1))).toEqual([1, 1]);
 });
 
 it('sends an event that moderation holds back when the driver ends moderation', () => {
