@@ -3,9 +3,10 @@ import type { LimitedLog } from '../../limited-log.ts';
 import type { Logger } from '../../log.ts';
 import { closeFd, rawArea } from '../../posix/index.ts';
 import { libc } from '../../posix/libc.ts';
-import { defaultLimits, pciRegion } from '../../vfio-user/constants.ts';
+import { defaultLimits } from '../../vfio-user/constants.ts';
 import type { ServedDevice, ServedMigration } from '../served-device.ts';
 import type { ContextHandlers } from './context.ts';
+import { type Due, DueQueue } from './due-queue.ts';
 import { resetType, syslog } from './layout.ts';
 
 /** What the library does not pass on of the DMA_MAP that it is about to handle. */
@@ -13,14 +14,6 @@ export interface OfferedMemory {
   /** The adapter's, until it is taken or closed. */
   fd: number | undefined;
   readonly fdOffset: number;
-}
-
-/** A write that has been answered and is still to be done. */
-interface DueWrite {
-  readonly region: number;
-  readonly offset: number;
-  readonly count: number;
-  readonly source: Buffer;
 }
 
 /** Writes and resets that may wait for the end of a wait for DMA. */
@@ -37,7 +30,7 @@ export class DeviceAdapter implements ContextHandlers {
   readonly #limited: LimitedLog;
   /** Where register values cross from and to C. */
   readonly #slab = rawArea(defaultLimits.maxDataXferSize);
-  readonly #due: ((() => void) | DueWrite)[] = [];
+  readonly #due = new DueQueue();
   #slabTaken = false;
   #draining = false;
   /** Requests inside the library: their client waits for an answer. */
@@ -87,7 +80,7 @@ export class DeviceAdapter implements ContextHandlers {
     if (this.#draining || this.#due.length === 0) return;
     this.#draining = true;
     try {
-      for (let next = this.#due.shift(); next !== undefined; next = this.#due.shift()) this.#do(next);
+      for (let next = this.#due.take(); next !== undefined; next = this.#due.take()) this.#do(next);
     } finally {
       this.#draining = false;
     }
@@ -180,7 +173,7 @@ export class DeviceAdapter implements ContextHandlers {
 
   /** Forgets what is due; the client it is due to has gone. */
   clear(): void {
-    this.#due.length = 0;
+    this.#due.clear();
     this.#slabTaken = false;
   }
 
@@ -205,16 +198,10 @@ export class DeviceAdapter implements ContextHandlers {
   }
 
   #drainConfig(): void {
-    for (let at = 0; at < this.#due.length; ) {
-      const next = this.#due[at];
-      if (typeof next === 'object' && next.region === pciRegion.config) {
-        this.#due.splice(at, 1);
-        this.#do(next);
-      } else at += 1;
-    }
+    for (let next = this.#due.takeConfig(); next !== undefined; next = this.#due.takeConfig()) this.#do(next);
   }
 
-  #do(next: (() => void) | DueWrite): void {
+  #do(next: Due): void {
     try {
       if (typeof next === 'function') next();
       else this.#device.regionWrite(next.region, next.offset, next.count, next.source, 0);

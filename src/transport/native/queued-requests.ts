@@ -1,3 +1,5 @@
+import { Fifo } from '../fifo.ts';
+
 /** Requests that may wait for the end of a wait for DMA. */
 const maxRequests = 65536;
 const maxBytes = 64 * 1024 * 1024;
@@ -9,14 +11,12 @@ interface QueuedRequest {
 
 /** What arrived while the device waited for DMA and may not overtake what it does: kept in order, within bounds. */
 export class QueuedRequests {
-  /** Those before `#first` have been run. Taking each from the front would move all of the others, each time. */
-  #queue: (QueuedRequest | undefined)[] = [];
-  #first = 0;
+  readonly #queue = new Fifo<QueuedRequest>();
   #bytes = 0;
   #draining = false;
 
   get length(): number {
-    return this.#queue.length - this.#first;
+    return this.#queue.length;
   }
 
   get draining(): boolean {
@@ -43,21 +43,13 @@ export class QueuedRequests {
   }
 
   #take(): QueuedRequest | undefined {
-    const next = this.#queue[this.#first];
-    if (next === undefined) return undefined;
-    this.#queue[this.#first++] = undefined;
-    this.#bytes -= next.bytes;
-    // What has been run goes at once when it is half: each request is moved once at most, however long a drain is refilled.
-    if (2 * this.#first >= this.#queue.length) {
-      this.#queue.splice(0, this.#first);
-      this.#first = 0;
-    }
+    const next = this.#queue.take();
+    this.#bytes -= next?.bytes ?? 0;
     return next;
   }
 
   clear(): void {
-    this.#queue = [];
-    this.#first = 0;
+    this.#queue.clear();
     this.#bytes = 0;
   }
 }
