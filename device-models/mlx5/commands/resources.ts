@@ -32,6 +32,8 @@ function createMkey(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const at = createMkeyIn.byte('memory_key_mkey_entry');
   const accessMode = mkc.get(input, 'access_mode_1_0', at) | (mkc.get(input, 'access_mode_4_2', at) << 2);
   require(accessMode === mkeyAccessMode.PA, 'unsupportedType', `mkey access mode ${accessMode}`);
+  require(mkc.get(input, 'free', at) ===
+    0, 'unsupportedType', 'an mkey that is free until UMR puts it to use');
   const start = mkc.get64(input, 'start_addr', at);
   const length = mkc.get64(input, 'len', at);
   const wholeSpace = mkc.get(input, 'length64', at) === 1;

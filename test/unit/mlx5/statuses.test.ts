@@ -70,6 +70,8 @@ const modifySq = (driver: FakeDriver, from: number, to: number) =>
 const group = (driver: FakeDriver, start: number, end: number) =>
   driver.createGroup('l2', start, end, () => {});
 
+const mkey = (driver: FakeDriver, free: number) =>
+  driver.command('CREATE_MKEY', form(272, set(prm.mkc, 'length64', 1, 16), set(prm.mkc, 'free', free, 16)));
 const directTir = (driver: FakeDriver, hash: number) =>
   driver.command(
     'CREATE_TIR',
@@ -112,6 +114,8 @@ const commands: readonly Case[] = [
   ['an SQ of no TIS', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.sqc, 'tis_num_0', 99, 0x20))],
   ['an RQT of no RQ', status.BAD_PARAM_ERR, (driver) => driver.createRqt([0x777], 1)],
   ['a TIR of no RQT', status.BAD_PARAM_ERR, (driver) => driver.createTir(0x777, false, false, 3)],
+  ['an mkey', status.OK, (driver) => mkey(driver, 0)],
+  ['an mkey that nothing could ever put to use', status.BAD_PARAM_ERR, (driver) => mkey(driver, 1)],
   ['a TIR of one RQ', status.OK, (driver) => directTir(driver, 1)],
   ['a TIR of one RQ with a hash that there is not', status.BAD_PARAM_ERR, (driver) => directTir(driver, 3)],
   // Sizes, indices, addresses.
