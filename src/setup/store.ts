@@ -1,4 +1,4 @@
-import { accessSync, constants, mkdirSync } from 'node:fs';
+import { accessSync, constants, mkdirSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { damaged, type PackageFile, PrivateApt } from './apt.ts';
 import type { PackageSet, ReleaseName } from './catalog.ts';
@@ -11,6 +11,11 @@ import { faultOf, type Manifest, makeFolder, readManifest } from './tree.ts';
 /** The fact under which a folder remembers what was asked of Debian and how it was made. */
 const requestFact = 'request';
 
+/** What apt puts beside the packages: the lists of a release, and what it makes of them. */
+const listBytes = 64e6;
+/** What is made of packages is so many times their size, with the packages themselves, which are kept. */
+const madeFactor = 5;
+
 export interface StoreOptions {
   /** Told in one line what is being done. */
   readonly say?: (line: string) => void;
@@ -20,6 +25,13 @@ export interface StoreOptions {
   readonly update?: boolean;
   /** Where package files come from, if not from Debian. */
   readonly source?: (release: ReleaseName) => PackageSource;
+  /** Bytes that this user may still write in a folder, if not as the system says. */
+  readonly room?: (folder: string) => number;
+}
+
+function roomIn(folder: string): number {
+  const { bavail, bsize } = statfsSync(folder);
+  return bavail * bsize;
 }
 
 /** Finds out which package files a set needs, and brings them into the pool. */
@@ -36,6 +48,7 @@ export class Store {
   readonly #say: (line: string) => void;
   readonly #update: boolean;
   readonly #source: (release: ReleaseName) => PackageSource;
+  readonly #room: (folder: string) => number;
   readonly #sources = new Map<ReleaseName, PackageSource>();
 
   constructor(root: string, options: StoreOptions = {}) {
@@ -44,6 +57,7 @@ export class Store {
     this.deep = options.deep ?? false;
     this.#update = options.update ?? false;
     this.#say = options.say ?? (() => {});
+    this.#room = options.room ?? roomIn;
     this.#source =
       options.source ?? ((release) => new PrivateApt(release, this.path('apt', release), this.pool));
   }
@@ -116,6 +130,7 @@ export class Store {
   ): Promise<readonly PackageFile[]> {
     if (earlier !== undefined && (await damaged(this.pool, earlier)).length === 0) return earlier;
     const source = this.#packageSource(set.release);
+    this.#requireRoom(listBytes, "Debian's lists of packages");
     this.say(`${set.packages.join(', ')}: asking Debian ${set.target ?? set.release}`);
     const packages = await source.resolve(set);
     const missing = await damaged(this.pool, packages);
@@ -124,8 +139,20 @@ export class Store {
       this.say(
         `downloading ${missing.length} package${missing.length === 1 ? '' : 's'}, ${(bytes / 1e6).toFixed(1)} MB`,
       );
+    this.#requireRoom(bytes * madeFactor, 'the packages and what is made of them');
     await source.fetch(packages);
     return packages;
+  }
+
+  /** apt does not say that a disk is full: it waits, without end. */
+  #requireRoom(bytes: number, what: string): void {
+    const room = this.#room(this.root);
+    if (room >= bytes) return;
+    const megabytes = (count: number): string => `${Math.floor(count / 1e6)} MB`;
+    throw new SetupError(
+      `the cache folder ${this.root} has room for ${megabytes(room)}, and ${what} take ${megabytes(bytes)}`,
+      'make room there, or set VFIO_COMPANION_CACHE to a folder that has some',
+    );
   }
 
   #packageSource(release: ReleaseName): PackageSource {

@@ -108,6 +108,19 @@ describe('Store', () => {
     expect(asked).toEqual([]);
   });
 
+  it('asks for nothing, and fetches nothing, that there is no room for', async () => {
+    const withRoom = (...bytes: number[]) => ensure(open({ room: () => bytes.shift() ?? 0 }));
+    await expect(withRoom(1e6)).rejects.toMatchObject({
+      message: expect.stringMatching(/store has room for 1 MB, and Debian's lists of packages take \d+ MB$/),
+      hint: expect.stringContaining('VFIO_COMPANION_CACHE'),
+    });
+    expect(asked).toEqual([]);
+    await expect(withRoom(1e9)).rejects.toThrow(/room for 0 MB, and the packages/);
+    expect(asked).toEqual(['resolve']);
+    await withRoom(1e9, 1e9);
+    expect(readFileSync(tool(), 'utf8')).toBe('tool');
+  });
+
   it('makes a folder again from which a file was deleted, without the network', async () => {
     await ensure();
     rmSync(tool());
