@@ -43,7 +43,8 @@ try {
       target.close();
     }
     const after = openDescriptors();
-    if (after !== before) throw new Error(`${after - before} descriptors leaked`);
+    // Fewer are none of ours: Node closes one of its own soon after it has begun.
+    if (after > before) throw new Error(`${after - before} descriptors leaked`);
     seed = (seed + 1) & 0x7fff_ffff;
   } while (performance.now() < end);
   console.log(

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import { pack, unpack } from 'msgpackr';
 import { Mlx5Device } from '../../../device-models/mlx5/index.ts';
 import { limits } from '../../../device-models/mlx5/limits.ts';
@@ -231,10 +232,29 @@ export class Replay {
       this.figures.mutated++;
       this.#hostile(random, step);
     }
+    this.#expectMovable();
     this.#host.mayInitiate = true;
     this.#device.resume();
     this.#expectSound();
     this.figures.sessions++;
+  }
+
+  /** Whatever a guest has made of its device can be saved, and loaded by another that then is the same. */
+  #expectMovable(): void {
+    this.#host.mayInitiate = false;
+    this.#device.quiesce();
+    const records = [...this.#device.migration.save()].map(travel);
+    const [other] = this.#make();
+    try {
+      other.reset('client');
+      other.migration.beginLoad(stateVersions.current);
+      for (const record of records) other.migration.load(record);
+      other.migration.endLoad();
+      if (!isDeepStrictEqual([...other.migration.save()].map(travel), records))
+        throw new Error('the state that arrived is another');
+    } finally {
+      other.close();
+    }
   }
 
   #hostile(random: Random, step: Step): void {

@@ -70,6 +70,12 @@ describe('a recorded session', () => {
           core.sqs.doorbell = () => void core.host.timer(() => {});
         },
       ],
+      'a state that does not load': [
+        /vport.mtu is not a whole number/,
+        ({ core }) => {
+          Object.defineProperty(core.vport, 'mtu', { get: () => 70_000, set: () => {} });
+        },
+      ],
       'an object that is left': [
         /of pd are left/,
         ({ core }) => {
