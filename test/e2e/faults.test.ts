@@ -14,6 +14,7 @@ import {
   migrate,
   Qmp,
   QmpConnectionError,
+  recover,
   type Side,
   type Testbed,
   type TestbedMigration,
@@ -387,6 +388,12 @@ describe('a silent party', () => {
     // Whether QEMU still takes the `cont` of a connection that was closed meanwhile is its own affair.
     await destination.vm.qmp.execute('query-status');
     expect(await running(source)).toBe(false);
+    // The way out that was told.
+    await destination.close();
+    const devices = options.devices.map(({ id, source: socket }) => ({ id, socket }));
+    await recover({ qmp: options.source.qmp, devices, force: true });
+    await bed.migrate(patient);
+    expect(await running(bed.current)).toBe(true);
   });
 });
 
