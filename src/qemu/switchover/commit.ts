@@ -1,7 +1,7 @@
 /** Step 8: `cont` at the destination, the commit point; and what follows it. */
 import { CompanionError } from '../../errors.ts';
 import { Timeline } from '../../report/timeline.ts';
-import { QmpError } from '../errors.ts';
+import { DeadlineError, QmpError } from '../errors.ts';
 import type { QmpEvent } from '../qmp.ts';
 import type { DeviceRun, Run } from './run.ts';
 
@@ -10,18 +10,13 @@ const resumeTimeoutMs = 5000;
 export async function commit(run: Run): Promise<void> {
   if (run.signal.aborted) throw run.signal.reason;
   const { progressed } = run;
-  const start = Timeline.now();
+  const begun = Timeline.now();
   // The destination may still be loading, see `startsByItself`.
   const early = !progressed.completed;
   const before = run.destination.lastEvent;
   if (run.wasRunning) {
     progressed.contSent = true;
-    try {
-      await run.destination.execute('cont');
-    } catch (error) {
-      progressed.contVoid = error instanceof QmpError;
-      throw error;
-    }
+    await start(run, before);
     if (early) await untilStarted(run, before);
   }
   progressed.committed = true;
@@ -29,7 +24,7 @@ export async function commit(run: Run): Promise<void> {
   const released = await Promise.allSettled(run.devices.map((device) => release(run, device)));
   const end = Timeline.now();
   if (run.wasRunning) await noteResume(run, before);
-  run.timeline.add('resume', early ? (run.resumeUs ?? start) : start, end);
+  run.timeline.add('resume', early ? (run.resumeUs ?? begun) : begun, end);
   // After RESUME comes QEMU's word that all is over.
   await run.arrived.catch((error: unknown) => run.warn(String(error)));
   const failed = run.devices.filter((_device, index) => released[index]?.status === 'rejected');
@@ -39,6 +34,23 @@ export async function commit(run: Run): Promise<void> {
       'VC_RELEASE',
       `device ${failed.map(({ id }) => id).join(', ')} could not be released at the destination (${reason instanceof Error ? reason.message : String(reason)})`,
     );
+}
+
+/**
+ * Tells the destination to start. One that is slow to answer may do so yet: where it can't be ended at once, what it answers to `stop` tells
+ * what has come of it.
+ * @param before number of the last event before
+ */
+async function start(run: Run, before: number): Promise<void> {
+  const { destination, options, progressed } = run;
+  try {
+    await destination.execute('cont');
+  } catch (error) {
+    progressed.contVoid = error instanceof QmpError;
+    if (!(error instanceof DeadlineError) || options.destination.kill !== undefined) throw error;
+    const late = await takeBack(run, before).catch(() => undefined);
+    if (late === undefined) throw error;
+  }
 }
 
 /**

@@ -67,7 +67,14 @@ export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Prom
   }, stuckMs);
   try {
     for (let asked = false; ; asked = true) {
-      const status = textAt(await qemu.execute('query-migrate'), 'status');
+      const status = textAt(
+        await qemu.execute('query-migrate').catch((error: unknown) => {
+          // One that can be reached again later is to go on then, although nobody waits for it any more.
+          if (!asked) qemu.execute('migrate_cancel').catch(() => undefined);
+          throw error;
+        }),
+        'status',
+      );
       if (endedStatuses.has(status)) return status;
       if (!asked) await qemu.execute('migrate_cancel').catch(() => undefined);
       if (performance.now() - begun > timeoutMs)

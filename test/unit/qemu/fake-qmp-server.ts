@@ -27,6 +27,7 @@ export class FakeQmpServer {
   #silent = false;
   /** What waits for the main loop; undefined: it takes what comes. */
   #waiting: (() => void)[] | undefined;
+  #holdsAll = false;
   #turnedAway = false;
 
   private constructor(path: string, script: Script, chunk: number, greeting: string) {
@@ -60,9 +61,13 @@ export class FakeQmpServer {
     this.send(`${JSON.stringify({ timestamp: { seconds, microseconds }, event: name, data })}\r\n`);
   }
 
-  /** As a QEMU whose main loop can't be had: nothing is carried out but what comes out of band. */
-  hold(): void {
+  /**
+   * As a QEMU whose main loop can't be had: nothing is carried out but what comes out of band.
+   * @param all that neither, as of a QEMU that is stopped
+   */
+  hold(all = false): void {
     this.#waiting ??= [];
+    this.#holdsAll = all;
   }
 
   release(): void {
@@ -146,7 +151,8 @@ export class FakeQmpServer {
       const answer = refused ?? standard ?? this.#script(command, args ?? {});
       if (answer !== undefined) this.#write(client, `${JSON.stringify({ ...answer, id })}\r\n`);
     };
-    if (outOfBand === undefined && this.#waiting !== undefined) this.#waiting.push(carryOut);
+    const waits = outOfBand === undefined || this.#holdsAll;
+    if (waits && this.#waiting !== undefined) this.#waiting.push(carryOut);
     else carryOut();
   }
 }

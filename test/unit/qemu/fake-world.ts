@@ -414,6 +414,12 @@ export class FakeWorld {
     this.#event('source', 'MIGRATION', { status: 'pre-switchover' });
   }
 
+  /** A QEMU carries out nothing for so long, ms: it is stopped, or what comes to it is held up on its way. */
+  stall(side: 'source' | 'destination', ms: number): void {
+    this.#servers?.[side].hold(true);
+    setTimeout(() => this.#servers?.[side].release(), ms);
+  }
+
   /** A QEMU that lives can't be reached any more. */
   cutOff(side: 'source' | 'destination'): void {
     this.#servers?.[side].turnAway();
@@ -583,6 +589,8 @@ export class FakeWorld {
           else news();
         }, this.loadMs);
     } else if (side === 'source' && command === 'yank') {
+      // Whoever waits for `migrate-continue` does not notice it.
+      if (!this.stuck) return;
       this.#migration = 'failed';
       this.#event('source', 'MIGRATION', { status: 'failed' });
       this.sourceStatus = this.#statusBefore;

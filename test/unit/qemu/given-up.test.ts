@@ -6,7 +6,7 @@ import { closeFd, MappedMemory, memfdCreate, mmapProt } from '../../../src/posix
 import { connectAll, disconnectAll } from '../../../src/qemu/switchover/connect.ts';
 import { fenced } from '../../../src/qemu/switchover/fence.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
-import type { MigrateOptions } from '../../../src/qemu/switchover/options.ts';
+import type { MigrateOptions, MigrationFailed } from '../../../src/qemu/switchover/options.ts';
 import { type FakePeer, FakeWorld } from './fake-world.ts';
 
 let world: FakeWorld;
@@ -192,6 +192,22 @@ describe('a destination that', () => {
     expect(world.sourceStatus).not.toBe('running');
   });
 
+  it.each([
+    { loads: true, outcome: 'migrated' },
+    { loads: false, outcome: 'source' },
+  ])('is slow to answer cont is asked what has come of it: %o', async ({ loads, outcome }) => {
+    if (!loads) world.loadMs = 60_000;
+    const timeouts = { command: 2000, final: 60_000, rollback: 2000 };
+    const onPhase = (phase: string): void => {
+      if (phase === 'resume') world.stall('destination', 2500);
+    };
+    const { outcome: end } = await migrate({ ...world.options(), timeouts, onPhase }).catch(
+      (error: MigrationFailed) => error,
+    );
+    expect(end).toBe(outcome);
+    expect(world.sourceStatus).toBe(loads ? 'postmigrate' : 'running');
+  });
+
   /** Fails in precopy, with a destination that answers nothing from then on. */
   function fallSilent(phase: string): void {
     if (phase !== 'precopy') return;
@@ -221,6 +237,18 @@ describe('a destination that', () => {
       report: { warnings: [expect.stringContaining('could not be ended')] },
     });
   });
+});
+
+it('a source that answers nothing while it is given the guest back goes on when it can be reached again', async () => {
+  world.source.failing = { method: 'rest', after: 0 };
+  const onPhase = (phase: string): void => {
+    if (phase === 'rollback') world.stall('source', 5000);
+  };
+  const timeouts = { command: 1500, rollback: 1500 };
+  const failed = migrate({ ...world.options(), timeouts, onPhase });
+  await expect(failed).rejects.toMatchObject({ outcome: 'unknown' });
+  expect(world.sourceStatus).toBe('finish-migrate');
+  await expect.poll(() => world.sourceStatus, { timeout: 30_000 }).toBe('running');
 });
 
 it('does not take a destination for silent that has answered while this process stood still', async () => {
