@@ -6,7 +6,7 @@ import { anticipate } from './final.ts';
 import { Pauses } from './pauses.ts';
 import { preset } from './preset.ts';
 import { pump, pumpRate } from './pump.ts';
-import { type DeviceRun, numberAt, type Run, refusal } from './run.ts';
+import { type DeviceRun, numberAt, type Run, refusal, textAt } from './run.ts';
 import { holdLimitMs } from './settings.ts';
 import { canPreCopy } from './setup.ts';
 import { assumedCost, type SwitchoverCosts, warmUp } from './warm-up.ts';
@@ -130,6 +130,19 @@ function dirtyOf(device: DeviceRun): Pick<DeviceSample, 'dirtyPages' | 'carryMs'
   return { dirtyPages: device.dirtyPages - carried, carryMs: (carried * perPage) / 1000 };
 }
 
+/**
+ * A connection of TCP is given up by the kernel after two minutes only. (RDMA registers memory before it connects, which may take as long as that.)
+ * @param elapsedMs since QEMU was told to migrate
+ */
+function checkConnected({ options: { uri }, timeouts }: Run, status: string, elapsedMs: number): void {
+  if (status !== 'setup' || elapsedMs < timeouts.connect || uri.startsWith('rdma:')) return;
+  throw refusal(
+    'VC_URI',
+    `the source QEMU has not reached ${uri} within ${timeouts.connect} ms`,
+    'is it an address of the destination, and does a firewall let it through?',
+  );
+}
+
 /** Looks at all parties, and lets QEMU switch over or holds it. */
 class Governor {
   readonly #run: Run;
@@ -172,6 +185,7 @@ class Governor {
       }),
     ]);
     if (run.progressed.stopped) return;
+    checkConnected(run, textAt(status, 'status'), elapsedMs);
     const round = numberAt(status, 'ram', 'dirty-sync-count');
     const firstPass = run.devices.some(({ initialBytes }) => initialBytes > 0);
     if (firstPass) this.#roundsOfFirstPass = Math.max(0, round - 1);

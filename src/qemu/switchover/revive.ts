@@ -55,9 +55,10 @@ export async function reviveDevice(
  * Cancels the migration of a QEMU, if there is one, and waits until it is over. One that others have begun need not tell of that by events.
  *
  * While the last pass of RAM waits for a network or a destination that takes nothing, QEMU carries out no command, `migrate_cancel` neither:
- * then its connection is cut.
+ * then its connection is cut. One that has not got that far as to be connected can't be cut, and is not waited for: it ends when connecting does, which
+ * may take minutes, and its guest runs all the time.
  *
- * @returns how it ended; it may have been too late
+ * @returns how it ended; it may have been too late. "cancelling": it still tries to connect
  */
 export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Promise<string> {
   const begun = performance.now();
@@ -66,6 +67,7 @@ export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Prom
     qemu.execute('yank', yankMigration, { outOfBand: true }).catch(() => undefined);
   }, stuckMs);
   try {
+    let connects = false;
     for (let asked = false; ; asked = true) {
       const status = textAt(
         await qemu.execute('query-migrate').catch((error: unknown) => {
@@ -76,6 +78,8 @@ export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Prom
         'status',
       );
       if (endedStatuses.has(status)) return status;
+      if (!asked) connects = status === 'setup';
+      if (connects && status === 'cancelling' && performance.now() - begun > stuckMs) return status;
       if (!asked) await qemu.execute('migrate_cancel').catch(() => undefined);
       if (performance.now() - begun > timeoutMs)
         throw new DeadlineError("the end of QEMU's migration", timeoutMs);

@@ -8,7 +8,7 @@ import { within } from '../deadline.ts';
 import { DeadlineError, QmpConnectionError } from '../errors.ts';
 import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
 import { guestHasEnded } from './guest-end.ts';
-import { cancelMigration, resumeGuest, reviveDevice } from './revive.ts';
+import { cancelMigration, endedStatuses, resumeGuest, reviveDevice } from './revive.ts';
 import { type DeviceRun, field, type Run } from './run.ts';
 
 const probeMs = 1000;
@@ -126,7 +126,13 @@ async function resumeSource(run: Run): Promise<Outcome> {
   const { unfenced: source, progressed, timeouts } = run;
   if (!source.open) return goneSource(run);
   try {
-    if (progressed.migrateSent && !progressed.completed) await cancelMigration(source, timeouts.rollback);
+    if (progressed.migrateSent && !progressed.completed) {
+      const end = await cancelMigration(source, timeouts.rollback);
+      if (!endedStatuses.has(end))
+        run.warn(
+          'the source QEMU still tries to connect, and until that ends it neither migrates again nor takes its former settings (`vfio-companion recover` sees to both)',
+        );
+    }
     if (!run.wasRunning) return 'source';
     const status = await resumeGuest(source, timeouts.rollback);
     if (status === 'running') return 'source';

@@ -316,6 +316,8 @@ export class FakeWorld {
   eventless = false;
   /** The last pass of RAM waits for a way that takes nothing, and QEMU's main loop for that. */
   stuck = false;
+  /** The source's connection for RAM is neither made nor refused. */
+  unconnected = false;
   /** What would be cancelled comes to its end just before, as one that pauses nowhere. */
   endsFirst = false;
   /** How long before it tells of its last pass the source has stopped, ms. */
@@ -564,7 +566,9 @@ export class FakeWorld {
 
   /** What a QEMU does by itself after a command. */
   #act(side: 'source' | 'destination', command: string): void {
-    if (side === 'source' && command === 'migrate') {
+    if (side === 'source' && this.unconnected && /^(migrate|yank)/.test(command)) {
+      this.#migration = command === 'migrate' ? 'setup' : 'cancelling';
+    } else if (side === 'source' && command === 'migrate') {
       this.#migration = 'active';
       this.#event('source', 'MIGRATION', { status: 'active' });
       this.#statusBefore = this.sourceStatus;

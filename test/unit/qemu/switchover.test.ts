@@ -517,6 +517,33 @@ describe('a fault before the commit point', () => {
     }
   });
 
+  describe('a connection for RAM that does not come about', () => {
+    const uri = 'tcp:192.0.2.1:4444';
+    beforeEach(() => {
+      world.unconnected = true;
+    });
+
+    it('is given up', async () => {
+      const timeouts = { connect: 500, command: 5000, rollback: 60_000 };
+      await expect(migrate({ ...world.options(), uri, timeouts })).rejects.toMatchObject({
+        outcome: 'source',
+        code: 'VC_URI',
+        message: expect.stringMatching(/^the source QEMU has not reached tcp:192.0.2.1:4444 within 500 ms/),
+        report: { warnings: expect.arrayContaining([expect.stringContaining('still tries to connect')]) },
+      });
+    });
+
+    it('is no reason to wait after a cancel, or not to know where the guest is', async () => {
+      const timeouts = { connect: 60_000, command: 5000, rollback: 120_000 };
+      const cancel = new AbortController();
+      const onPhase = (phase: string): void => {
+        if (phase === 'precopy') setTimeout(() => cancel.abort(), 50);
+      };
+      const failed = migrate({ ...world.options(), uri, timeouts, onPhase, signal: cancel.signal });
+      await expect(failed).rejects.toMatchObject({ outcome: 'source', code: 'VC_CANCELLED' });
+    });
+  });
+
   it('destination QEMU refuses cont: the source goes on, the destination is ended', async () => {
     world.refused.add('destination cont');
     await expect(migrate(world.options())).rejects.toMatchObject({ outcome: 'source' });
