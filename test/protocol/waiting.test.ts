@@ -158,7 +158,7 @@ describe.each(serversUnderTest)('$name server, while the device waits for DMA', 
 
   it('keeps the bytes of the write under way while more than a buffer arrives', () => {
     // That takes a busy machine a while, all of it inside one wait.
-    start({ dmaTimeoutMs: 15_000 });
+    start({ dmaTimeoutMs: 15_000, messagePatienceMs: 15_000 });
     const first = Buffer.from(Uint8Array.from({ length: 4096 }, (_, i) => i * 3));
     device.onWrite = (region, offset) => {
       if (region === 0 && offset === 0) device.link?.dma.read(iova, Buffer.alloc(4));
