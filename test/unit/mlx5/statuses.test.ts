@@ -318,6 +318,19 @@ describe('a command that is', () => {
     expect(() => driver.command('ALLOC_UAR')).toThrow(expect.objectContaining(early));
   });
 
+  it('too late: BAD_SYS_STATE', () => {
+    const { driver } = running();
+    const late = expect.objectContaining({ status: status.BAD_SYS_STATE_ERR });
+    // Neither has an EQ left to be reported to.
+    driver.eventMode = false;
+    driver.command('TEARDOWN_HCA');
+    expect(() => driver.command('ALLOC_UAR')).toThrow(late);
+    driver.command('QUERY_HCA_CAP', Buffer.alloc(16), 4112);
+    driver.command('DISABLE_HCA');
+    expect(() => driver.command('QUERY_HCA_CAP', Buffer.alloc(16), 4112)).toThrow(late);
+    expect(() => driver.command('INIT_HCA', Buffer.alloc(32))).toThrow(late);
+  });
+
   it('one too many: LIM_ERR, for every kind that can be had without limit otherwise', () => {
     const { driver, device } = running();
     const { core } = device;
