@@ -11,6 +11,11 @@ export function bytes(count: number): string {
   return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : 1)} ${units[unit]}`;
 }
 
+/** "1 round", "2 rounds" */
+export function passes(rounds: number): string {
+  return `${rounds} round${rounds === 1 ? '' : 's'}`;
+}
+
 /** Microseconds as "812 µs" or "31.4 ms". */
 export function duration(us: number): string {
   if (us < 1000) return `${Math.round(us)} µs`;

@@ -1,6 +1,6 @@
 /** What a reader of a report looks for first. */
 import { comparisonUs, limitedBlackoutUs } from './blackout.ts';
-import { bytes, duration } from './format.ts';
+import { bytes, duration, passes } from './format.ts';
 import { whereabouts } from './summary.ts';
 import type { DeviceReport, MigrationReport } from './types.ts';
 
@@ -31,7 +31,7 @@ function guest({ outcome, totalMs, ramBytes, rounds, qemu }: MigrationReport): K
   const seconds = `${(totalMs / 1000).toFixed(2)} s`;
   if (outcome !== 'migrated')
     return { label: 'Given up after', value: seconds, note: whereabouts[outcome], good: false };
-  const note = `${bytes(ramBytes)} of RAM, ${rounds} rounds; QEMU ${qemu.source} to ${qemu.destination}`;
+  const note = `${bytes(ramBytes)} of RAM, ${passes(rounds)}; QEMU ${qemu.source} to ${qemu.destination}`;
   return { label: 'Migrated in', value: seconds, note };
 }
 

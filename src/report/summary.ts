@@ -1,5 +1,5 @@
 import { comparisonUs } from './blackout.ts';
-import { bytes, duration } from './format.ts';
+import { bytes, duration, passes } from './format.ts';
 import type { DeviceReport, MigrationReport, Outcome } from './types.ts';
 
 /** Where the guest is that was not migrated. */
@@ -29,7 +29,7 @@ export function summary(report: MigrationReport): string {
     if (report.error.hint !== undefined) lines.push(`hint: ${report.error.hint}`);
   }
   lines.push(
-    `RAM ${bytes(report.ramBytes)}, ${report.rounds} rounds; QEMU ${report.qemu.source} to ${report.qemu.destination}.`,
+    `RAM ${bytes(report.ramBytes)}, ${passes(report.rounds)}; QEMU ${report.qemu.source} to ${report.qemu.destination}.`,
   );
   if (report.timeline.length > 0) {
     lines.push('', 'Blackout, from the stop of the vCPUs:');

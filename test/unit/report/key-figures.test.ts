@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import { keyFigures } from '../../../src/report/key-figures.ts';
+import { summary } from '../../../src/report/summary.ts';
 import { aReport } from './a-report.ts';
 
 const [device] = aReport.devices;
@@ -17,6 +18,12 @@ it('tells the blackout, the time, and what was compared, each with its verdict',
       good: true,
     },
   ]);
+});
+
+it('tells a single round as one', () => {
+  const report = { ...aReport, rounds: 1 };
+  expect(keyFigures(report)[1]?.note).toContain(', 1 round; QEMU');
+  expect(summary(report)).toContain(', 1 round; QEMU');
 });
 
 it('holds against the limit what the comparison did not take', () => {
