@@ -11,7 +11,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { silentLogger } from '../src/log.ts';
 import { createReactor } from '../src/loop/index.ts';
-import { type HostPort, openPort, parseMac, Switch } from '../src/net/index.ts';
+import { type HostPort, openPort, parseMac, Switch, specText } from '../src/net/index.ts';
 import { canUseTaps, TestNet } from '../src/net/testnet.ts';
 
 const SIZES = [64, 1500, 9000];
@@ -135,7 +135,7 @@ async function bench(rounds: number): Promise<void> {
   try {
     await new Promise((resolve) => child.stdout.once('data', resolve));
     const kinds = new Map<string, [HostPort, HostPort]>();
-    kinds.set('switch', await ports([`switch:${path}`, `switch:${path}`]));
+    kinds.set('switch', await ports([`switch:${specText(path)}`, `switch:${specText(path)}`]));
     if (net === undefined) process.stdout.write(`no bridge to compare with: ${able.ok ? '' : able.reason}\n`);
     else kinds.set('bridge', await ports([net.tapSpec(0), net.tapSpec(1)]));
     const results = new Map<string, number[]>();

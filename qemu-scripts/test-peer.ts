@@ -2,7 +2,7 @@
 import { isIPv4 } from 'node:net';
 import { createLogger } from '../src/log.ts';
 import { createReactor } from '../src/loop/index.ts';
-import { openPort } from '../src/net/index.ts';
+import { openPort, specText } from '../src/net/index.ts';
 import { TestPeer } from '../src/net/testing/test-peer.ts';
 import { fromCommandLine } from './arguments.ts';
 
@@ -13,7 +13,7 @@ const { socket, ip } = fromCommandLine('test-peer SWITCH_SOCKET IP', ([socket, i
 });
 const log = createLogger({ name: 'test-peer', level: 'warn' });
 const reactor = createReactor({ onError: (error) => log.error({ err: error }, 'unexpected') });
-const port = openPort(`switch:${socket},name=${ip}`, { reactor, log });
+const port = openPort(`switch:${specText(socket)},name=${ip}`, { reactor, log });
 const tail = ip
   .split('.')
   .slice(1)

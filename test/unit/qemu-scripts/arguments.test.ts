@@ -61,4 +61,9 @@ describe('test-peer', () => {
   ])('says how it is called with %j', async (args, said) => {
     expect(await execa(process.execPath, [script, ...args], { reject: false })).toMatchObject(said);
   });
+
+  it('looks for its switch at a path with a comma', async () => {
+    const result = await execa(process.execPath, [script, '/no, such/switch', '10.0.0.1'], { reject: false });
+    expect(result.stderr).toContain('no switch at /no, such/switch');
+  });
 });
