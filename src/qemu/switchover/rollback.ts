@@ -116,8 +116,14 @@ async function goneSource(run: Run): Promise<Outcome> {
 
 /** Returns whether the device works again. */
 async function reviveSource(run: Run, { id, unfenced, sourceInfo }: DeviceRun): Promise<boolean> {
+  let gone = false;
+  void unfenced.ended.then(() => {
+    gone = true;
+  });
   const troubles = await reviveDevice(id, unfenced, sourceInfo.hasNet, run.timeouts.command);
   for (const trouble of troubles) run.warn(`at the source: ${trouble}`);
+  if (troubles.length > 0 && !gone)
+    run.warn(`when the server of device ${id} answers again, \`vfio-companion recover\` has the device work`);
   return troubles.length === 0;
 }
 

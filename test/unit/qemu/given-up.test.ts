@@ -6,7 +6,7 @@ import { closeFd, MappedMemory, memfdCreate, mmapProt } from '../../../src/posix
 import { connectAll, disconnectAll } from '../../../src/qemu/switchover/connect.ts';
 import { fenced } from '../../../src/qemu/switchover/fence.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
-import type { MigrateOptions, MigrationFailed } from '../../../src/qemu/switchover/options.ts';
+import { type MigrateOptions, MigrationFailed } from '../../../src/qemu/switchover/options.ts';
 import { type FakePeer, FakeWorld } from './fake-world.ts';
 
 let world: FakeWorld;
@@ -250,6 +250,25 @@ it('a source that answers nothing while it is given the guest back goes on when 
   expect(world.sourceStatus).toBe('finish-migrate');
   await expect.poll(() => world.sourceStatus, { timeout: 30_000 }).toBe('running');
 });
+
+it.each([true, false])(
+  'tells how a device works again whose server is silent, unless it is gone: %s',
+  async (gone) => {
+    const { source } = world;
+    source.rest = () => Promise.reject(new Error('no answer'));
+    const onPhase = (phase: string): void => {
+      if (phase !== 'rollback') return;
+      source.setState = () => new Promise(() => undefined);
+      if (gone) source.die(new Error('killed'));
+    };
+    const timeouts = { command: 1000 };
+    const error = await migrate({ ...world.options(), timeouts, onPhase }).catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(MigrationFailed);
+    const { warnings } = (error as MigrationFailed).report;
+    expect(warnings).toContain('at the source: device dev0 does not work any more');
+    expect(warnings.some((warning) => warning.includes('vfio-companion recover'))).toBe(!gone);
+  },
+);
 
 it('does not take a destination for silent that has answered while this process stood still', async () => {
   const timeouts = { command: 3000, final: 3000 };
