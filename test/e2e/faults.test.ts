@@ -325,6 +325,51 @@ it('a destination that was told to start is called back when its device server d
   await expectWorkload(bed);
 });
 
+it('a last pass of RAM that is stuck is called off by Ctrl-C, and goes on when it is stuck no more', async () => {
+  const bed = await bootBusy();
+  // So that the destination is told to start while it waits for the rest of RAM.
+  await startChurn(bed, 50);
+  const source = bed.current;
+  const stuckWay = async (name: string) => {
+    const [path, real] = [join(bed.folder, `relay-${name}`), join(bed.folder, `real-${name}`)];
+    return { relay: await Relay.start(path, real), uri: `unix:${path}`, listenUri: `unix:${real}` };
+  };
+  const first = await stuckWay('first');
+  const cancel = new AbortController();
+  const destination = await bed.prepare();
+  const { outcome, error } = await attempt(bed, destination, {
+    ...overfull,
+    uri: first.uri,
+    listenUri: first.listenUri,
+    signal: cancel.signal,
+    onPhase: (phase) => {
+      if (phase === 'pre-switchover') first.relay.hold();
+      // By then it has been told.
+      if (phase === 'resume') setTimeout(() => cancel.abort(), 1000);
+    },
+  });
+  first.relay.cut();
+  expect(error?.code).toBe('VC_CANCELLED');
+  expect(outcome).toBe('source');
+  await expectOneSide(outcome, source, destination);
+  await expectWorkload(bed);
+  const second = await stuckWay('second');
+  const report = await bed.migrate({
+    ...patient,
+    ...overfull,
+    uri: second.uri,
+    listenUri: second.listenUri,
+    onPhase: (phase) => {
+      if (phase !== 'pre-switchover') return;
+      second.relay.hold();
+      setTimeout(() => second.relay.release(), 2000);
+    },
+  });
+  second.relay.cut();
+  expect(report.outcome).toBe('migrated');
+  await expectWorkload(bed);
+});
+
 describe('a silent party', () => {
   const timeouts = { command: 1500, final: 4000, rollback: 4000 } as const;
 
