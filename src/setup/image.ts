@@ -163,13 +163,17 @@ async function compile(files: readonly string[], binary: string): Promise<void> 
   throw new SetupError(`cannot compile ${files.join(' ')}:\n${result.all}`, 'apt-get install gcc libc6-dev');
 }
 
-/** Images of other checkouts or earlier sources that nobody has asked for in a while. */
-function dropUnused(store: Store, name: KernelName, keep: string): void {
+/** Removes images of other checkouts or earlier sources that nobody has asked for in a while, as far as that can be done. */
+export function dropUnused(store: Store, name: KernelName, keep: string): void {
   const limit = Date.now() - unusedForDays * 86_400_000;
   for (const folder of readdirSync(store.root)) {
     if (!folder.startsWith(`image-${name}-`) || folder === keep) continue;
-    if (statSync(store.path(folder)).mtimeMs < limit)
-      rmSync(store.path(folder), { recursive: true, force: true });
+    try {
+      if (statSync(store.path(folder)).mtimeMs < limit)
+        rmSync(store.path(folder), { recursive: true, force: true });
+    } catch {
+      // Another user's, as of a set-up by root: it stays.
+    }
   }
 }
 
