@@ -16,7 +16,7 @@ BUILT := dist/.built
 .DELETE_ON_ERROR:
 
 setup: build
-	@$(NODE) dist/src/setup/main.js
+	@$(NODE) dist/src/cli/main.js setup
 
 build: $(BUILT)
 

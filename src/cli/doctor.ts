@@ -7,7 +7,7 @@ import { defaultKernel, isKernelName, type KernelName, kernels } from '../setup/
 import { findImage, type GuestKernel } from '../setup/image.ts';
 import { chooseKernel } from '../setup/index.ts';
 import { locateLibvfioUser } from '../setup/libvfio-user.ts';
-import { cacheRoot } from '../setup/paths.ts';
+import { cacheRoot, setupCommand } from '../setup/paths.ts';
 import { findOnPath, findPrivateQemu, findSystemQemu, type Qemu } from '../setup/qemu.ts';
 import { Store } from '../setup/store.ts';
 
@@ -73,7 +73,7 @@ function cacheFinding(root: string): Finding {
     name: 'cache',
     state: 'gap',
     value: `${root} cannot be written to`,
-    remedy: 'before make setup: set VFIO_COMPANION_CACHE to a folder of your own',
+    remedy: `before ${setupCommand()}: set VFIO_COMPANION_CACHE to a folder of your own`,
   };
 }
 
@@ -92,7 +92,7 @@ async function findQemu(store: Store, findings: Finding[]): Promise<Qemu | undef
     const qemu = (await findSystemQemu()) ?? (await findPrivateQemu(store));
     if (qemu === undefined) {
       const value = 'none >= 10.1 with vfio-user-pci, or the private one is damaged';
-      findings.push({ name: 'QEMU', state: 'fault', value, remedy: 'make setup' });
+      findings.push({ name: 'QEMU', state: 'fault', value, remedy: setupCommand() });
       return undefined;
     }
     findings.push({ name: 'QEMU', state: 'ok', value: `${qemu.version}, ${qemu.source}: ${qemu.command}` });
@@ -129,7 +129,7 @@ async function findImages(
         name: `guest kernel ${name}`,
         state: name === needed ? 'fault' : 'gap',
         value: 'not there, or damaged, or without an image of this checkout',
-        remedy: `make setup KERNEL=${name}`,
+        remedy: setupCommand(name),
       });
     } else {
       images.set(name, image);
@@ -147,7 +147,7 @@ export async function kvmFinding(
   device: string = kvmDevice,
 ): Promise<Finding> {
   if (qemu === undefined || kernel === undefined) {
-    const remedy = 'make setup; the probe boots a guest';
+    const remedy = `${setupCommand()}; the probe boots a guest`;
     return { name: 'KVM', state: 'gap', value: 'not probed', remedy };
   }
   const probe = await probeKvm(qemu, kernel, { fresh: true, device });

@@ -30,6 +30,7 @@ const commands: Readonly<Record<string, () => Promise<Register>>> = {
   switch: async () => (await import('./switch.ts')).registerSwitch,
   ask: async () => (await import('./ask.ts')).registerAsk,
   doctor: async () => (await import('./doctor.ts')).registerDoctor,
+  setup: async () => (await import('./setup.ts')).registerSetup,
   demo: async () => (await import('./demo.ts')).registerDemo,
 };
 

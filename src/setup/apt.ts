@@ -14,6 +14,7 @@ import { type PackageSet, type ReleaseName, releases, scriptOnlyPackages } from 
 import { SetupError } from './errors.ts';
 import { sha256File } from './hash.ts';
 import { findMirrors, type Mirrors, mirrorVariable, sourcesFor } from './mirrors.ts';
+import { setupCommand } from './paths.ts';
 
 /** One package file, as apt's signed indices describe it. */
 export interface PackageFile {
@@ -64,7 +65,7 @@ function aptFailure(what: string, stderr: string): SetupError {
   }
   return new SetupError(
     `${what}: ${first}`,
-    `check the network and the mirror of this machine (or set ${mirrorVariable}), then run make setup again`,
+    `check the network and the mirror of this machine (or set ${mirrorVariable}), then run ${setupCommand()} again`,
   );
 }
 

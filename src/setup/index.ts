@@ -2,7 +2,7 @@ import { type Accelerator, probeKvm } from './accel.ts';
 import { defaultKernel, isKernelName, type KernelName, kernels } from './catalog.ts';
 import { SetupError } from './errors.ts';
 import { findImage, type GuestKernel } from './image.ts';
-import { cacheRoot } from './paths.ts';
+import { cacheRoot, setupCommand } from './paths.ts';
 import { findPrivateQemu, findSystemQemu, type Qemu } from './qemu.ts';
 import { Store } from './store.ts';
 
@@ -20,7 +20,7 @@ export async function locateQemu(): Promise<Qemu> {
   located ??= (async () => {
     const qemu = (await findSystemQemu()) ?? (await findPrivateQemu(new Store(cacheRoot())));
     if (qemu === undefined)
-      throw new SetupError('there is no QEMU >= 10.1 with vfio-user-pci', 'run make setup');
+      throw new SetupError('there is no QEMU >= 10.1 with vfio-user-pci', `run ${setupCommand()}`);
     return qemu;
   })();
   return await located;
@@ -40,7 +40,7 @@ export async function locateKernel(name?: KernelName): Promise<GuestKernel> {
   if (found !== undefined) return found;
   throw new SetupError(
     `there is no guest kernel ${wanted}, or no image for it`,
-    `run make setup KERNEL=${wanted}`,
+    `run ${setupCommand(wanted)}`,
   );
 }
 

@@ -4,6 +4,7 @@ import { execa } from 'execa';
 import { compressedKernel } from './bzimage.ts';
 import { guestModules, guestPackages, type KernelName, kernels, type ReleaseName } from './catalog.ts';
 import { SetupError } from './errors.ts';
+import { setupCommand } from './paths.ts';
 import { whyFailed } from './programs.ts';
 import type { Store } from './store.ts';
 import { type Manifest, unpack } from './tree.ts';
@@ -47,7 +48,7 @@ async function runFromTree(
   if (result.exitCode === 0) return result.stdout;
   throw new SetupError(
     `${program} failed: ${whyFailed(result, Buffer.from(result.stderr).toString())}`,
-    'make setup again; if it stays so, delete the cache folder',
+    `${setupCommand()} again; if it stays so, delete the cache folder`,
     result,
   );
 }

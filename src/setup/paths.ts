@@ -42,6 +42,13 @@ function homeFolder(): string {
   throw new SetupError('there is no home folder to keep the cache in', hint, cause);
 }
 
+/** What brings QEMU, and `kernel` (default: the one that is used) with its image: of a checkout, or of a package in a project's `node_modules`. */
+export function setupCommand(kernel?: string, root: string = checkoutRoot()): string {
+  if (root.split('/').includes('node_modules'))
+    return `npx vfio-companion setup${kernel === undefined ? '' : ` --kernel ${kernel}`}`;
+  return `make setup${kernel === undefined ? '' : ` KERNEL=${kernel}`}`;
+}
+
 /** The checkout that this module belongs to, whether it runs from `src/` or from `dist/`. */
 export function checkoutRoot(): string {
   let folder = dirname(fileURLToPath(import.meta.url));

@@ -3,10 +3,11 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { execa } from 'execa';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { GuestAgent } from '../../src/qemu/guest-agent.ts';
 import { tryAccelerator } from '../../src/setup/accel.ts';
-import { locateKernel, locateQemu, probeAccelerator } from '../../src/setup/index.ts';
+import { checkoutRoot, locateKernel, locateQemu, probeAccelerator } from '../../src/setup/index.ts';
 
 let folder: string;
 let children: ChildProcess[];
@@ -79,6 +80,13 @@ afterEach(async () => {
     await gone;
   }
   rmSync(folder, { recursive: true, force: true });
+});
+
+it('set-up has nothing to say when all is there', async () => {
+  const result = await execa(process.execPath, [join(checkoutRoot(), 'dist/src/cli/main.js'), 'setup'], {
+    reject: false,
+  });
+  expect(result).toMatchObject({ exitCode: 0, stdout: '', stderr: '' });
 });
 
 describe('the guest that set-up makes', () => {

@@ -123,6 +123,24 @@ it('a working directory that is gone is told of in one sentence', async () => {
   expect(result).toMatchObject({ exitCode: 1, stdout: '' });
 });
 
+it('set-up names all that it could not bring', async () => {
+  const env = { VFIO_COMPANION_CACHE: inFolder('cache'), PATH: inFolder('nothing'), KERNEL: 'trixie' };
+  const result = await execa(process.execPath, [program, 'setup'], { env, reject: false });
+  expect(result.stderr).toMatch(/^setup: what to do: \S/m);
+  expect(result.stderr).toMatch(
+    /^setup: missing: QEMU >= 10\.1 with vfio-user-pci; guest kernel trixie and its image$/m,
+  );
+  expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+});
+
+it('set-up refuses a kernel that it does not know', async () => {
+  const result = await execa(process.execPath, [program, 'setup', '--kernel', 'bookworm,nosuch'], {
+    reject: false,
+  });
+  expect(result.stderr).toMatch(/^error: no guest kernel is called nosuch .*\nhint: use one of bookworm, /);
+  expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+});
+
 it('a switch says that it has nothing to capture without an uplink', async () => {
   const args = ['switch', '--socket', inFolder('switch'), '--pcap', inFolder('capture')];
   const result = await execa(process.execPath, [program, ...args], { reject: false });

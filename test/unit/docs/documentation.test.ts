@@ -10,6 +10,7 @@ import { registerMigrate } from '../../../src/cli/migrate.ts';
 import { registerModels } from '../../../src/cli/models.ts';
 import { registerRecover } from '../../../src/cli/recover.ts';
 import { registerServe } from '../../../src/cli/serve.ts';
+import { registerSetup } from '../../../src/cli/setup.ts';
 import { registerSwitch } from '../../../src/cli/switch.ts';
 import { checkoutRoot } from '../../../src/setup/index.ts';
 import { anchorsOf, brokenLinks, documentsBelow, optionsIn } from './markdown.ts';
@@ -23,7 +24,7 @@ const manuals = documents.filter((path) => path === 'README.md' || /^docs\/[^/]+
 const program = new Command();
 for (const register of [
   ...[registerServe, registerMigrate, registerRecover, registerModels],
-  ...[registerSwitch, registerAsk, registerDoctor, registerDemo],
+  ...[registerSwitch, registerAsk, registerDoctor, registerSetup, registerDemo],
 ])
   register(program);
 
@@ -63,9 +64,7 @@ describe('options of the command line', () => {
 
   it('of the manuals exist', () => {
     const known = new Set(program.commands.flatMap(flagsOf));
-    /** Of set-up's own program. */
-    const others = new Set(['--update', '--verify']);
-    expect([...documented].filter((flag) => !known.has(flag) && !others.has(flag))).toEqual([]);
+    expect([...documented].filter((flag) => !known.has(flag))).toEqual([]);
   });
 });
 
