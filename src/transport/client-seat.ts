@@ -2,6 +2,10 @@ import type { Logger } from '../log.ts';
 import { Listener } from '../loop/listener.ts';
 import type { Reactor } from '../loop/types.ts';
 import { closeFd, listenUnix } from '../posix/index.ts';
+import { TurnedAway } from './turned-away.ts';
+
+/** Clients that are being turned away at a time; further ones find their connection closed. */
+const maxTurnedAway = 8;
 
 /** A connection, as far as its server deals with it. */
 export interface Connection {
@@ -26,6 +30,7 @@ export interface ClientSeatOptions<C extends Connection> {
 export class ClientSeat<C extends Connection> {
   readonly #options: ClientSeatOptions<C>;
   readonly #listener: Listener | undefined;
+  readonly #turnedAway = new Set<TurnedAway>();
   #connection: C | undefined;
   #closed = false;
 
@@ -57,6 +62,7 @@ export class ClientSeat<C extends Connection> {
     if (this.#closed) return false;
     this.#closed = true;
     this.#connection?.close();
+    for (const client of this.#turnedAway) client.close();
     this.#listener?.close();
     return true;
   }
@@ -68,7 +74,13 @@ export class ClientSeat<C extends Connection> {
       this.adopt(fd);
       return;
     }
-    this.#options.log.warn('second client refused: one is being served already');
-    closeFd(fd);
+    const { log, reactor } = this.#options;
+    log.warn('second client refused: one is being served already');
+    if (this.#turnedAway.size >= maxTurnedAway) {
+      closeFd(fd);
+      return;
+    }
+    const onEnd = (client: TurnedAway): boolean => this.#turnedAway.delete(client);
+    this.#turnedAway.add(new TurnedAway({ fd, reactor, onEnd }));
   }
 }

@@ -189,3 +189,18 @@ describe('a device under a stock QEMU', () => {
     expect(status).toBe(0);
   });
 });
+
+it('a QEMU is told that a device is another one’s, and keeps its guest', async ({ onTestFinished }) => {
+  onTestFinished(closeBed);
+  bed = await startTestbed({
+    devices: [{ id: 'dev0', model: 'ram' }],
+    vm: { boot: 'none', memoryMiB: 128, rootPorts: ['rp0'] },
+  });
+  const { vm, servers } = bed.current;
+  const path = servers.get('dev0')?.socket ?? '';
+  const again = { driver: 'vfio-user-pci', id: 'again', bus: 'rp0', socket: { type: 'unix', path } };
+  await expect(vm.qmp.execute('device_add', again)).rejects.toMatchObject({
+    description: expect.stringMatching(/Device or resource busy/),
+  });
+  expect(await vm.qmp.execute('query-status')).toMatchObject({ status: 'running' });
+});

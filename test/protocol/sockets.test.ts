@@ -89,14 +89,38 @@ describe('a server’s socket', () => {
     expect(() => start()).toThrow(expect.objectContaining({ errno: errno.EADDRINUSE }));
   });
 
-  it('refuses a second client, and serves the next one after the first', () => {
+  it('answers a second client that it is busy, and serves the next one after the first', () => {
     start();
     const first = connect();
-    expect(() => connect()).toThrow(ConnectionError);
+    const message = 'the server refused VERSION: it serves another client already';
+    expect(() => connect()).toThrow(expect.objectContaining({ errno: errno.EBUSY, message }));
     expect(first.getInfo().regions).toBe(9);
     first.close();
     expect(connect().getInfo().regions).toBe(9);
     expect(device.calls).toEqual(['attach', 'detach', 'attach']);
+  });
+
+  it('lets go of those that are turned away and say nothing, of the last of many at once', async () => {
+    const base = openDescriptors();
+    start();
+    const first = connect();
+    const before = openDescriptors();
+    const silent = Array.from({ length: 10 }, () => connectUnix(path));
+    turn();
+    expect(openDescriptors()).toBe(before + 10 + 8);
+    const told = (): boolean => {
+      turn();
+      return openDescriptors() === before + 10;
+    };
+    await vi.waitUntil(told, { timeout: 10_000, interval: 5 });
+    expect(first.getInfo().regions).toBe(9);
+    silent.push(connectUnix(path));
+    turn();
+    server?.close();
+    first.close();
+    turn();
+    for (const fd of silent) closeFd(fd);
+    expect(openDescriptors()).toBe(base);
   });
 
   it('keeps nothing of a client that leaves, whatever it was doing', () => {

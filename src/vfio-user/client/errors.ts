@@ -1,5 +1,7 @@
 import { CompanionError, errno, errnoName, notOursHint } from '../../errors.ts';
 import { unpackPlain } from '../../msgpack.ts';
+import { command as vfioUserCommand } from '../constants.ts';
+import { commandName } from '../messages.ts';
 
 /** The server answered a request with an error. `code`, message and hint are the server's where it sends them. */
 export class PeerError extends CompanionError {
@@ -11,7 +13,9 @@ export class PeerError extends CompanionError {
     errnoValue: number,
     detail?: { code?: string; message?: string; hint?: string },
   ) {
-    const message = detail?.message ?? `the server refused ${command}: ${errnoName(errnoValue)}`;
+    const taken = command === commandName(vfioUserCommand.VERSION) && errnoValue === errno.EBUSY;
+    const why = taken ? 'it serves another client already' : errnoName(errnoValue);
+    const message = detail?.message ?? `the server refused ${command}: ${why}`;
     super(detail?.code ?? 'VC_PEER_REFUSED', message, {
       errno: errnoValue,
       ...(detail?.hint === undefined ? {} : { hint: detail.hint }),
