@@ -5,7 +5,7 @@
  */
 import { command, planReplay, type ReplayEntry } from '../../pci/index.ts';
 import type { DmaOperation, PeerInfo } from '../device-peer.ts';
-import { commandOf, commandOffset, msixTableAddress } from './check.ts';
+import { commandOf, commandOffset, msixTableAddress } from './registers.ts';
 import type { DeviceRun, Run } from './run.ts';
 
 /** What a destination QEMU holds of a device because we have told it. */

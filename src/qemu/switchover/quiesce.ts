@@ -4,15 +4,21 @@
  */
 import { CompanionError, errno, errnoName } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
-import { command } from '../../pci/index.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { ConfigPorts } from '../config-ports.ts';
 import type { BarrierResult } from '../device-peer.ts';
 import { formatAddress } from '../pci-address.ts';
 import { carry, pagesToCarry } from './carry.ts';
-import { commandOf, commandOffset, msixTableAddress } from './check.ts';
 import { moveState } from './final.ts';
 import { addressOf } from './place.ts';
+import {
+  commandOf,
+  commandOffset,
+  frozen,
+  msixTableAddress,
+  neededBits,
+  needsBusMaster,
+} from './registers.ts';
 import { isTold } from './replay.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
 import { canP2p, canPreCopy } from './setup.ts';
@@ -96,23 +102,6 @@ function halt(run: Run, device: DeviceRun, rested: Promise<unknown>) {
 /** Where the device sits, if that may have changed while the guest ran. */
 async function locate(run: Run, device: DeviceRun): Promise<void> {
   if (device.address.bus !== 0) device.address = await addressOf(run.source, device.id);
-}
-
-/** The configuration of a device as it was when the vCPUs stopped. */
-export function frozen(device: DeviceRun): NonNullable<DeviceRun['frozen']> {
-  if (device.frozen === undefined)
-    throw new CompanionError('VC_MIGRATE', `device ${device.id} has not been stopped`);
-  return device.frozen;
-}
-
-function needsBusMaster(device: DeviceRun): boolean {
-  return (commandOf(frozen(device).config) & neededBits(device)) !== neededBits(device);
-}
-
-/** What the command register must have for the self-DMA: memory decoding only where there is a BAR to reach. */
-export function neededBits(device: DeviceRun): number {
-  const reach = msixTableAddress(frozen(device)) === undefined ? 0 : command.memory;
-  return command.master | reach;
 }
 
 /**

@@ -5,7 +5,7 @@ import { migrationState, stateName } from '../../migration/state.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
 import { reached, socketHint } from '../reached.ts';
-import { checkNamed } from './check.ts';
+import { checkNamed } from './inventory.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
 import { cancelMigration, endedStatuses, resumeGuest, reviveDevice } from './revive.ts';
 import { field, listAt, refusal, textAt } from './run.ts';

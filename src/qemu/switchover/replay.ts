@@ -5,10 +5,10 @@ import { command, planReplay, type ReplayEntry } from '../../pci/index.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamWrites } from '../ecam-writes.ts';
 import { ecamOffset, formatAddress } from '../pci-address.ts';
-import { commandOf, commandOffset, msixTableAddress, otherServer } from './check.ts';
 import { forgetTable, tableWrites } from './preset.ts';
-import { frozen, neededBits } from './quiesce.ts';
+import { commandOf, commandOffset, frozen, msixTableAddress, neededBits } from './registers.ts';
 import type { DeviceRun, Run } from './run.ts';
+import { otherServer } from './side-checks.ts';
 
 /**
  * Lets a device run, held as it is, whose QEMU has been told all in advance: while it loads, for nothing that it loads

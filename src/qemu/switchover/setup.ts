@@ -1,13 +1,12 @@
 /** Step 2: both sides ready, device state flowing, RAM migration started. The guest runs all the time. */
-
 import { migrationFlags, migrationState } from '../../migration/state.ts';
 import { planReplay } from '../../pci/index.ts';
-import { commandOf, otherServer } from './check.ts';
 import { preset } from './preset.ts';
 import { pump } from './pump.ts';
+import { commandOf } from './registers.ts';
 import type { DeviceRun, Run } from './run.ts';
+import { otherServer } from './side-checks.ts';
 import { openChannel } from './state-channel.ts';
-
 export async function setUp(run: Run): Promise<void> {
   // With -S forgotten the destination would run the guest as soon as it is loaded; `stop` in state
   // "inmigrate" turns that off.

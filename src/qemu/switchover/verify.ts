@@ -6,11 +6,10 @@ import { ConfigPorts } from '../config-ports.ts';
 import type { DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
 import { comparableRam, foreignQemuHint, isForeignUnixSocket, verifyRamInTurns } from '../ram-proof.ts';
-import { commandOf, msixTableAddress } from './check.ts';
 import { compareStates } from './compare-state.ts';
 import type { MigrationEnd } from './options.ts';
 import { listenerAt } from './processes.ts';
-import { frozen, neededBits } from './quiesce.ts';
+import { commandOf, frozen, msixTableAddress, neededBits } from './registers.ts';
 import { type DeviceRun, type Run, refusal } from './run.ts';
 
 /** What the ports reach, and all that a replay writes. */
