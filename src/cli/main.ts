@@ -25,6 +25,8 @@ type Register = (program: Command) => void;
 const commands: Readonly<Record<string, () => Promise<Register>>> = {
   serve: async () => (await import('./serve.ts')).registerServe,
   migrate: async () => (await import('./migrate.ts')).registerMigrate,
+  save: async () => (await import('./saved.ts')).registerSave,
+  restore: async () => (await import('./saved.ts')).registerRestore,
   recover: async () => (await import('./recover.ts')).registerRecover,
   models: async () => (await import('./models.ts')).registerModels,
   switch: async () => (await import('./switch.ts')).registerSwitch,

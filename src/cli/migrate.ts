@@ -14,6 +14,7 @@ import { createProgressView } from '../report/progress.ts';
 import { summary } from '../report/summary.ts';
 import type { MigrationReport } from '../report/types.ts';
 import { checkPlace, writeWhole } from '../report/write.ts';
+import { cancellable } from './cancelling.ts';
 import { parseValue } from './value.ts';
 
 interface CliOptions {
@@ -131,32 +132,26 @@ export function registerMigrate(program: Command): void {
     .action(run);
 }
 
-/** The terminal that goes away (SIGHUP) is no reason to leave a guest standing. */
-const cancelling = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-
 async function run(options: CliOptions): Promise<void> {
   for (const path of [options.report, options.junit]) if (path !== undefined) await checkPlace(path);
-  const cancel = new AbortController();
-  const onSignal = (): void => cancel.abort();
-  for (const signal of cancelling) process.on(signal, onSignal);
   const view = options.progress ? createProgressView(process.stderr) : undefined;
-  try {
-    const report = await migrate(toMigrateOptions(options, cancel.signal, view?.update));
-    view?.end();
-    const written = await writeReports(options, report);
-    print(options, report);
-    if (written !== undefined) throw written;
-  } catch (error) {
-    view?.end();
-    if (error instanceof MigrationFailed) {
-      const written = await writeReports(options, error.report);
-      if (options.json === true) print(options, error.report);
-      if (written !== undefined) process.stderr.write(`error: ${written.message} [${written.code}]\n`);
+  await cancellable(async (signal) => {
+    try {
+      const report = await migrate(toMigrateOptions(options, signal, view?.update));
+      view?.end();
+      const written = await writeReports(options, report);
+      print(options, report);
+      if (written !== undefined) throw written;
+    } catch (error) {
+      view?.end();
+      if (error instanceof MigrationFailed) {
+        const written = await writeReports(options, error.report);
+        if (options.json === true) print(options, error.report);
+        if (written !== undefined) process.stderr.write(`error: ${written.message} [${written.code}]\n`);
+      }
+      throw error;
     }
-    throw error;
-  } finally {
-    for (const signal of cancelling) process.off(signal, onSignal);
-  }
+  });
 }
 
 function toMigrateOptions(

@@ -1,19 +1,13 @@
-import { type Command, InvalidArgumentError } from 'commander';
-import { type QmpAddress, type Recovery, recover } from '../qemu/index.ts';
+import type { Command } from 'commander';
+import { type QmpAddress, type Recovery, recover, type SideDevice } from '../qemu/index.ts';
 import { parseQmpAddress } from './migrate.ts';
+import { parseSideDevice, sideDevice } from './side-options.ts';
 
 interface CliOptions {
   readonly qmp: QmpAddress;
-  readonly device: readonly { readonly id: string; readonly socket: string }[];
+  readonly device: readonly SideDevice[];
   readonly force?: boolean;
   readonly json?: boolean;
-}
-
-/** "ID=SOCKET" */
-function parseDevice(text: string, list: CliOptions['device'] = []): CliOptions['device'] {
-  const [, id, socket] = /^([^=]+)=(.+)$/.exec(text) ?? [];
-  if (id === undefined || socket === undefined) throw new InvalidArgumentError('write ID=MIGRATION_SOCKET');
-  return [...list, { id, socket }];
 }
 
 export function registerRecover(program: Command): void {
@@ -21,11 +15,7 @@ export function registerRecover(program: Command): void {
     .command('recover')
     .description('have a VM go on whose migration was left in the middle, as when "migrate" was killed')
     .requiredOption('--qmp <qmp>', 'QMP of the VM: a path or tcp:HOST:PORT', parseQmpAddress)
-    .requiredOption(
-      '--device <id=socket>',
-      'a vfio-user device and the migration socket of its server; may be repeated',
-      parseDevice,
-    )
+    .requiredOption(sideDevice.flags, sideDevice.description, parseSideDevice)
     .option('--force', 'also when the VM has sent its guest away; only if no destination has it')
     .option('--json', 'print what was found as JSON on standard output')
     .action(async ({ json, device, ...options }: CliOptions) => {

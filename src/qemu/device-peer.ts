@@ -61,6 +61,20 @@ export interface PeerInfo {
   readonly hasNet: boolean;
 }
 
+/** Of a server that has not been asked yet. */
+export const noInfo: PeerInfo = {
+  protocol: 0,
+  model: '',
+  stateVersion: 0,
+  config: Buffer.alloc(256),
+  bars: [],
+  msix: undefined,
+  clientConnected: false,
+  held: false,
+  state: 0,
+  hasNet: false,
+};
+
 export interface BarrierResult {
   /** Of the DMA_READ that it is; 0 or what QEMU answered. */
   readonly errno: number;

@@ -6,6 +6,17 @@ export { type LaunchOptions, launchVm, type Vm } from './launch.ts';
 export { ManagedProcess, type ProcessExit } from './managed-process.ts';
 export { Qmp, type QmpAddress, type QmpEvent, type QmpVersion } from './qmp.ts';
 export { type DifferingPage, pidOfUnixSocket, type RamProof, ramOf, verifyRam } from './ram-proof.ts';
+export type {
+  RestoreOptions,
+  RestorePhase,
+  RestoreReport,
+  SaveOptions,
+  SavePhase,
+  SaveReport,
+  SideDevice,
+} from './saved/options.ts';
+export { restoreVm } from './saved/restore.ts';
+export { saveVm } from './saved/save.ts';
 export { type ServedDevice, type ServedDeviceOptions, serveDevice } from './serve-device.ts';
 export { migrate } from './switchover/migrate.ts';
 export {

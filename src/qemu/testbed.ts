@@ -9,6 +9,9 @@ import type { MigrationReport } from '../report/types.ts';
 import { temporaryFolder } from '../temporary-folder.ts';
 import { GuestAgent } from './guest-agent.ts';
 import { launchVm, type Vm } from './launch.ts';
+import type { RestoreOptions, SaveOptions, SaveReport } from './saved/options.ts';
+import { restoreVm } from './saved/restore.ts';
+import { saveVm } from './saved/save.ts';
 import { type ServedDevice, serveDevice } from './serve-device.ts';
 import { migrate } from './switchover/migrate.ts';
 import { type MigrateOptions, MigrationFailed } from './switchover/options.ts';
@@ -29,6 +32,8 @@ export interface TestbedDevice {
 }
 
 export interface TestbedOptions {
+  /** A VM that `Testbed.save` has saved, with the same `devices` and `vm`: it goes on instead of a guest that boots. */
+  readonly saved?: string;
   readonly devices: readonly TestbedDevice[];
   /** Without `devices` and `incoming`, which the testbed sees to. */
   readonly vm?: Omit<VmDescription, 'devices' | 'incoming'>;
@@ -48,6 +53,8 @@ export type TestbedMigration = Partial<Omit<MigrateOptions, 'source' | 'destinat
   /** Prepared by `prepare()`; default: a fresh one. */
   readonly destination?: Side;
 };
+
+export type TestbedSave = Partial<Omit<SaveOptions, 'qmp' | 'devices' | 'folder'>>;
 
 async function freePort(): Promise<number> {
   const server = createServer();
@@ -79,12 +86,16 @@ export class Testbed {
 
   /**
    * Starts servers and QEMU of the first side, and waits for QEMU's monitor (not for the guest: see `agent.waitReady`).
-   * @throws LaunchError, SetupError, or CompanionError without a temporary folder; nothing is left behind then
+   * @throws LaunchError, SetupError, CompanionError without a temporary folder, or as `restoreVm`; nothing is left behind then
    */
   static async start(options: TestbedOptions): Promise<Testbed> {
     const folder = temporaryFolder();
     try {
-      return new Testbed(options, folder, await startSide(options, folder, 0, false));
+      const { saved } = options;
+      const side = await startSide(options, folder, 0, saved !== undefined);
+      const bed = new Testbed(options, folder, side);
+      if (saved !== undefined) await bed.#restore(saved, side);
+      return bed;
     } catch (error) {
       rmSync(folder, { recursive: true, force: true });
       throw error;
@@ -156,6 +167,23 @@ export class Testbed {
     }
   }
 
+  /**
+   * Saves the guest to a folder that is not there yet. It stands still then, unless it is to go on (`resume`).
+   * @throws as `saveVm`
+   */
+  async save(folder: string, options: TestbedSave = {}): Promise<SaveReport> {
+    return saveVm({ ...oneSide(this.#current), folder, ...options });
+  }
+
+  async #restore(folder: string, side: Side): Promise<void> {
+    try {
+      await restoreVm({ ...oneSide(side), folder });
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
+  }
+
   /** The guest runs at `side` now: after a migration that was made by hand. */
   follow(side: Side): void {
     this.#current = side;
@@ -182,6 +210,12 @@ export class Testbed {
     this.#sides.delete(side);
     await side.close();
   }
+}
+
+/** What `saveVm` and `restoreVm` have to be given of a side. */
+function oneSide({ vm, servers }: Side): Pick<RestoreOptions, 'qmp' | 'devices'> {
+  const devices = [...servers].map(([id, { migrationSocket }]) => ({ id, socket: migrationSocket }));
+  return { qmp: vm.migrationQmpPath, devices };
 }
 
 function sideStory({ name, vm, servers }: Side, current: boolean): string {

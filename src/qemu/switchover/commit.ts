@@ -21,7 +21,7 @@ export async function commit(run: Run): Promise<void> {
   }
   progressed.committed = true;
   // Only now may the devices act: until here nothing of this migration has been seen by the world.
-  const released = await Promise.allSettled(run.devices.map((device) => release(run, device)));
+  const released = await Promise.allSettled(run.devices.map(release));
   const end = Timeline.now();
   if (run.wasRunning) await noteResume(run, before);
   run.timeline.add('resume', early ? (run.resumeUs ?? begun) : begun, end);
@@ -91,15 +91,17 @@ async function takeBack(run: Run, before: number): Promise<QmpEvent | undefined>
   return late;
 }
 
-async function release(run: Run, device: DeviceRun): Promise<void> {
-  const { destination } = device;
+/** Lets a held device act whose guest goes on at its destination. */
+export async function release({
+  destination,
+  pristine,
+}: Pick<DeviceRun, 'destination' | 'pristine'>): Promise<void> {
   await Promise.all([
     destination.hold(false),
     // A vector that was masked has its pending bit in the QEMU that was left: every vector is fired once.
     destination.fireVectors(),
-    device.pristine.hasNet ? destination.park(false) : undefined,
+    pristine.hasNet ? destination.park(false) : undefined,
   ]);
-  run.log.debug(`device ${device.id} runs at the destination`);
 }
 
 async function noteResume(run: Run, after: number): Promise<void> {

@@ -1,25 +1,12 @@
 /** Step 0: reach all parties, and notice when one of them goes away. */
 import { CompanionError } from '../../errors.ts';
-import type { DevicePeer, PeerInfo } from '../device-peer.ts';
+import { type DevicePeer, noInfo } from '../device-peer.ts';
 import { Qmp } from '../qmp.ts';
 import { reached, socketHint } from '../reached.ts';
 import { fenced } from './fence.ts';
 import { defaultTimeouts, type MigrateOptions } from './options.ts';
 import { type DeviceRun, Run, refusal, textAt } from './run.ts';
 import { StopWatch } from './stop-watch.ts';
-
-const noInfo: PeerInfo = {
-  protocol: 0,
-  model: '',
-  stateVersion: 0,
-  config: Buffer.alloc(256),
-  bars: [],
-  msix: undefined,
-  clientConnected: false,
-  held: false,
-  state: 0,
-  hasNet: false,
-};
 
 /** Opens every connection; closes those already open when one fails. */
 export async function connectAll(options: MigrateOptions): Promise<Run> {

@@ -2,26 +2,18 @@
  * Step 4, the first part of the blackout: the vCPUs have stopped, QEMU's main loop still runs. The devices
  * come to rest, the pages that they wrote are shown to QEMU, and what only QEMU knows is read.
  */
-import { CompanionError, errno, errnoName } from '../../errors.ts';
-import { migrationState } from '../../migration/state.ts';
+import { CompanionError, errnoName } from '../../errors.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { ConfigPorts } from '../config-ports.ts';
-import type { BarrierResult } from '../device-peer.ts';
-import { formatAddress } from '../pci-address.ts';
+import { bringToRest, takeTable } from './at-rest.ts';
+import { borrowBusMaster } from './borrow.ts';
 import { carry, pagesToCarry } from './carry.ts';
 import { moveState } from './final.ts';
 import { addressOf } from './place.ts';
-import {
-  commandOf,
-  commandOffset,
-  frozen,
-  msixTableAddress,
-  neededBits,
-  needsBusMaster,
-} from './registers.ts';
+import { needsBusMaster } from './registers.ts';
 import { isTold } from './replay.ts';
-import { type DeviceRun, type Run, refusal } from './run.ts';
-import { canP2p, canPreCopy } from './setup.ts';
+import type { DeviceRun, Run } from './run.ts';
+import { canPreCopy } from './setup.ts';
 
 export async function quiesce(run: Run): Promise<void> {
   const { timeline } = run;
@@ -64,20 +56,11 @@ function rouse(run: Run): void {
   for (const { destination } of run.devices) destination.state().catch(() => undefined);
 }
 
-/**
- * Brings a device to rest: its port parked, what QEMU has queued drained (which brings the MSI-X table), the device held
- * and in its P2P state. One request for all of it.
- */
 async function rest(run: Run, device: DeviceRun): Promise<void> {
-  const { source, sourceInfo } = device;
-  const p2p = canPreCopy(device) ? migrationState.PRE_COPY_P2P : migrationState.RUNNING_P2P;
-  const park = sourceInfo.hasNet;
   const start = Timeline.now();
-  const rested = await source.rest(canP2p(device) ? { park, state: p2p } : { park });
-  const { config, addresses, microseconds } = rested;
-  run.timeline.add('msix-read', start, start + microseconds, { device: device.id });
-  const bars = sourceInfo.bars.map((bar) => ({ ...bar, address: addresses[bar.index] ?? null }));
-  device.frozen = { ...sourceInfo, config, bars };
+  const rested = await bringToRest(device.source, device.sourceInfo, device.flags, canPreCopy(device));
+  run.timeline.add('msix-read', start, start + rested.microseconds, { device: device.id });
+  device.frozen = rested.frozen;
   takeTable(device, rested);
 }
 
@@ -104,43 +87,21 @@ async function locate(run: Run, device: DeviceRun): Promise<void> {
   if (device.address.bus !== 0) device.address = await addressOf(run.source, device.id);
 }
 
-/**
- * A guest that boots, reboots or has unbound its driver has Bus Master off, and QEMU refuses all DMA of the
- * device then. It is switched on through port 0xCF8 for a moment.
- */
+/** Marks the pages, and reads the tables, of devices whose Bus Master the guest has off. */
 async function showBorrowing(run: Run, devices: readonly DeviceRun[]): Promise<void> {
-  const ports = run.sourcePorts;
-  const cf8 = await ports.save();
-  const back = new ConfigPorts(run.unfenced);
-  const restore = async (): Promise<void> => {
-    for (const device of devices) {
-      if (device.address.bus >= 0)
-        await back.write(device.address, commandOffset, 2, commandOf(frozen(device).config));
-    }
-    await back.restore(cf8);
+  const ports = { ports: run.sourcePorts, back: new ConfigPorts(run.unfenced) };
+  const note = (giveBack: () => Promise<void>): void => {
+    run.giveBack = giveBack;
   };
-  let given: Promise<void> | undefined;
-  // A rollback that begins in the midst of it waits for the same.
-  run.giveBack = () => {
-    given ??= restore();
-    return given;
-  };
-  for (const device of devices) {
-    if (device.address.bus < 0) continue;
-    const value = commandOf(frozen(device).config) | neededBits(device);
-    await ports.write(device.address, commandOffset, 2, value);
-  }
   // The servers hear of it on their device sockets: the barrier is answered behind that.
-  await Promise.all(
-    devices.map(async (device) => {
-      const barrier = device.source.barrier();
-      await Promise.all([
-        mark(run, device, barrier),
-        barrier.then(({ msixTable }) => (device.msixTable = msixTable)),
-      ]);
-    }),
-  );
-  await run.giveBack?.();
+  const show = async (device: DeviceRun): Promise<void> => {
+    const barrier = device.source.barrier();
+    await Promise.all([
+      mark(run, device, barrier),
+      barrier.then(({ msixTable }) => (device.msixTable = msixTable)),
+    ]);
+  };
+  await borrowBusMaster(ports, devices, note, () => Promise.all(devices.map(show)));
 }
 
 /**
@@ -160,18 +121,6 @@ async function mark(run: Run, device: DeviceRun, before: Promise<unknown>): Prom
   const start = end - device.mark.microseconds;
   run.timeline.add('marking', start, end, { device: device.id, note: `${device.mark.pages} pages` });
   return start;
-}
-
-/** Takes the MSI-X table as QEMU holds it from what a barrier brought. */
-function takeTable(device: DeviceRun, { errno: code, msixTable }: BarrierResult): void {
-  device.msixTable = msixTable;
-  if (msixTable !== undefined || msixTableAddress(frozen(device)) === undefined || needsBusMaster(device))
-    return;
-  throw refusal(
-    'VC_VIOMMU',
-    `device ${device.id} at ${formatAddress(device.address)} can't reach its own MSI-X table (${errnoName(code === 0 ? errno.EIO : code)})`,
-    'is there a translating vIOMMU? boot the guest with iommu=pt',
-  );
 }
 
 function checkShown(run: Run, device: DeviceRun): void {

@@ -3,8 +3,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
 import { migrationState, stateName } from '../../migration/state.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
-import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
-import { reached, socketHint } from '../reached.ts';
+import type { QmpAddress, QmpSession } from '../qmp.ts';
+import { connectSide } from '../side.ts';
 import { checkNamed } from './inventory.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
 import { cancelMigration, endedStatuses, resumeGuest, reviveDevice } from './revive.ts';
@@ -55,23 +55,11 @@ const ownCapabilities = ['pause-before-switchover', 'events'];
  */
 export async function recover(options: RecoverOptions): Promise<Recovery> {
   const timeouts = { ...defaultTimeouts, ...options.timeouts };
-  const connectDevice = options.connectDevice ?? (await import('../vfio-user-peer.ts')).connectPeer;
-  const open: { close(): Promise<void> }[] = [];
+  const side = await connectSide(options.qmp, options.devices, timeouts, options.connectDevice);
   try {
-    const qemu = await Qmp.connect(options.qmp, {
-      timeoutMs: timeouts.connect,
-      commandTimeoutMs: timeouts.command,
-    });
-    open.push(qemu);
-    const devices: { id: string; peer: DevicePeer }[] = [];
-    for (const { id, socket } of options.devices) {
-      const peer = await reached(`device ${id} (${socket})`, connectDevice(socket, timeouts), socketHint);
-      open.push(peer);
-      devices.push({ id, peer });
-    }
-    return await recoverAll(qemu, devices, timeouts, options.force === true);
+    return await recoverAll(side.qemu, side.devices, timeouts, options.force === true);
   } finally {
-    await Promise.allSettled(open.map((each) => each.close()));
+    await side.close();
   }
 }
 

@@ -10,16 +10,28 @@ import { commandOf, commandOffset, frozen, msixTableAddress, neededBits } from '
 import type { DeviceRun, Run } from './run.ts';
 import { otherServer } from './side-checks.ts';
 
+/** A device whose QEMU is told what its registers were when its guest stopped. */
+export type ReplayedDevice = Pick<
+  DeviceRun,
+  'id' | 'destination' | 'address' | 'told' | 'pristine' | 'frozen' | 'msixTable' | 'replayed' | 'replayPath'
+>;
+
+/** What a replay needs to know of its migration, which may have come from a file. */
+export interface Replaying
+  extends Pick<Run, 'timeline' | 'destinationPorts' | 'ecamBase' | 'cf8' | 'until' | 'all'> {
+  readonly devices: readonly ReplayedDevice[];
+}
+
 /**
  * Lets a device run, held as it is, whose QEMU has been told all in advance: while it loads, for nothing that it loads
  * touches the device.
  */
-export async function startTold(device: DeviceRun): Promise<void> {
+export async function startTold(device: ReplayedDevice): Promise<void> {
   await device.destination.setState(migrationState.RUNNING);
   device.replayPath = 'early';
 }
 
-export async function replay(run: Run): Promise<void> {
+export async function replay(run: Replaying): Promise<void> {
   const rest = run.devices.filter(({ replayPath }) => replayPath !== 'early');
   await run.timeline.span('replay', async () => {
     const byPorts = rest.filter((device) => !viaEcam(run, device));
@@ -53,7 +65,7 @@ export async function replay(run: Run): Promise<void> {
   });
 }
 
-function viaEcam(run: Run, device: DeviceRun): boolean {
+function viaEcam(run: Replaying, device: ReplayedDevice): boolean {
   return run.ecamBase !== undefined && device.address.bus >= 0;
 }
 
@@ -61,7 +73,7 @@ function viaEcam(run: Run, device: DeviceRun): boolean {
  * Lets a device behind a bridge do DMA, of which its QEMU could not be told anything before. With several, the server that is taken for its own
  * must be the one that can do some from then on: one that belongs to the next device still can't.
  */
-async function admit(run: Run, device: DeviceRun): Promise<void> {
+async function admit(run: Replaying, device: ReplayedDevice): Promise<void> {
   const { address, destination, id } = device;
   const bits = viaEcam(run, device) ? neededBits(device) : command.master;
   await run.destinationPorts.write(address, commandOffset, 2, bits);
@@ -73,7 +85,7 @@ async function admit(run: Run, device: DeviceRun): Promise<void> {
 }
 
 /** Nothing has changed since the destination was told. */
-export function isTold(device: DeviceRun): boolean {
+export function isTold(device: ReplayedDevice): boolean {
   const { told } = device;
   if (told === undefined) return false;
   const { before, after, power } = plan(device);
@@ -85,7 +97,7 @@ export function isTold(device: DeviceRun): boolean {
 }
 
 /** The plan of a device, cut where the MSI-X table has to be written: after the addresses, before its enable bit. */
-function plan(device: DeviceRun): { before: ReplayEntry[]; after: ReplayEntry[]; power: ReplayEntry[] } {
+function plan(device: ReplayedDevice): { before: ReplayEntry[]; after: ReplayEntry[]; power: ReplayEntry[] } {
   const entries = planReplay(frozen(device).config, (device.told ?? device.pristine).config);
   device.replayed = entries.length;
   const early = (entry: ReplayEntry): boolean => ['bar', 'plain', 'msi'].includes(entry.role);
@@ -104,7 +116,7 @@ function word(value: number): Buffer {
 }
 
 /** What is still to be written into the destination's MSI-X table. */
-function missingEntries(device: DeviceRun): DmaOperation[] {
+function missingEntries(device: ReplayedDevice): DmaOperation[] {
   const address = msixTableAddress(frozen(device));
   const { msixTable, told } = device;
   if (address === undefined || msixTable === undefined) return [];
@@ -112,7 +124,7 @@ function missingEntries(device: DeviceRun): DmaOperation[] {
 }
 
 /** The guest has reset the device since its table was told. */
-function staleEntries({ told, msixTable }: DeviceRun): DmaOperation[] {
+function staleEntries({ told, msixTable }: ReplayedDevice): DmaOperation[] {
   return told?.table === undefined || msixTable !== undefined ? [] : forgetTable(told.table);
 }
 
@@ -120,7 +132,7 @@ function staleEntries({ told, msixTable }: DeviceRun): DmaOperation[] {
  * All in one batch, carried out in order: registers by DMA to the ECAM window, the table by DMA to the BAR.
  * @returns false when the function is not to be found in the window
  */
-async function replayByEcam(run: Run, device: DeviceRun): Promise<boolean> {
+async function replayByEcam(run: Replaying, device: ReplayedDevice): Promise<boolean> {
   const info = frozen(device);
   const base = (run.ecamBase ?? 0) + ecamOffset(device.address);
   const { before, after } = plan(device);
@@ -157,7 +169,7 @@ async function replayByEcam(run: Run, device: DeviceRun): Promise<boolean> {
   return true;
 }
 
-async function replayByPorts(run: Run, device: DeviceRun): Promise<void> {
+async function replayByPorts(run: Replaying, device: ReplayedDevice): Promise<void> {
   const ports = run.destinationPorts;
   const info = frozen(device);
   const { before, after, power } = plan(device);
@@ -182,7 +194,7 @@ async function replayByPorts(run: Run, device: DeviceRun): Promise<void> {
   device.replayPath = 'ports';
 }
 
-function replayError(device: DeviceRun, what: string): CompanionError {
+function replayError(device: ReplayedDevice, what: string): CompanionError {
   return new CompanionError(
     'VC_REPLAY',
     `device ${device.id} at ${formatAddress(device.address)} of the destination ${what}`,

@@ -47,7 +47,7 @@ export async function tidyDestination(run: Run): Promise<void> {
   );
 }
 
-async function putBack(qemu: QmpSession, settings: readonly Setting[]): Promise<void> {
+export async function putBack(qemu: QmpSession, settings: readonly Setting[]): Promise<void> {
   for (const { command, args } of settings) await qemu.execute(command, args);
 }
 
@@ -68,8 +68,8 @@ function explained(run: Run, error: QmpError, usable: boolean): Error {
  * Sends settings, capabilities first.
  * @param back takes what sets to the old values what has been set, or may have been
  */
-async function apply(
-  run: Run,
+export async function apply(
+  run: Pick<Run, 'until'>,
   qemu: QmpSession,
   capabilities: Readonly<Record<string, boolean>>,
   parameters: Readonly<Record<string, unknown>>,
@@ -95,7 +95,7 @@ async function apply(
 }
 
 async function applyOne(
-  run: Run,
+  run: Pick<Run, 'until'>,
   qemu: QmpSession,
   command: string,
   args: object,

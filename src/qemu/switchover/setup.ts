@@ -49,7 +49,3 @@ async function checkServer({ id, told, destination }: DeviceRun): Promise<void> 
 export function canPreCopy(device: DeviceRun): boolean {
   return (device.flags & migrationFlags.PRE_COPY) !== 0;
 }
-
-export function canP2p(device: DeviceRun): boolean {
-  return (device.flags & migrationFlags.P2P) !== 0;
-}

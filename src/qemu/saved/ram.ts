@@ -1,0 +1,87 @@
+/** RAM of a VM to a file and back, by QEMU's own migration. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { CompanionError } from '../../errors.ts';
+import { DeadlineError } from '../errors.ts';
+import type { QmpSession } from '../qmp.ts';
+import { numberAt, textAt } from '../switchover/run.ts';
+
+/** What QEMU must not do on its way to or from a file, whatever it was set to; `events` tell of the end. */
+export const ramCapabilities = {
+  events: true,
+  'pause-before-switchover': false,
+  'return-path': false,
+  multifd: false,
+  'mapped-ram': false,
+} as const;
+
+/** For a guest that stands still there is nobody to be considerate of. Bytes a second. */
+export const unlimitedBandwidth = { 'max-bandwidth': 2 ** 40 } as const;
+
+const lookMs = 1000;
+/** What any disk gives, bytes a millisecond. */
+const slowestLoad = 10_000;
+const over: readonly string[] = ['completed', 'failed', 'cancelled'];
+
+/** The way by a file, as `migrate` and `migrate-incoming` take it: no character of its path means anything. */
+function channels(path: string): object {
+  const addr = { transport: 'file', filename: path, offset: 0 };
+  return { channels: [{ 'channel-type': 'main', addr }] };
+}
+
+/**
+ * Has QEMU write the guest's RAM, and all of its own state.
+ * @param stallMs it may write nothing for so long
+ */
+export async function writeRam(
+  source: QmpSession,
+  path: string,
+  stallMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const ended = source.waitFor('MIGRATION', ({ data }) => over.includes(textAt(data, 'status')), {
+    timeoutMs: Number.MAX_SAFE_INTEGER,
+    signal,
+    after: source.lastEvent,
+  });
+  ended.catch(() => undefined);
+  await source.execute('migrate', channels(path));
+  let written = 0;
+  for (let movedAt = performance.now(); ; ) {
+    const event = await Promise.race([ended, delay(lookMs, undefined, { ref: false })]);
+    if (event !== undefined) break;
+    const now = numberAt(await source.execute('query-migrate'), 'ram', 'transferred');
+    if (now !== written) movedAt = performance.now();
+    else if (performance.now() - movedAt > stallMs) throw new DeadlineError(`RAM to ${path}`, stallMs);
+    written = now;
+  }
+  const state = await source.execute('query-migrate');
+  const status = textAt(state, 'status');
+  if (status === 'completed') return;
+  throw new CompanionError(
+    'VC_SAVE',
+    `QEMU could not write RAM to ${path}: ${textAt(state, 'error-desc') || status}`,
+    { hint: 'is there room, and may the user that QEMU runs as write there?' },
+  );
+}
+
+/** Has a QEMU that waits load what another one has written, `bytes` of it. */
+export async function loadRam(
+  destination: QmpSession,
+  path: string,
+  bytes: number,
+  loadMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const ended = destination.waitFor('MIGRATION', ({ data }) => over.includes(textAt(data, 'status')), {
+    timeoutMs: loadMs + bytes / slowestLoad,
+    signal,
+    after: destination.lastEvent,
+  });
+  ended.catch(() => undefined);
+  await destination.execute('migrate-incoming', channels(path));
+  const status = textAt((await ended).data, 'status');
+  if (status !== 'completed')
+    throw new CompanionError('VC_RESTORE', `QEMU could not load RAM from ${path}: ${status}`, {
+      hint: 'its standard error says why; its command line has to describe the VM that was saved',
+    });
+}
