@@ -1,4 +1,5 @@
 /** One VM: its QEMU and the servers of its devices. */
+import { CompanionError } from '../errors.ts';
 import type { DevicePeer } from './device-peer.ts';
 import { Qmp, type QmpAddress } from './qmp.ts';
 import { reached, socketHint } from './reached.ts';
@@ -9,6 +10,16 @@ export interface ConnectedSide {
   readonly devices: readonly { readonly id: string; readonly peer: DevicePeer }[];
   /** Ends all sessions; the parties go on. */
   close(): Promise<void>;
+}
+
+/** Tells of the first party that goes away by itself. */
+export function watchSide(side: ConnectedSide, lost: (error: CompanionError) => void): void {
+  const tell = (who: string, why: Error | undefined): void => {
+    if (why !== undefined) lost(new CompanionError('VC_PEER_LOST', `${who} is gone (${why.message})`));
+  };
+  side.qemu.on('close', (why) => tell('the QEMU', why));
+  for (const { id, peer } of side.devices)
+    void peer.ended.then((why) => tell(`the server of device ${id}`, why));
 }
 
 /** Opens every connection; closes those already open when one fails. */

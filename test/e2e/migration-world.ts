@@ -74,7 +74,8 @@ export async function bootNothing(options: Partial<TestbedOptions> = {}): Promis
   return start({ ...options, vm: { boot: 'none', memoryMiB: 128, ...options.vm } });
 }
 
-async function start(options: Partial<TestbedOptions>): Promise<Testbed> {
+/** As `boot`, and waits for nothing. */
+export async function start(options: Partial<TestbedOptions>): Promise<Testbed> {
   const bed = await startTestbed({ devices: oneRam, ...options });
   open.add(bed);
   return bed;

@@ -47,9 +47,11 @@ export async function writeRam(
   await source.execute('migrate', channels(path));
   let written = 0;
   for (let movedAt = performance.now(); ; ) {
-    const event = await Promise.race([ended, delay(lookMs, undefined, { ref: false })]);
+    const event = await Promise.race([ended, delay(Math.min(lookMs, stallMs), undefined, { ref: false })]);
     if (event !== undefined) break;
-    const now = numberAt(await source.execute('query-migrate'), 'ram', 'transferred');
+    // Its last pass keeps QEMU from its monitor.
+    const look = await source.execute('query-migrate', undefined, { timeoutMs: stallMs });
+    const now = numberAt(look, 'ram', 'transferred');
     if (now !== written) movedAt = performance.now();
     else if (performance.now() - movedAt > stallMs) throw new DeadlineError(`RAM to ${path}`, stallMs);
     written = now;

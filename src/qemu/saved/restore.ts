@@ -6,7 +6,7 @@ import { Timeline } from '../../report/timeline.ts';
 import { ConfigPorts } from '../config-ports.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
 import { QmpConnectionError } from '../errors.ts';
-import { type ConnectedSide, connectSide } from '../side.ts';
+import { type ConnectedSide, connectSide, watchSide } from '../side.ts';
 import { release } from '../switchover/commit.ts';
 import { checkNamed } from '../switchover/inventory.ts';
 import { compareMachines, describeMachine } from '../switchover/machine.ts';
@@ -22,6 +22,7 @@ import {
   checkUnused,
   checkWaiting,
 } from '../switchover/side-checks.ts';
+import { Attempt } from './attempt.ts';
 import { checkFile, loadState } from './files.ts';
 import { readManifest, type SavedDevice, type SavedVm, savedPaths } from './manifest.ts';
 import type { RestoreOptions, RestorePhase, RestoreReport } from './options.ts';
@@ -65,16 +66,12 @@ class Restoring {
   readonly #timeouts: Timeouts;
   readonly #side: ConnectedSide;
   readonly #saved: SavedVm;
-  readonly #givenUp = new AbortController();
-  readonly #never: Promise<never>;
-  readonly #cancel = (): void => {
-    if (!this.#committed) this.#givenUp.abort(refusal('VC_CANCELLED', 'restoring was cancelled'));
-  };
+  readonly #attempt: Attempt;
   readonly #settings: Setting[] = [];
   readonly #starts: boolean;
   #devices: RestoringDevice[] = [];
   #touched = false;
-  #committed = false;
+  #running = false;
 
   constructor(options: RestoreOptions, timeouts: Timeouts, side: ConnectedSide, saved: SavedVm) {
     this.#options = options;
@@ -82,25 +79,21 @@ class Restoring {
     this.#side = side;
     this.#saved = saved;
     this.#starts = saved.wasRunning && options.paused !== true;
-    const { signal } = this.#givenUp;
-    this.#never = new Promise((_resolve, reject) => {
-      signal.addEventListener('abort', () => reject(signal.reason));
-    });
-    this.#never.catch(() => undefined);
-    if (options.signal?.aborted === true) this.#cancel();
-    else options.signal?.addEventListener('abort', this.#cancel, { once: true });
+    this.#attempt = new Attempt('restoring', options.signal);
+    watchSide(side, (error) => this.#attempt.fail(error));
   }
 
+  /** Nothing is listened to any more. */
   end(): void {
-    this.#options.signal?.removeEventListener('abort', this.#cancel);
+    this.#attempt.end();
   }
 
   async restore(): Promise<void> {
     await this.#enter('check');
-    await this.#until(this.#check());
+    await this.#attempt.until(this.#check());
     this.#touched = true;
     await this.#enter('load');
-    await this.#until(this.#load());
+    await this.#attempt.until(this.#load());
     await this.#enter('replay');
     await this.#replay();
     await this.#enter('resume');
@@ -125,12 +118,10 @@ class Restoring {
 
   /** A QEMU that was touched is of no use any more, and must not be started by anyone. */
   async giveUp(cause: unknown): Promise<unknown> {
-    if (this.#committed) return cause;
-    const reason: unknown = this.#givenUp.signal.aborted ? this.#givenUp.signal.reason : cause;
-    this.#givenUp.abort(reason);
+    if (this.#running) return cause;
+    const reason = this.#attempt.reasonFor(cause);
     if (!this.#touched) return reason;
-    const { qemu } = this.#side;
-    await qemu.execute('quit').catch((error: unknown) => {
+    await this.#side.qemu.execute('quit').catch((error: unknown) => {
       if (error instanceof QmpConnectionError) return;
       (this.#options.log ?? silentLogger).warn(
         'the QEMU does not answer and could not be ended: end it, and never start it',
@@ -139,14 +130,9 @@ class Restoring {
     return reason;
   }
 
-  async #until<T>(work: Promise<T>): Promise<T> {
-    work.catch(() => undefined);
-    return Promise.race([work, this.#never]);
-  }
-
   async #enter(phase: RestorePhase): Promise<void> {
     this.#options.log?.debug({ phase }, 'restoring');
-    await this.#until(Promise.resolve(this.#options.onPhase?.(phase)));
+    await this.#attempt.until(Promise.resolve(this.#options.onPhase?.(phase)));
   }
 
   async #check(): Promise<void> {
@@ -163,7 +149,7 @@ class Restoring {
     if (missing.length > 0)
       throw refusal('VC_DEVICES', `the saved VM has a device ${missing.join(', ')}, and this one has not`);
     this.#devices = await Promise.all(devices.map(({ id, peer }) => this.#checkDevice(id, peer)));
-    const { signal } = this.#givenUp;
+    const { signal } = this.#attempt;
     await checkFile(savedPaths.ram(folder), saved.ram, signal);
     for (const device of this.#devices) await checkFile(device.path, device.saved.state, signal);
   }
@@ -183,9 +169,8 @@ class Restoring {
   async #load(): Promise<void> {
     const { qemu } = this.#side;
     const { ram } = this.#saved;
-    const { signal } = this.#givenUp;
-    const until = <T>(work: Promise<T>): Promise<T> => this.#until(work);
-    await apply({ until }, qemu, ramCapabilities, {}, this.#settings);
+    const { signal } = this.#attempt;
+    await apply(this.#attempt, qemu, ramCapabilities, {}, this.#settings);
     // With -S forgotten the QEMU would run the guest as soon as it is loaded.
     await qemu.execute('stop');
     await Promise.all(this.#devices.map(({ destination }) => destination.hold(true)));
@@ -209,15 +194,17 @@ class Restoring {
       ecamBase,
       cf8,
       devices: this.#devices,
-      until: (work) => this.#until(work),
-      all: (work) => this.#until(Promise.all(work)),
+      until: (work) => this.#attempt.until(work),
+      all: (work) => this.#attempt.until(Promise.all(work)),
     });
   }
 
   async #resume(): Promise<void> {
-    this.#givenUp.signal.throwIfAborted();
+    this.#attempt.signal.throwIfAborted();
+    // Which may be too late to be given up. Until the devices are let go nothing gets out of it.
+    this.#attempt.commit();
     if (this.#starts) await this.#side.qemu.execute('cont');
-    this.#committed = true;
+    this.#running = true;
     const released = await Promise.allSettled(this.#devices.map(release));
     await putBack(this.#side.qemu, this.#settings);
     const failed = this.#devices.filter((_device, index) => released[index]?.status === 'rejected');

@@ -7,48 +7,24 @@ import { dirname, resolve } from 'node:path';
 import { CompanionError } from '../../errors.ts';
 import { type Logger, silentLogger } from '../../log.ts';
 import { ConfigPorts } from '../config-ports.ts';
-import { type DevicePeer, noInfo, type PeerInfo } from '../device-peer.ts';
 import { QmpConnectionError } from '../errors.ts';
-import type { PciAddress } from '../pci-address.ts';
 import type { QmpSession } from '../qmp.ts';
-import { type ConnectedSide, connectSide } from '../side.ts';
+import { type ConnectedSide, connectSide, watchSide } from '../side.ts';
 import { bringToRest, takeTable } from '../switchover/at-rest.ts';
 import { borrowBusMaster } from '../switchover/borrow.ts';
 import { fenced } from '../switchover/fence.ts';
-import { checkNamed } from '../switchover/inventory.ts';
-import { checkIommu } from '../switchover/iommu.ts';
-import { describeMachine, findEcam, type Machine } from '../switchover/machine.ts';
 import { defaultTimeouts, type Timeouts } from '../switchover/options.ts';
-import { addressOf, placeOf } from '../switchover/place.ts';
+import { addressOf } from '../switchover/place.ts';
 import { frozen, needsBusMaster } from '../switchover/registers.ts';
 import { cancelMigration, resumeGuest, reviveDevice } from '../switchover/revive.ts';
-import { refusal, type Setting, textAt } from '../switchover/run.ts';
+import { refusal, type Setting } from '../switchover/run.ts';
 import { apply, putBack } from '../switchover/settings.ts';
-import {
-  checkAddresses,
-  checkBlockers,
-  checkConnected,
-  checkProtocol,
-  checkRunning,
-  checkSourceStatus,
-} from '../switchover/side-checks.ts';
+import { Attempt } from './attempt.ts';
 import { notWritten, sumUp, syncFile, writeState } from './files.ts';
-import { manifestText, type SavedDevice, type SavedFile, savedPaths } from './manifest.ts';
+import { manifestText, type SavedDevice, type SavedFile, type SavedVm, savedPaths } from './manifest.ts';
 import type { SaveOptions, SavePhase, SaveReport } from './options.ts';
 import { ramCapabilities, unlimitedBandwidth, writeRam } from './ram.ts';
-
-interface SavingDevice {
-  readonly id: string;
-  readonly peer: DevicePeer;
-  /** The same for what undoes all; see `fenced`. */
-  readonly unfenced: DevicePeer;
-  info: PeerInfo;
-  flags: number;
-  address: PciAddress;
-  place: string;
-  frozen: PeerInfo | undefined;
-  msixTable: Buffer | undefined;
-}
+import { checkSource, type SavingDevice, savingDevice } from './source.ts';
 
 /**
  * Saves a running or paused VM to a folder that is not there yet, from which `restoreVm` starts it again, as often as one likes.
@@ -90,14 +66,12 @@ class Saving {
   readonly #options: SaveOptions;
   readonly #timeouts: Timeouts;
   readonly #log: Logger;
+  readonly #attempt: Attempt;
   readonly #qemu: QmpSession;
   readonly #unfenced: QmpSession;
   readonly #ports: ConfigPorts;
   readonly #devices: SavingDevice[];
-  readonly #givenUp = new AbortController();
   readonly #settings: Setting[] = [];
-  readonly #cancel = (): void => this.#givenUp.abort(refusal('VC_CANCELLED', 'saving was cancelled'));
-  readonly #never: Promise<never>;
   #draft: string | undefined;
   #wasRunning = false;
   #touched = false;
@@ -108,58 +82,50 @@ class Saving {
     this.#options = options;
     this.#timeouts = timeouts;
     this.#log = options.log ?? silentLogger;
-    const { signal } = this.#givenUp;
+    this.#attempt = new Attempt('saving', options.signal);
+    const { signal } = this.#attempt;
     this.#unfenced = side.qemu;
     this.#qemu = fenced<QmpSession>(side.qemu, signal, ['close', 'seen']);
     this.#ports = new ConfigPorts(this.#qemu);
     this.#devices = side.devices.map(({ id, peer }) => savingDevice(id, peer, signal));
-    this.#never = new Promise((_resolve, reject) => {
-      signal.addEventListener('abort', () => reject(signal.reason));
-    });
-    this.#never.catch(() => undefined);
-    if (options.signal?.aborted === true) this.#cancel();
-    else options.signal?.addEventListener('abort', this.#cancel, { once: true });
+    watchSide(side, (error) => this.#attempt.fail(error));
   }
 
   /** Nothing is listened to any more. */
   end(): void {
-    this.#options.signal?.removeEventListener('abort', this.#cancel);
+    this.#attempt.end();
   }
 
   async save(): Promise<Omit<SaveReport, 'totalMs'>> {
+    const attempt = this.#attempt;
+    const { folder, resume = false } = this.#options;
     await this.#enter('check');
-    const { machine, ecamBase } = await this.#until(this.#check());
-    this.#draft = await this.#until(makeDraft(this.#options.folder));
-    const draft = this.#draft;
+    const about = await attempt.until(checkSource(this.#qemu, this.#devices, attempt.signal));
+    const draft = await makeDraft(folder);
+    this.#draft = draft;
     this.#touched = true;
     await this.#enter('stop');
-    await this.#until(this.#stop());
+    await attempt.until(this.#stop());
     await this.#enter('rest');
-    const cf8 = await this.#until(this.#rest());
+    const cf8 = await attempt.until(this.#rest());
     await this.#enter('write');
-    const { ram, devices } = await this.#until(this.#write(draft));
-    const { folder, resume = false } = this.#options;
+    const { ram, devices } = await attempt.until(this.#write(draft));
     const { major, minor, micro } = this.#unfenced.version;
-    await this.#until(
-      writeManifest(draft, {
-        savedAt: new Date().toISOString(),
-        qemu: `${major}.${minor}.${micro}`,
-        machine,
-        wasRunning: this.#wasRunning,
-        ecamBase,
-        cf8,
-        ram,
-        devices,
-      }),
-    );
-    // From here on there is a saved VM: nothing is undone any more.
+    const found = { qemu: `${major}.${minor}.${micro}`, wasRunning: this.#wasRunning, cf8 };
+    const savedAt = new Date().toISOString();
+    await attempt.until(writeManifest(draft, { savedAt, ...about, ...found, ram, devices }));
     await rename(draft, folder).catch((error: unknown) => {
       throw notWritten(folder, error);
     });
+    // There is a saved VM: nothing is undone any more.
+    attempt.commit();
     this.#draft = undefined;
     this.#touched = false;
     await this.#restoreSettings();
-    if (resume) await this.#resume();
+    if (resume) {
+      await this.#enter('resume');
+      await this.#resume();
+    }
     await this.#enter('done');
     return {
       folder,
@@ -172,16 +138,14 @@ class Saving {
 
   /** Has the guest go on as before; returns what to tell of `cause`. */
   async undo(cause: unknown): Promise<unknown> {
-    const reason: unknown = this.#givenUp.signal.aborted ? this.#givenUp.signal.reason : cause;
-    this.#givenUp.abort(reason);
+    const reason = this.#attempt.reasonFor(cause);
     const troubles = this.#touched ? await this.#goOn() : [];
     if (this.#draft !== undefined) await rm(this.#draft, { recursive: true, force: true });
     if (troubles.length === 0 || !(reason instanceof CompanionError)) return reason;
-    const lost = !this.#unfenced.open;
     return new CompanionError(reason.code, `${reason.message}; ${troubles.join('; ')}`, {
       errno: reason.errno,
       cause: reason,
-      ...(lost ? {} : { hint: 'vfio-companion recover' }),
+      ...(this.#unfenced.open ? { hint: 'vfio-companion recover' } : {}),
     });
   }
 
@@ -195,8 +159,8 @@ class Saving {
     };
     const qemu = this.#unfenced;
     await attempt('borrowed registers', this.#giveBack?.());
-    const revived = await Promise.all(this.#devices.map((device) => this.#revive(device)));
-    troubles.push(...revived.flat());
+    // The devices first: a guest that goes on may be waiting for them.
+    troubles.push(...(await this.#reviveDevices()));
     if (this.#migrateSent) await attempt("QEMU's migration", cancelMigration(qemu, this.#timeouts.rollback));
     await attempt('migration settings', this.#restoreSettings());
     if (this.#wasRunning) await attempt('the guest', this.#run());
@@ -204,8 +168,10 @@ class Saving {
     return troubles;
   }
 
-  #revive({ id, unfenced, info }: SavingDevice): Promise<string[]> {
-    return reviveDevice(id, unfenced, info.hasNet, this.#timeouts.command);
+  async #reviveDevices(): Promise<string[]> {
+    const revive = ({ id, unfenced, info }: SavingDevice): Promise<string[]> =>
+      reviveDevice(id, unfenced, info.hasNet, this.#timeouts.command);
+    return (await Promise.all(this.#devices.map(revive))).flat();
   }
 
   async #run(): Promise<void> {
@@ -215,7 +181,7 @@ class Saving {
 
   /** After success: what goes wrong now does no harm to what was saved. */
   async #resume(): Promise<void> {
-    const troubles = (await Promise.all(this.#devices.map((device) => this.#revive(device)))).flat();
+    const troubles = await this.#reviveDevices();
     if (troubles.length > 0)
       throw new CompanionError('VC_SAVE', `the VM is saved, but does not go on: ${troubles.join('; ')}`, {
         hint: 'vfio-companion recover --force',
@@ -227,46 +193,15 @@ class Saving {
     if (this.#unfenced.open) await putBack(this.#unfenced, this.#settings.splice(0));
   }
 
-  async #until<T>(work: Promise<T>): Promise<T> {
-    work.catch(() => undefined);
-    return Promise.race([work, this.#never]);
-  }
-
   async #enter(phase: SavePhase): Promise<void> {
     this.#log.debug({ phase }, 'saving');
-    await this.#until(Promise.resolve(this.#options.onPhase?.(phase)));
-  }
-
-  async #check(): Promise<{ machine: Machine; ecamBase: number | undefined }> {
-    const qemu = this.#qemu;
-    checkSourceStatus(textAt(await qemu.execute('query-status'), 'status'));
-    await checkBlockers(qemu);
-    const ids = this.#devices.map(({ id }) => id);
-    const wayOut = 'name it with its migration socket: it would be lost without an error';
-    await checkNamed(qemu, 'the VM', ids, { is: 'not to be saved', wayOut });
-    const machine = await describeMachine(qemu);
-    await Promise.all(this.#devices.map((device) => this.#checkDevice(device)));
-    await checkIommu(qemu, this.#devices);
-    return { machine, ecamBase: await findEcam(qemu) };
-  }
-
-  async #checkDevice(device: SavingDevice): Promise<void> {
-    const { id, peer } = device;
-    const [info, flags, state] = await Promise.all([peer.info(), peer.migrationFlags(), peer.state()]);
-    device.info = info;
-    device.flags = flags;
-    checkConnected(id, peer, info, 'source');
-    checkProtocol(id, info);
-    checkRunning(id, state);
-    device.place = await placeOf(this.#qemu, id);
-    await checkAddresses(this.#qemu, id, peer, this.#givenUp.signal);
+    await this.#attempt.until(Promise.resolve(this.#options.onPhase?.(phase)));
   }
 
   /** The guest is stopped by us, and QEMU has what saving needs; whether it ran until then is what counts. */
   async #stop(): Promise<void> {
     const qemu = this.#qemu;
-    const until = <T>(work: Promise<T>): Promise<T> => this.#until(work);
-    await apply({ until }, qemu, ramCapabilities, unlimitedBandwidth, this.#settings);
+    await apply(this.#attempt, qemu, ramCapabilities, unlimitedBandwidth, this.#settings);
     const before = qemu.lastEvent;
     await qemu.execute('stop');
     this.#wasRunning = qemu.seen('STOP', before) !== undefined;
@@ -304,38 +239,22 @@ class Saving {
   }
 
   async #write(draft: string): Promise<{ ram: SavedFile; devices: SavedDevice[] }> {
+    const { signal } = this.#attempt;
     const path = savedPaths.ram(draft);
-    const ram = (async () => {
+    const ram = async (): Promise<SavedFile> => {
       this.#migrateSent = true;
-      await writeRam(this.#qemu, path, this.#timeouts.final, this.#givenUp.signal);
+      await writeRam(this.#qemu, path, this.#timeouts.final, signal);
       await syncFile(path);
-      return sumUp(path, this.#givenUp.signal);
-    })();
-    const states = this.#devices.map((device, index) =>
-      writeState(device.peer, savedPaths.state(draft, index)),
-    );
-    const [ramFile, ...stateFiles] = await Promise.all([ram, ...states]);
-    const devices = this.#devices.map((device, index): SavedDevice => {
-      const { id, place, address, msixTable } = device;
-      const state = stateFiles[index] ?? { bytes: 0, crc32: 0 };
-      return { id, place, address, info: frozen(device), msixTable, state };
-    });
+      return sumUp(path, signal);
+    };
+    const device = async (each: SavingDevice, index: number): Promise<SavedDevice> => {
+      const { id, place, address, msixTable } = each;
+      const state = await writeState(each.peer, savedPaths.state(draft, index));
+      return { id, place, address, info: frozen(each), msixTable, state };
+    };
+    const [ramFile, devices] = await Promise.all([ram(), Promise.all(this.#devices.map(device))]);
     return { ram: ramFile, devices };
   }
-}
-
-function savingDevice(id: string, peer: DevicePeer, givenUp: AbortSignal): SavingDevice {
-  return {
-    id,
-    peer: fenced(peer, givenUp),
-    unfenced: peer,
-    info: noInfo,
-    flags: 0,
-    address: { bus: -1, device: 0, function: 0 },
-    place: '',
-    frozen: undefined,
-    msixTable: undefined,
-  };
 }
 
 /** A folder of its own beside the one that is wanted, which it becomes in the end. */
@@ -348,7 +267,7 @@ async function makeDraft(folder: string): Promise<string> {
 }
 
 /** Last of all, and all on disk: where it stands, the VM is whole. */
-async function writeManifest(draft: string, vm: Parameters<typeof manifestText>[0]): Promise<void> {
+async function writeManifest(draft: string, vm: SavedVm): Promise<void> {
   const path = savedPaths.manifest(draft);
   try {
     await writeFile(path, manifestText(vm), { mode: 0o600, flush: true });

@@ -1,6 +1,6 @@
 /** Two QEMUs and the device servers of a migration, played by objects: what is asked of them is written down. */
 
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -280,6 +280,12 @@ export interface FakeDevice {
   behind?: { source: number; destination: number };
 }
 
+/** The path of a way by a file. */
+function fileOf({ channels }: Record<string, unknown>): string | undefined {
+  const [channel] = Array.isArray(channels) ? channels : [];
+  return channel?.addr?.filename;
+}
+
 /** Everything that takes part, and the journal of what was asked, in order. */
 export class FakeWorld {
   readonly journal: string[] = [];
@@ -312,6 +318,9 @@ export class FakeWorld {
   loadMs = 2;
   /** What the destination has to tell of its start comes with the answer to the next command only. */
   silentEvents = false;
+  /** For RAM to or from a file, ms; and whether that fails. */
+  fileMs = 2;
+  fileFails = false;
   /** The source tells no events of its migration. */
   eventless = false;
   /** The last pass of RAM waits for a way that takes nothing, and QEMU's main loop for that. */
@@ -498,7 +507,7 @@ export class FakeWorld {
         if (side === 'source') this.#setCapabilities(args.capabilities as FakeWorld['capabilities']);
         return { return: {} };
       default:
-        this.#act(side, command);
+        this.#act(side, command, args);
         return this.unanswered.has(`${side} ${command}`) ? undefined : { return: {} };
     }
   }
@@ -564,9 +573,28 @@ export class FakeWorld {
     return this.devices.find(({ devfn, behind }) => (behind?.[side] ?? 0) * 0x100 + devfn === where);
   }
 
+  /** RAM goes to a file, or comes from one. */
+  #toOrFromFile(side: 'source' | 'destination', command: string, path: string): void {
+    if (side === 'source') this.#statusBefore = this.sourceStatus;
+    this.#migration = 'active';
+    setTimeout(() => {
+      // Called off meanwhile.
+      if (this.#migration !== 'active') return;
+      const status = this.fileFails ? 'failed' : 'completed';
+      if (command === 'migrate') writeFileSync(path, 'the RAM');
+      this.#migration = status;
+      if (side === 'source' && !this.fileFails) this.sourceStatus = 'postmigrate';
+      if (side === 'destination') this.destinationStatus = 'paused';
+      this.journal.push(`${side} ${command} ${status}`);
+      this.#event(side, 'MIGRATION', { status });
+    }, this.fileMs);
+  }
+
   /** What a QEMU does by itself after a command. */
-  #act(side: 'source' | 'destination', command: string): void {
-    if (side === 'source' && this.unconnected && /^(migrate|yank)/.test(command)) {
+  #act(side: 'source' | 'destination', command: string, args: Record<string, unknown>): void {
+    const file = fileOf(args);
+    if (file !== undefined) this.#toOrFromFile(side, command, file);
+    else if (side === 'source' && this.unconnected && /^(migrate|yank)/.test(command)) {
       this.#migration = command === 'migrate' ? 'setup' : 'cancelling';
     } else if (side === 'source' && command === 'migrate') {
       this.#migration = 'active';
@@ -617,6 +645,8 @@ export class FakeWorld {
       /^(cont|stop)$/.test(command)
     ) {
       this.#autostart = command === 'cont';
+    } else if (side === 'source' && command === 'stop' && this.sourceStatus === 'running') {
+      this.setRunning(false);
     } else if (command === 'cont') {
       if (side === 'source') this.sourceStatus = 'running';
       else this.destinationStatus = 'running';
