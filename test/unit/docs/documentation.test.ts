@@ -9,6 +9,7 @@ import { registerDoctor } from '../../../src/cli/doctor.ts';
 import { registerMigrate } from '../../../src/cli/migrate.ts';
 import { registerModels } from '../../../src/cli/models.ts';
 import { registerRecover } from '../../../src/cli/recover.ts';
+import { registerRestore, registerSave } from '../../../src/cli/saved.ts';
 import { registerServe } from '../../../src/cli/serve.ts';
 import { registerSetup } from '../../../src/cli/setup.ts';
 import { registerSwitch } from '../../../src/cli/switch.ts';
@@ -25,6 +26,7 @@ const program = new Command();
 for (const register of [
   ...[registerServe, registerMigrate, registerRecover, registerModels],
   ...[registerSwitch, registerAsk, registerDoctor, registerSetup, registerDemo],
+  ...[registerSave, registerRestore],
 ])
   register(program);
 

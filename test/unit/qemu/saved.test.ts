@@ -214,6 +214,7 @@ describe('saving a VM', () => {
 
     it('keeps a guest paused that was', async () => {
       world.setRunning(false);
+      world.fileMs = 60_000;
       world.source.failing = { method: 'read', after: 0 };
       await failure(save());
       expectUndone('paused');
