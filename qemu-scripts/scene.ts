@@ -12,13 +12,15 @@ const device = 'pcitool 1b36:11e1';
 /** How long a guest may take to boot, under software emulation on a busy machine. */
 export const bootTimeoutMs = 120_000;
 
+/** What a scene is made of, unless a script says otherwise. */
+export const sceneOptions: TestbedOptions = {
+  devices: [{ id: 'dev0', model: 'ram' }],
+  vm: { append: `mem=${linuxMemory}` },
+};
+
 /** Starts to boot a guest. */
 export async function startScene(options: Partial<TestbedOptions> = {}): Promise<Testbed> {
-  const bed = await Testbed.start({
-    devices: [{ id: 'dev0', model: 'ram' }],
-    vm: { append: `mem=${linuxMemory}` },
-    ...options,
-  });
+  const bed = await Testbed.start({ ...sceneOptions, ...options });
   console.log(`guest boots in ${bed.folder}`);
   return bed;
 }

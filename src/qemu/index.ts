@@ -32,5 +32,6 @@ export {
   type TestbedDevice,
   type TestbedMigration,
   type TestbedOptions,
+  type TestbedSave,
 } from './testbed.ts';
 export type { VfioUserDevice, VmDescription } from './vm-arguments.ts';

@@ -2,10 +2,11 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { CompanionError } from '../../errors.ts';
 import { crc32 } from '../../migration/stream/crc32.ts';
+import { nextData } from '../../posix/index.ts';
 import type { DevicePeer } from '../device-peer.ts';
 import type { SavedFile } from './manifest.ts';
 
-/** Bytes that are read, written or summed in one go. */
+/** Bytes that are read, written or summed in one go. Part of what a sum means. */
 const pieceBytes = 1024 * 1024;
 
 /** What running out of room comes to. */
@@ -24,81 +25,78 @@ export function notWritten(path: string, cause: unknown): CompanionError {
 /** Writes all that a device in STOP_COPY has to give. */
 export async function writeState(peer: DevicePeer, path: string): Promise<SavedFile> {
   const size = Math.min(pieceBytes, peer.maxTransfer);
-  let bytes = 0;
-  let sum = 0;
   await withFile(path, 'wx', async (file) => {
     for (;;) {
       const chunk = await peer.read(size);
       if (chunk.length === 0) break;
-      await file.writev([chunk]).catch((error: unknown) => {
+      await file.writeFile(chunk).catch((error: unknown) => {
         throw notWritten(path, error);
       });
-      bytes += chunk.length;
-      sum = crc32(chunk, sum);
     }
-    await file.sync();
   });
-  return { bytes, crc32: sum };
+  return settle(path);
 }
 
 /** Gives a device in RESUMING what was written. */
 export async function loadState(peer: DevicePeer, path: string): Promise<void> {
-  const size = Math.min(pieceBytes, peer.maxTransfer);
-  await eachPiece(path, size, (piece) => peer.write(piece));
-}
-
-/** Length and sum of a file that another process has written, which is on its disk then. */
-export async function sumUp(path: string, signal?: AbortSignal): Promise<SavedFile> {
-  let bytes = 0;
-  let sum = 0;
-  await eachPiece(path, pieceBytes, (piece) => {
-    signal?.throwIfAborted();
-    bytes += piece.length;
-    sum = crc32(piece, sum);
+  const buffer = Buffer.allocUnsafeSlow(Math.min(pieceBytes, peer.maxTransfer));
+  await withFile(path, 'r', async (file) => {
+    for (;;) {
+      const { bytesRead } = await file.read(buffer);
+      if (bytesRead === 0) return;
+      await peer.write(buffer.subarray(0, bytesRead));
+    }
   });
-  return { bytes, crc32: sum };
 }
 
-/** Has on its disk what others have written. */
-export async function syncFile(path: string): Promise<void> {
-  await withFile(path, 'r', (file) => file.sync());
+/** Has a file on its disk that has been written, by another process or by this one; returns what tells whether it is still the same. */
+export async function settle(path: string, signal?: AbortSignal): Promise<SavedFile> {
+  return withFile(path, 'r', async (file) => {
+    await file.sync();
+    return sumUp(file, signal);
+  });
 }
 
 /** @throws CompanionError (VC_SAVED_VM) unless the file is as it was saved */
 export async function checkFile(path: string, saved: SavedFile, signal?: AbortSignal): Promise<void> {
-  let found: SavedFile;
-  try {
-    found = await sumUp(path, signal);
-  } catch (error) {
-    if (!(error instanceof Error && 'code' in error)) throw error;
-    throw new CompanionError('VC_SAVED_VM', `${path} can't be read: ${error.message}`, { cause: error });
-  }
-  if (found.bytes !== saved.bytes)
-    throw new CompanionError(
-      'VC_SAVED_VM',
-      `${path} has ${found.bytes} bytes, and had ${saved.bytes} when the VM was saved`,
-      { hint: 'was it copied whole?' },
-    );
-  if (found.crc32 !== saved.crc32)
-    throw new CompanionError(
-      'VC_SAVED_VM',
-      `${path} is not as it was when the VM was saved: its sum differs`,
-    );
+  const wrong = (what: string, details = {}): CompanionError =>
+    new CompanionError('VC_SAVED_VM', `${path} ${what}`, details);
+  await withFile(path, 'r', async (file) => {
+    const { size } = await file.stat();
+    if (size !== saved.bytes)
+      throw wrong(`has ${size} bytes, and had ${saved.bytes} when the VM was saved`, {
+        hint: 'was it copied whole?',
+      });
+    const { crc32: sum } = await sumUp(file, signal);
+    if (sum !== saved.crc32) throw wrong('is not as it was when the VM was saved: its sum differs');
+  }).catch((error: unknown) => {
+    if (error instanceof CompanionError || !(error instanceof Error && 'code' in error)) throw error;
+    throw wrong(`can't be read: ${error.message}`, { cause: error });
+  });
 }
 
-async function eachPiece(
-  path: string,
-  size: number,
-  take: (piece: Buffer) => Promise<void> | void,
-): Promise<void> {
-  const buffer = Buffer.allocUnsafeSlow(size);
-  await withFile(path, 'r', async (file) => {
-    for (;;) {
-      const { bytesRead } = await file.read(buffer, 0, size);
-      if (bytesRead === 0) return;
-      await take(buffer.subarray(0, bytesRead));
-    }
-  });
+/**
+ * Length and sum of a file: the CRC-32 of its pieces, each behind its offset, without those that are all zero. So it does not matter whether
+ * a copy has holes where the original had.
+ */
+async function sumUp(file: FileHandle, signal?: AbortSignal): Promise<SavedFile> {
+  const { size } = await file.stat();
+  const buffer = Buffer.allocUnsafeSlow(pieceBytes);
+  const zeros = Buffer.alloc(pieceBytes);
+  const place = Buffer.alloc(8);
+  let sum = 0;
+  for (let at = 0; at < size; at += pieceBytes) {
+    signal?.throwIfAborted();
+    const data = nextData(file.fd, at);
+    if (data >= size) break;
+    at = data - (data % pieceBytes);
+    const { bytesRead } = await file.read(buffer, 0, pieceBytes, at);
+    const piece = buffer.subarray(0, bytesRead);
+    if (piece.equals(zeros.subarray(0, bytesRead))) continue;
+    place.writeBigUInt64LE(BigInt(at));
+    sum = crc32(piece, crc32(place, sum));
+  }
+  return { bytes: size, crc32: sum };
 }
 
 async function withFile<T>(path: string, flags: string, use: (file: FileHandle) => Promise<T>): Promise<T> {

@@ -20,7 +20,7 @@ const longestTable = 2048 * 16;
 /** A file beside the manifest. */
 export interface SavedFile {
   readonly bytes: number;
-  /** CRC-32 of what is in it. */
+  /** Of what is in it; see `settle`. */
   readonly crc32: number;
 }
 

@@ -20,7 +20,7 @@ import { cancelMigration, resumeGuest, reviveDevice } from '../switchover/revive
 import { refusal, type Setting } from '../switchover/run.ts';
 import { apply, putBack } from '../switchover/settings.ts';
 import { Attempt } from './attempt.ts';
-import { notWritten, sumUp, syncFile, writeState } from './files.ts';
+import { notWritten, settle, writeState } from './files.ts';
 import { manifestText, type SavedDevice, type SavedFile, type SavedVm, savedPaths } from './manifest.ts';
 import type { SaveOptions, SavePhase, SaveReport } from './options.ts';
 import { ramCapabilities, unlimitedBandwidth, writeRam } from './ram.ts';
@@ -244,8 +244,7 @@ class Saving {
     const ram = async (): Promise<SavedFile> => {
       this.#migrateSent = true;
       await writeRam(this.#qemu, path, this.#timeouts.final, signal);
-      await syncFile(path);
-      return sumUp(path, signal);
+      return settle(path, signal);
     };
     const device = async (each: SavingDevice, index: number): Promise<SavedDevice> => {
       const { id, place, address, msixTable } = each;
