@@ -201,8 +201,7 @@ class Restoring {
 
   async #resume(): Promise<void> {
     this.#attempt.signal.throwIfAborted();
-    // Which may be too late to be given up. Until the devices are let go nothing gets out of it.
-    this.#attempt.commit();
+    // From here on it is too late to give up, unless this fails: until the devices are let go nothing gets out of the guest.
     if (this.#starts) await this.#side.qemu.execute('cont');
     this.#running = true;
     const released = await Promise.allSettled(this.#devices.map(release));

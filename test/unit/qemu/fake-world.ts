@@ -90,6 +90,8 @@ export class FakePeer implements DevicePeer {
   /** Its model has ports that can be parked. */
   hasNet = true;
   held = false;
+  /** It has a QEMU. */
+  connected = true;
   /** State that is still to come when it stops, bytes. */
   leftBytes = 100;
   #kept = 0;
@@ -168,7 +170,7 @@ export class FakePeer implements DevicePeer {
       config: Buffer.from(this.config),
       bars: [{ index: 0, kind: 'memory32', size: 4096, address: this.config.readUInt32LE(0x10) || null }],
       msix: { vectors: 4, table: { bar: 0, offset: 0 }, enabled: true },
-      clientConnected: true,
+      clientConnected: this.connected,
       held: this.held,
       state: this.current,
       hasNet: this.hasNet,
@@ -318,6 +320,8 @@ export class FakeWorld {
   loadMs = 2;
   /** What the destination has to tell of its start comes with the answer to the next command only. */
   silentEvents = false;
+  /** Why the source can't migrate. */
+  readonly blocked: string[] = [];
   /** For RAM to or from a file, ms; and whether that fails. */
   fileMs = 2;
   fileFails = false;
@@ -473,6 +477,7 @@ export class FakeWorld {
         return {
           return: {
             status: this.#migration,
+            ...(this.blocked.length > 0 && { 'blocked-reasons': this.blocked }),
             'expected-downtime': 1,
             ram: { 'dirty-sync-count': this.rounds, remaining: 1000, total: 2000, transferred: 1000 },
           },
@@ -577,6 +582,9 @@ export class FakeWorld {
   #toOrFromFile(side: 'source' | 'destination', command: string, path: string): void {
     if (side === 'source') this.#statusBefore = this.sourceStatus;
     this.#migration = 'active';
+    const pauses = ({ capability, state }: { capability: string; state: boolean }): boolean =>
+      capability === 'pause-before-switchover' && state;
+    if (side === 'source' && this.capabilities.some(pauses)) return;
     setTimeout(() => {
       // Called off meanwhile.
       if (this.#migration !== 'active') return;

@@ -1,10 +1,21 @@
 /** A VM to a folder and back, between objects that play QEMU and the device servers. */
-import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { describeRestore, describeSave } from '../../../src/cli/saved.ts';
 import { CompanionError } from '../../../src/errors.ts';
 import { migrationState } from '../../../src/migration/state.ts';
+import { checkFile, settle } from '../../../src/qemu/saved/files.ts';
 import type {
   RestoreOptions,
   RestorePhase,
@@ -153,6 +164,54 @@ describe('saving a VM', () => {
     expect(world.journal).toEqual([]);
   });
 
+  it('writes RAM in one go, also where a migration would pause', async () => {
+    const pauses = world.capabilities.find(({ capability }) => capability === 'pause-before-switchover');
+    if (pauses !== undefined) pauses.state = true;
+    await save();
+    expect(pauses?.state).toBe(true);
+  });
+
+  it('is too late to be cancelled when it has been done', async () => {
+    const cancel = new AbortController();
+    const onPhase = async (phase: SavePhase): Promise<void> => {
+      if (phase !== 'resume') return;
+      cancel.abort();
+      await new Promise(setImmediate);
+    };
+    expect(await save({ resume: true, signal: cancel.signal, onPhase })).toMatchObject({ resumed: true });
+    expect(world.sourceStatus).toBe('running');
+    expect(existsSync(join(folder, 'vm.json'))).toBe(true);
+  });
+
+  it.each<[string, () => void, string]>([
+    ['QEMU can not migrate', () => world.blocked.push('a disk'), 'VC_BLOCKED'],
+    ['a vIOMMU may translate', () => Object.assign(world, { iommu: 'intel-iommu' }), 'VC_VIOMMU'],
+    [
+      'a device is stopped',
+      () => Object.assign(world.source, { current: migrationState.STOP }),
+      'VC_DEVICE_STATE',
+    ],
+    ['a server is too old', () => Object.assign(world.source, { protocol: 1 }), 'VC_PROTOCOL'],
+    ['a server has no QEMU', () => Object.assign(world.source, { connected: false }), 'VC_NOT_CONNECTED'],
+  ])('is refused where %s, with nothing touched', async (_why, spoil, code) => {
+    world.source.readErrno = 14;
+    spoil();
+    expect((await failure(save())).code).toBe(code);
+    expect(world.journal).not.toContain('source QEMU: stop');
+    expect(readdirSync(world.folder)).not.toContain('saved');
+  });
+
+  it('is refused where the sockets of two devices are mixed up', async () => {
+    world.addDevice().source.config.writeUInt32LE(0xfd00_0000, 0x10);
+    const [first, second] = common('source').devices;
+    const devices = [
+      { id: 'dev0', socket: second?.socket ?? '' },
+      { id: 'dev1', socket: first?.socket ?? '' },
+    ];
+    expect((await failure(save({ devices }))).message).toMatch('is not that of device dev');
+    expect(world.journal).not.toContain('source QEMU: stop');
+  });
+
   it('refuses a device that is not named', async () => {
     world.addDevice();
     const [first] = common('source').devices;
@@ -209,6 +268,14 @@ describe('saving a VM', () => {
       world.fileMs = 60_000;
       const error = await failure(save({ timeouts: { ...common('source').timeouts, final: 50 } }));
       expect(error.message).toMatch(/RAM to .*: nothing within 50 ms/);
+      expectUndone();
+    });
+
+    it('while Bus Master is borrowed gives it back', async () => {
+      world.source.config.writeUInt16LE(2, 4);
+      world.source.failing = { method: 'barrier', after: 1 };
+      expect((await failure(save())).message).toMatch('source refuses barrier');
+      expect(world.source.config.readUInt16LE(4)).toBe(2);
       expectUndone();
     });
 
@@ -274,6 +341,9 @@ describe('restoring a VM', () => {
     expect(world.destination.current).toBe(migrationState.RUNNING);
     expect(report).toMatchObject({ running: true, devices: [{ id: 'dev0', stateBytes: 300 }] });
     expect(describeRestore(report)).toMatch(/restored from .*; the guest runs\n$/);
+    // To what it takes to load, and back.
+    const settings = world.journal.filter((line) => line === 'destination QEMU: migrate-set-capabilities');
+    expect(settings).toHaveLength(2);
   });
 
   it('leaves it paused if that was asked for', async () => {
@@ -311,6 +381,18 @@ describe('restoring a VM', () => {
       world.source.stateVersion = 3;
       await save();
       await expectRefusal('VC_STATE_REFUSED', /state version 3/);
+    });
+
+    it('with a server that serves a guest already', async () => {
+      await save();
+      world.destination.config.writeUInt16LE(6, 4);
+      await expectRefusal('VC_DESTINATION_STATE', /serves a guest that has set the device up/);
+    });
+
+    it('with a server that has no QEMU', async () => {
+      await save();
+      world.destination.connected = false;
+      await expectRefusal('VC_NOT_CONNECTED', /no QEMU is connected to the destination server/);
     });
 
     it('where a device is too many', async () => {
@@ -429,6 +511,35 @@ describe('restoring a VM', () => {
     expect(await failure(restore())).toMatchObject({ code: 'VC_RELEASE' });
     expect(world.journal).not.toContain('destination QEMU: quit');
     expect(world.destinationStatus).toBe('running');
+  });
+});
+
+describe('the sum of a file', () => {
+  const mebibyte = 1024 * 1024;
+  const data = Buffer.alloc(mebibyte, 5);
+
+  /** Three mebibytes with `data` in those that are named; holes elsewhere, or zeros. */
+  function write(name: string, places: readonly number[], holes: boolean): string {
+    const path = join(world.folder, name);
+    const file = openSync(path, 'w');
+    ftruncateSync(file, 3 * mebibyte);
+    for (const place of [0, 1, 2]) {
+      if (places.includes(place)) writeSync(file, data, 0, mebibyte, place * mebibyte);
+      else if (!holes) writeSync(file, Buffer.alloc(mebibyte), 0, mebibyte, place * mebibyte);
+    }
+    closeSync(file);
+    return path;
+  }
+
+  it('is the same with holes and without, and another when something is moved', async () => {
+    const sum = await settle(write('holes', [1], true));
+    expect(sum.bytes).toBe(3 * mebibyte);
+    expect(await settle(write('zeros', [1], false))).toEqual(sum);
+    await checkFile(write('copy', [1], false), sum);
+    for (const places of [[0], [2], [0, 1], []])
+      expect((await failure(checkFile(write('moved', places, true), sum))).message).toMatch(
+        'its sum differs',
+      );
   });
 });
 
