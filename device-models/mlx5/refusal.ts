@@ -54,6 +54,15 @@ export function badParam(name: keyof typeof syndrome, what: string): CommandRefu
   return new CommandRefused(commandStatus.BAD_PARAM_ERR, syndrome[name], what);
 }
 
+/** An object that can't go while `user` refers to it. Firmware answers so whatever the kind: DEALLOC_PD, DESTROY_CQ, DESTROY_FLOW_GROUP. */
+export function inUse(what: string, user: string): CommandRefused {
+  return new CommandRefused(
+    commandStatus.BAD_RES_STATE_ERR,
+    syndrome.objectInUse,
+    `${what} is in use by ${user}`,
+  );
+}
+
 /** Refuses with BAD_PARAM unless `condition` holds. */
 export function require(condition: boolean, name: keyof typeof syndrome, what: string): asserts condition {
   if (!condition) throw badParam(name, what);

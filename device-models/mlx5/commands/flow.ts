@@ -20,7 +20,8 @@ import {
   setFlowTableRootIn,
   setFteIn,
 } from '../prm/index.ts';
-import { badParam, CommandRefused, require, syndrome } from '../refusal.ts';
+import { unused } from '../references.ts';
+import { badParam, CommandRefused, inUse, require, syndrome } from '../refusal.ts';
 import { matchWords } from '../steering/match.ts';
 import {
   type Destination,
@@ -104,16 +105,10 @@ function destroyFlowTable(core: Mlx5Core, input: Buffer): void {
     destroyFlowTableIn.get(input, 'table_type'),
     destroyFlowTableIn.get(input, 'other_vport'),
   );
-  const id = destroyFlowTableIn.get(input, 'table_id');
-  const table = core.steering.tables.get(id);
-  if (table.entries.length > 0) {
-    throw new CommandRefused(
-      commandStatus.BAD_RES_STATE_ERR,
-      syndrome.objectInUse,
-      `flow table ${id} has entries`,
-    );
-  }
-  core.steering.tables.delete(id);
+  const { tables } = core.steering;
+  const id = unused(core, tables, destroyFlowTableIn.get(input, 'table_id'));
+  if (tables.get(id).groups.size > 0) throw inUse(`flow table ${id}`, 'its groups');
+  tables.delete(id);
   if (core.steering.root === id) core.steering.root = undefined;
 }
 

@@ -4,7 +4,6 @@ import { EventQueue, eqState, logEqeBytes } from '../eq.ts';
 import { limits } from '../limits.ts';
 import { PagedRing } from '../memory.ts';
 import {
-  commandStatus,
   cqc,
   createCqIn,
   createCqOut,
@@ -19,7 +18,8 @@ import {
   queryEqIn,
   queryEqOut,
 } from '../prm/index.ts';
-import { CommandRefused, require, syndrome } from '../refusal.ts';
+import { unused } from '../references.ts';
+import { require } from '../refusal.ts';
 import { doorbellRecordBytes, isAddress, readPageList } from '../work-queue.ts';
 import { command, opMod } from './command.ts';
 
@@ -27,10 +27,6 @@ import { command, opMod } from './command.ts';
 const cqModify = { PERIOD: 1, COUNT: 2, OVERRUN: 4, PERIOD_MODE: 16 } as const;
 const cqModifyResize = 1;
 const cqModifySupported = cqModify.PERIOD | cqModify.COUNT | cqModify.PERIOD_MODE;
-
-function inUse(what: string): CommandRefused {
-  return new CommandRefused(commandStatus.BAD_RES_STATE_ERR, syndrome.objectInUse, `${what} is in use`);
-}
 
 /** Number of pages of a ring made of 4 KiB pages or larger ones. */
 function ringPages(input: Buffer, at: number, logSize: number, logPageSize: number): number[] {
@@ -66,10 +62,7 @@ function createEq(core: Mlx5Core, input: Buffer, output: Buffer): void {
 }
 
 function destroyEq(core: Mlx5Core, input: Buffer): void {
-  const id = destroyEqIn.get(input, 'eq_number');
-  core.eqs.table.get(id);
-  for (const cq of core.cqs.table.values()) if (cq.settings.eqn === id) throw inUse(`EQ ${id}`);
-  core.eqs.remove(id);
+  core.eqs.remove(unused(core, core.eqs.table, destroyEqIn.get(input, 'eq_number')));
 }
 
 function queryEq(core: Mlx5Core, input: Buffer, output: Buffer): void {
@@ -119,11 +112,7 @@ function createCq(core: Mlx5Core, input: Buffer, output: Buffer): void {
 }
 
 function destroyCq(core: Mlx5Core, input: Buffer): void {
-  const id = destroyCqIn.get(input, 'cqn');
-  core.cqs.table.get(id);
-  for (const sq of core.sqs.table.values()) if (sq.settings.cqn === id) throw inUse(`CQ ${id}`);
-  for (const rq of core.rqs.table.values()) if (rq.settings.cqn === id) throw inUse(`CQ ${id}`);
-  core.cqs.remove(id);
+  core.cqs.remove(unused(core, core.cqs.table, destroyCqIn.get(input, 'cqn')));
 }
 
 function queryCq(core: Mlx5Core, input: Buffer, output: Buffer): void {

@@ -20,6 +20,7 @@ import {
   queryQCounterIn,
   queryQCounterOut,
 } from '../prm/index.ts';
+import { unused } from '../references.ts';
 import { require } from '../refusal.ts';
 import { Uar } from '../uar.ts';
 import { command } from './command.ts';
@@ -87,19 +88,21 @@ export const resourceCommands = [
     allocUarOut.set(output, 'uar', core.uars.add(new Uar(core.uars.allocate())).id);
   }),
   command('DEALLOC_UAR', deallocUarIn, undefined, (core, input) => {
-    core.uars.delete(deallocUarIn.get(input, 'uar'));
+    core.uars.delete(unused(core, core.uars, deallocUarIn.get(input, 'uar')));
   }),
   command('ALLOC_PD', undefined, allocPdOut, (core, _input, output) => {
     allocPdOut.set(output, 'pd', allocateBare(core.pds));
   }),
   command('DEALLOC_PD', deallocPdIn, undefined, (core, input) => {
-    core.pds.delete(deallocPdIn.get(input, 'pd'));
+    core.pds.delete(unused(core, core.pds, deallocPdIn.get(input, 'pd')));
   }),
   command('ALLOC_TRANSPORT_DOMAIN', undefined, allocTransportDomainOut, (core, _input, output) => {
     allocTransportDomainOut.set(output, 'transport_domain', allocateBare(core.transportDomains));
   }),
   command('DEALLOC_TRANSPORT_DOMAIN', deallocTransportDomainIn, undefined, (core, input) => {
-    core.transportDomains.delete(deallocTransportDomainIn.get(input, 'transport_domain'));
+    const { transportDomains } = core;
+    const id = deallocTransportDomainIn.get(input, 'transport_domain');
+    transportDomains.delete(unused(core, transportDomains, id));
   }),
   command('CREATE_MKEY', createMkeyIn, createMkeyOut, createMkey),
   command('QUERY_MKEY', queryMkeyIn, queryMkeyOut, queryMkey),
@@ -111,7 +114,7 @@ export const resourceCommands = [
     allocQCounterOut.set(output, 'counter_set_id', counter.id);
   }),
   command('DEALLOC_Q_COUNTER', deallocQCounterIn, undefined, (core, input) => {
-    core.qCounters.delete(deallocQCounterIn.get(input, 'counter_set_id'));
+    core.qCounters.delete(unused(core, core.qCounters, deallocQCounterIn.get(input, 'counter_set_id')));
   }),
   command('QUERY_Q_COUNTER', queryQCounterIn, queryQCounterOut, queryQCounter),
 ];

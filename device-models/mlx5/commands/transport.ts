@@ -1,7 +1,6 @@
 import type { Mlx5Core } from '../core.ts';
 import { limits } from '../limits.ts';
 import {
-  commandStatus,
   createRqtIn,
   createRqtOut,
   createTirIn,
@@ -26,7 +25,8 @@ import {
   tirc,
   tisc,
 } from '../prm/index.ts';
-import { CommandRefused, require, syndrome } from '../refusal.ts';
+import { unused } from '../references.ts';
+import { require } from '../refusal.ts';
 import { dispatchType, hashFunction, Rqt, Tir, type TirSettings } from '../steering/tir.ts';
 import { toeplitzKeyBytes } from '../steering/toeplitz.ts';
 import { Tis, type TisSettings } from '../tis.ts';
@@ -60,17 +60,6 @@ function modifyTis(core: Mlx5Core, input: Buffer): void {
   require(mask <= 0xff, 'badModifyMask', 'MODIFY_TIS mask');
   const given = readTis(input, modifyTisIn.byte('ctx'));
   if ((mask & tisModifyPrio) !== 0) tis.change({ ...tis.settings, prio: given.prio });
-}
-
-function destroyTis(core: Mlx5Core, input: Buffer): void {
-  const id = destroyTisIn.get(input, 'tisn');
-  core.tiss.get(id);
-  for (const sq of core.sqs.table.values()) {
-    if (sq.settings.tisn === id) {
-      throw new CommandRefused(commandStatus.BAD_RES_STATE_ERR, syndrome.objectInUse, `TIS ${id} is in use`);
-    }
-  }
-  core.tiss.delete(id);
 }
 
 /** The TIR context at byte `at`, checked against what exists. */
@@ -204,7 +193,9 @@ function queryRqt(core: Mlx5Core, input: Buffer, output: Buffer): void {
 export const transportCommands = [
   command('CREATE_TIS', createTisIn, createTisOut, createTis),
   command('MODIFY_TIS', modifyTisIn, undefined, modifyTis),
-  command('DESTROY_TIS', destroyTisIn, undefined, destroyTis),
+  command('DESTROY_TIS', destroyTisIn, undefined, (core, input) => {
+    core.tiss.delete(unused(core, core.tiss, destroyTisIn.get(input, 'tisn')));
+  }),
   command('QUERY_TIS', queryTisIn, queryTisOut, (core, input, output) => {
     const { settings } = core.tiss.get(queryTisIn.get(input, 'tisn'));
     const at = queryTisOut.byte('tis_context');
@@ -215,14 +206,14 @@ export const transportCommands = [
   command('CREATE_TIR', createTirIn, createTirOut, createTir),
   command('MODIFY_TIR', modifyTirIn, undefined, modifyTir),
   command('DESTROY_TIR', destroyTirIn, undefined, (core, input) => {
-    core.tirs.delete(destroyTirIn.get(input, 'tirn'));
+    core.tirs.delete(unused(core, core.tirs, destroyTirIn.get(input, 'tirn')));
     core.tirsChanged();
   }),
   command('QUERY_TIR', queryTirIn, queryTirOut, queryTir),
   command('CREATE_RQT', createRqtIn, createRqtOut, createRqt),
   command('MODIFY_RQT', modifyRqtIn, undefined, modifyRqt),
   command('DESTROY_RQT', destroyRqtIn, undefined, (core, input) => {
-    core.rqts.delete(destroyRqtIn.get(input, 'rqtn'));
+    core.rqts.delete(unused(core, core.rqts, destroyRqtIn.get(input, 'rqtn')));
   }),
   command('QUERY_RQT', queryRqtIn, queryRqtOut, queryRqt),
 ];

@@ -16,6 +16,7 @@ import {
   rqc,
   sqc,
 } from '../prm/index.ts';
+import { unused } from '../references.ts';
 import { require } from '../refusal.ts';
 import { ReceiveQueue } from '../rq.ts';
 import { SendQueue } from '../sq.ts';
@@ -148,7 +149,7 @@ export const workQueueCommands = [
   command('CREATE_RQ', createRqIn, createRqOut, createRq),
   command('MODIFY_RQ', modifyRqIn, undefined, modifyRq),
   command('DESTROY_RQ', destroyRqIn, undefined, (core, input) => {
-    core.rqs.table.delete(destroyRqIn.get(input, 'rqn'));
+    core.rqs.table.delete(unused(core, core.rqs.table, destroyRqIn.get(input, 'rqn')));
   }),
   command('QUERY_RQ', queryRqIn, queryRqOut, queryRq),
 ];

@@ -1,7 +1,7 @@
 import { limits } from '../limits.ts';
 import { DeviceObject, ObjectTable } from '../objects.ts';
 import { commandStatus } from '../prm/index.ts';
-import { badParam, CommandRefused, require, syndrome } from '../refusal.ts';
+import { badParam, CommandRefused, inUse, require, syndrome } from '../refusal.ts';
 import { Matcher, matchWords } from './match.ts';
 import { MatchIndex } from './match-index.ts';
 
@@ -151,13 +151,7 @@ export class FlowTable extends DeviceObject {
   /** Removes a group; refused while it has entries. */
   deleteGroup(id: number): void {
     this.group(id);
-    if (this.entries.some((entry) => entry.groupId === id)) {
-      throw new CommandRefused(
-        commandStatus.BAD_RES_STATE_ERR,
-        syndrome.objectInUse,
-        `flow group ${id} has entries`,
-      );
-    }
+    if (this.entries.some((entry) => entry.groupId === id)) throw inUse(`flow group ${id}`, 'its entries');
     this.groups.delete(id);
     this.touch();
   }

@@ -100,11 +100,16 @@ export abstract class DriverBase {
   eventMode = false;
   /** Interrupts are served at once when true; else by `poll`. */
   uar = 0;
+  pd = 0;
+  mkey = 0;
   lkey = 0;
   td = 0;
-  tis = 0;
+  tises: number[] = [];
+  dropCq = 0;
   dropRq = 0;
   rqt = 0;
+  /** RQTs of one RQ each, a TIR each before the first. */
+  directRqts: number[] = [];
   tirs: number[] = [];
   readonly tables: Record<string, number> = {};
   readonly groups: Record<string, number[]> = {};
@@ -148,6 +153,11 @@ export abstract class DriverBase {
     buffer.writeUInt32BE(high >>> 0, 0);
     buffer.writeUInt32BE(low >>> 0, 4);
     this.device.bars[0].write(offset, 8, buffer, 0);
+  }
+
+  /** The TIS of the driver's only traffic class. */
+  get tis(): number {
+    return this.tises[0] ?? 0;
   }
 
   get uarBase(): number {

@@ -97,6 +97,7 @@ export abstract class DriverObjects extends DriverBase {
     logSize: number,
   ): void {
     prm.wq.set(input, 'wq_type', 1, at);
+    prm.wq.set(input, 'pd', this.pd, at);
     prm.wq.set64(input, 'dbr_addr', dbr, at);
     prm.wq.set(input, 'log_wq_stride', logStride, at);
     prm.wq.set(input, 'log_wq_sz', logSize, at);
@@ -312,15 +313,33 @@ export abstract class DriverObjects extends DriverBase {
       this.setEntry('promisc', 0, 0, { table: 'ttc' });
     }
     this.setMiss('tc', on ? 'promisc' : 'vlan');
+    if (!on) {
+      this.deleteEntry('promisc', 0);
+      this.destroyTable('promisc');
+    }
+  }
+
+  /** With its groups, which must have no entries left. */
+  destroyTable(name: string): void {
+    for (const id of this.groups[name] ?? []) {
+      const group = Buffer.alloc(64);
+      prm.destroyFlowGroupIn.set(group, 'table_id', this.tables[name] ?? 0);
+      prm.destroyFlowGroupIn.set(group, 'group_id', id);
+      this.command('DESTROY_FLOW_GROUP', group);
+    }
+    this.groups[name] = [];
+    const input = Buffer.alloc(64);
+    prm.destroyFlowTableIn.set(input, 'table_id', this.tables[name] ?? 0);
+    this.command('DESTROY_FLOW_TABLE', input);
   }
 
   /** Where frames go that match nothing in `table`. */
-  setMiss(table: string, to: string): void {
+  setMiss(table: string, to: string, forward = true): void {
     const input = Buffer.alloc(64);
     const at = prm.modifyFlowTableIn.byte('flow_table_context');
     prm.modifyFlowTableIn.set(input, 'modify_field_select', 1);
     prm.modifyFlowTableIn.set(input, 'table_id', this.tables[table] ?? 0);
-    prm.flowTableContext.set(input, 'table_miss_action', 1, at);
+    prm.flowTableContext.set(input, 'table_miss_action', forward ? 1 : 0, at);
     prm.flowTableContext.set(input, 'table_miss_id', this.tables[to] ?? 0, at);
     this.command('MODIFY_FLOW_TABLE', input);
   }

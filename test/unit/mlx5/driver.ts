@@ -59,7 +59,7 @@ export class FakeDriver extends DriverObjects {
     this.setRoot('anchor');
     const context = this.command('QUERY_NIC_VPORT_CONTEXT', Buffer.alloc(16), 272);
     this.mac = Buffer.from(context.subarray(0x106, 0x10c));
-    this.command('ALLOC_PD');
+    this.pd = prm.allocPdOut.get(this.command('ALLOC_PD'), 'pd');
     const td = this.command('ALLOC_TRANSPORT_DOMAIN');
     this.td = prm.allocTransportDomainOut.get(td, 'transport_domain');
     const mkey = Buffer.alloc(272);
@@ -67,22 +67,24 @@ export class FakeDriver extends DriverObjects {
     prm.mkc.set(mkey, 'lr', 1, 16);
     prm.mkc.set(mkey, 'lw', 1, 16);
     prm.mkc.set(mkey, 'qpn', 0xffffff, 16);
-    this.lkey = (prm.createMkeyOut.get(this.command('CREATE_MKEY', mkey), 'mkey_index') << 8) >>> 0;
+    prm.mkc.set(mkey, 'pd', this.pd, 16);
+    this.mkey = prm.createMkeyOut.get(this.command('CREATE_MKEY', mkey), 'mkey_index');
+    this.lkey = (this.mkey << 8) >>> 0;
+    this.tises = [];
     for (let prio = 0; prio < 8; prio++) {
       const tis = Buffer.alloc(192);
       prm.tisc.set(tis, 'transport_domain', this.td, 0x20);
-      const created = prm.createTisOut.get(this.command('CREATE_TIS', tis), 'tisn');
-      if (prio === 0) this.tis = created;
+      this.tises.push(prm.createTisOut.get(this.command('CREATE_TIS', tis), 'tisn'));
     }
     this.qCounter = prm.allocQCounterOut.get(this.command('ALLOC_Q_COUNTER'), 'counter_set_id');
     const dropCq = this.createCq(0, 0);
+    this.dropCq = dropCq.cqn;
     this.dropRq = this.createRq(dropCq, 0, 2048, 0).rqn;
     this.rqt = this.createRqt([this.dropRq], 256);
     this.tirs = [];
     for (const [v6, udp, fields] of tirKinds) this.tirs.push(this.createTir(this.rqt, v6, udp, fields));
-    for (const _eq of this.eqs.comp) {
-      this.tirs.push(this.createTir(this.createRqt([this.dropRq], 1), false, false, 0));
-    }
+    this.directRqts = this.eqs.comp.map(() => this.createRqt([this.dropRq], 1));
+    for (const rqtn of this.directRqts) this.tirs.push(this.createTir(rqtn, false, false, 0));
     this.buildSteering();
     const pmtu = Buffer.alloc(32);
     this.register(0x5003, pmtu, 1);
@@ -140,55 +142,48 @@ export class FakeDriver extends DriverObjects {
     });
     for (const channel of this.channels) {
       this.postNop(channel.tx);
-      for (const sq of [channel.ico, channel.tx]) this.#destroy('DESTROY_SQ', 'sqn', sq.sqn);
-      this.#destroy('DESTROY_RQ', 'rqn', channel.rx.rqn);
-      for (const cq of channel.cqs) this.#destroy('DESTROY_CQ', 'cqn', cq.cqn);
+      for (const sq of [channel.ico, channel.tx]) this.end('DESTROY_SQ', sq.sqn);
+      this.end('DESTROY_RQ', channel.rx.rqn);
+      for (const cq of channel.cqs) this.end('DESTROY_CQ', cq.cqn);
     }
     this.channels = [];
   }
 
-  #destroy(name: keyof typeof opcode, _field: string, id: number): void {
+  /** A DESTROY or DEALLOC that names an object in its third word. */
+  end(name: keyof typeof opcode, id: number): void {
     const input = Buffer.alloc(16);
     input.writeUInt32BE(id, 8);
     this.command(name, input);
   }
 
+  /** As mlx5_core does when it is unbound: nothing goes before all that refers to it. */
   remove(): void {
-    const table = (name: string) => {
-      const input = Buffer.alloc(64);
-      prm.destroyFlowTableIn.set(input, 'table_id', this.tables[name] ?? 0);
-      this.command('DESTROY_FLOW_TABLE', input);
-    };
-    const group = (name: string) => {
-      for (const id of this.groups[name] ?? []) {
-        const input = Buffer.alloc(64);
-        prm.destroyFlowGroupIn.set(input, 'table_id', this.tables[name] ?? 0);
-        prm.destroyFlowGroupIn.set(input, 'group_id', id);
-        this.command('DESTROY_FLOW_GROUP', input);
-      }
-      this.groups[name] = [];
-    };
     this.setRoot('vlan');
-    table('tc');
+    this.destroyTable('tc');
     this.setRoot('l2');
     this.deleteEntry('vlan', 2048);
-    group('vlan');
-    table('vlan');
+    this.destroyTable('vlan');
     this.setRoot('ttc');
-    group('l2');
-    table('l2');
+    this.destroyTable('l2');
     this.setRoot('anchor');
     for (let index = 0; index <= 10; index++) this.deleteEntry('ttc', index);
-    group('ttc');
-    table('ttc');
-    for (const tirn of this.tirs) this.#destroy('DESTROY_TIR', 'tirn', tirn);
-    this.#destroy('DESTROY_RQ', 'rqn', this.dropRq);
-    table('anchor');
-    this.#destroy('DESTROY_EQ', 'eq_number', this.eqs.pages?.eqn ?? 0);
-    this.#destroy('DESTROY_EQ', 'eq_number', this.eqs.async?.eqn ?? 0);
+    this.destroyTable('ttc');
+    for (const tirn of this.tirs) this.end('DESTROY_TIR', tirn);
+    for (const rqtn of [...this.directRqts, this.rqt]) this.end('DESTROY_RQT', rqtn);
+    this.end('DESTROY_RQ', this.dropRq);
+    this.end('DESTROY_CQ', this.dropCq);
+    this.end('DEALLOC_Q_COUNTER', this.qCounter);
+    for (const tisn of this.tises) this.end('DESTROY_TIS', tisn);
+    this.end('DESTROY_MKEY', this.mkey);
+    this.end('DEALLOC_TRANSPORT_DOMAIN', this.td);
+    this.end('DEALLOC_PD', this.pd);
+    this.destroyTable('anchor');
+    for (const { eqn } of this.eqs.comp) this.end('DESTROY_EQ', eqn);
+    this.end('DESTROY_EQ', this.eqs.pages?.eqn ?? 0);
+    this.end('DESTROY_EQ', this.eqs.async?.eqn ?? 0);
     this.eventMode = false;
-    this.#destroy('DESTROY_EQ', 'eq_number', this.eqs.cmd?.eqn ?? 0);
-    this.#destroy('DEALLOC_UAR', 'uar', this.uar);
+    this.end('DESTROY_EQ', this.eqs.cmd?.eqn ?? 0);
+    this.end('DEALLOC_UAR', this.uar);
     this.command('TEARDOWN_HCA');
     this.command('DISABLE_HCA', Buffer.alloc(16), 12);
     this.eqs = { comp: [] };

@@ -25,7 +25,7 @@ function createMkey(driver: FakeDriver, key: Key): number {
   const input = Buffer.alloc(272);
   prm.mkc.set(input, 'lr', key.lr ?? 1, mkcByte);
   prm.mkc.set(input, 'lw', key.lw ?? 1, mkcByte);
-  prm.mkc.set(input, 'pd', key.pd ?? 0, mkcByte);
+  prm.mkc.set(input, 'pd', key.pd ?? driver.pd, mkcByte);
   prm.mkc.set(input, 'mkey_7_0', key.variant ?? 0, mkcByte);
   prm.mkc.set(input, 'length64', key.range === undefined ? 1 : 0, mkcByte);
   if (key.range !== undefined) {
@@ -118,7 +118,7 @@ describe('a send queue', () => {
   });
 
   it('reads by a key of its own protection domain only', () => {
-    expect(sendWith(bench, () => createMkey(driver, { pd: 1 }))).toBe(localProtection);
+    expect(sendWith(bench, () => createMkey(driver, { pd: driver.pd + 1 }))).toBe(localProtection);
   });
 
   it('needs the whole key, with the byte that its driver chose', () => {
@@ -154,7 +154,9 @@ describe('a receive queue', () => {
 
   it('writes by a key of its own protection domain only', () => {
     const bench = running();
-    expect(receiveWith(bench, () => createMkey(bench.driver, { pd: 1 }))).toBe(localProtection);
+    expect(receiveWith(bench, () => createMkey(bench.driver, { pd: bench.driver.pd + 1 }))).toBe(
+      localProtection,
+    );
   });
 });
 

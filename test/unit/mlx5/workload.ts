@@ -250,11 +250,8 @@ export class Workload {
 
   #filter({ promisc, allMulti, vid }: Extract<Action, { do: 'filter' }>): void {
     const { driver } = this;
-    // The fake driver makes a table for each time; one is enough.
-    if (promisc !== this.#promisc && !(promisc && driver.tables.promisc !== undefined)) {
-      driver.promisc(promisc);
-      this.#promisc = promisc;
-    }
+    if (promisc !== this.#promisc) driver.promisc(promisc);
+    this.#promisc = promisc;
     if (allMulti !== this.#allMulti) driver.allMulti(allMulti);
     this.#allMulti = allMulti;
     if (!this.#vids.has(vid)) driver.addVlan(vid);
