@@ -50,6 +50,7 @@ function forwards({ entries }: FlowTable, type: number, id: number): boolean {
 const references: readonly Reference[] = [
   reference(eqs, uars, ({ settings }, id) => settings.uarPage === id),
   reference(cqs, uars, ({ settings }, id) => settings.uarPage === id),
+  reference(sqs, uars, ({ settings }, id) => settings.uarPage === id),
   reference(cqs, eqs, ({ settings }, id) => settings.eqn === id),
   reference(sqs, cqs, ({ settings }, id) => settings.cqn === id),
   reference(rqs, cqs, ({ settings }, id) => settings.cqn === id),

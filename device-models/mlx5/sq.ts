@@ -31,6 +31,8 @@ export interface SendQueueSettings {
   readonly flushInError: boolean;
   readonly minInlineMode: number;
   readonly userIndex: number;
+  /** Left out for a queue that was saved by a server that kept no such thing. */
+  readonly uarPage?: number;
 }
 
 /** A send queue. `ci` counts basic blocks. */

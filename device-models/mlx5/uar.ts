@@ -22,9 +22,26 @@ export class Uar extends DeviceObject {
   cqArmHigh = 0;
 }
 
-function armCq(core: Mlx5Core, high: number, low: number): void {
-  const solicited = ((high >>> 24) & 0xf) === solicitedCommand;
-  core.cqs.arm(low & indexMask, high & indexMask, solicited);
+/*
+ * A queue is rung through the UAR page that it was made with and through no other: that is what keeps the queues of several
+ * processes apart which have a page each.
+ */
+
+function armCq(core: Mlx5Core, page: number, high: number, low: number): void {
+  const cqn = low & indexMask;
+  if (core.cqs.table.find(cqn)?.settings.uarPage !== page) return;
+  core.cqs.arm(cqn, high & indexMask, ((high >>> 24) & 0xf) === solicitedCommand);
+}
+
+function eqDoorbell(core: Mlx5Core, page: number, word: number, arm: boolean): void {
+  const eqn = word >>> 24;
+  if (core.eqs.table.find(eqn)?.settings.uarPage === page) core.eqs.doorbell(eqn, word & indexMask, arm);
+}
+
+function ringSq(core: Mlx5Core, page: number, word: number): void {
+  const sqn = word >>> 8;
+  const own = core.sqs.table.find(sqn)?.settings.uarPage;
+  if (own === undefined || own === page) core.sqs.doorbell(sqn);
 }
 
 /** A write into UAR page `index` at `register`. Only the registers that exist do something. */
@@ -40,16 +57,16 @@ export function writeUar(
   if (uar === undefined || count < 4) return;
   const first = source.readUInt32BE(at);
   if (register === uarRegister.CQ_ARM) {
-    if (count >= doorbellBytes) armCq(core, first, source.readUInt32BE(at + 4));
+    if (count >= doorbellBytes) armCq(core, index, first, source.readUInt32BE(at + 4));
     else uar.cqArmHigh = first;
   } else if (register === uarRegister.CQ_ARM + 4) {
-    armCq(core, uar.cqArmHigh, first);
+    armCq(core, index, uar.cqArmHigh, first);
   } else if (register === uarRegister.EQ_ARM || register === uarRegister.EQ_UPDATE) {
-    core.eqs.doorbell(first >>> 24, first & indexMask, register === uarRegister.EQ_ARM);
+    eqDoorbell(core, index, first, register === uarRegister.EQ_ARM);
   } else if (register >= uarRegister.SQ_DOORBELL) {
     const inBuffer = register % bfBufferBytes;
     // First 8 bytes of the control segment: the SQ number is in the second word.
-    if (inBuffer === 0 && count >= doorbellBytes) core.sqs.doorbell(source.readUInt32BE(at + 4) >>> 8);
-    else if (inBuffer === 4) core.sqs.doorbell(first >>> 8);
+    if (inBuffer === 0 && count >= doorbellBytes) ringSq(core, index, source.readUInt32BE(at + 4));
+    else if (inBuffer === 4) ringSq(core, index, first);
   }
 }

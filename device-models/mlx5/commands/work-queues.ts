@@ -15,6 +15,7 @@ import {
   querySqOut,
   rqc,
   sqc,
+  wq as wqLayout,
 } from '../prm/index.ts';
 import { unused } from '../references.ts';
 import { require } from '../refusal.ts';
@@ -54,6 +55,8 @@ function createSq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   require(sqc.get(input, 'state', at) === queueState.RST, 'badState', 'a queue is created in state RST');
   const wq = readWorkQueue(input, at + sqc.byte('wq'), sendStride);
   require(wq.wqType === wqType.CYCLIC, 'unsupportedType', `wq_type ${wq.wqType}`);
+  const uarPage = wqLayout.get(input, 'uar_page', at + sqc.byte('wq'));
+  require(core.uars.find(uarPage) !== undefined, 'badUar', `UAR ${uarPage}`);
   const id = core.sqs.table.allocate();
   core.sqs.table.add(
     new SendQueue(id, {
@@ -63,6 +66,7 @@ function createSq(core: Mlx5Core, input: Buffer, output: Buffer): void {
       flushInError: sqc.get(input, 'flush_in_error_en', at) === 1,
       minInlineMode: sqc.get(input, 'min_wqe_inline_mode', at),
       userIndex: sqc.get(input, 'user_index', at),
+      uarPage,
     }),
   );
   createSqOut.set(output, 'sqn', id);
@@ -86,6 +90,7 @@ function querySq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   sqc.set(output, 'tis_lst_sz', settings.tisn === 0 ? 0 : 1, at);
   sqc.set(output, 'tis_num_0', settings.tisn, at);
   writeWorkQueue(output, at + sqc.byte('wq'), settings.wq, { hw: sq.ci, sw: sq.ci });
+  wqLayout.set(output, 'uar_page', settings.uarPage ?? 0, at + sqc.byte('wq'));
 }
 
 function createRq(core: Mlx5Core, input: Buffer, output: Buffer): void {

@@ -182,15 +182,18 @@ const sendQueue = codec<SendQueue>({
   kind: 'sq',
   table: (core) => core.sqs.table,
   save: ({ settings }) => ({ ...settings, wq: saveWq(settings.wq) }),
-  load: (_core, id, state) =>
-    new SendQueue(id, {
+  load(_core, id, state) {
+    const uarPage = state.optionalUint('uarPage', counter24);
+    return new SendQueue(id, {
       wq: loadWq(state.record('wq'), { min: 6, max: 6 }),
       cqn: state.uint('cqn', counter24),
       tisn: state.uint('tisn', counter24),
       flushInError: state.boolean('flushInError'),
       minInlineMode: state.uint('minInlineMode', 3),
       userIndex: state.uint('userIndex', counter24),
-    }),
+      ...(uarPage !== undefined && { uarPage }),
+    });
+  },
   progress: ({ state, ci, pending }) => ({ state, ci, pending }),
   restore(sq, state) {
     sq.state = loadState(state);

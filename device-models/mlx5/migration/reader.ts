@@ -32,6 +32,11 @@ export class StateReader {
     return this.number(name, 0, 2 ** bits - 1);
   }
 
+  /** A number that states of the same version may lack: its meaning then is the model's. */
+  optionalUint(name: string, bits: number): number | undefined {
+    return this.#value[name] === undefined ? undefined : this.uint(name, bits);
+  }
+
   /** Where `length` bytes may be that a guest named: as the commands take it. */
   address(name: string, length: number, alignment = 1): number {
     const value = this.number(name, 0, Number.MAX_SAFE_INTEGER);

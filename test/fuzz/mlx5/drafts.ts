@@ -501,6 +501,7 @@ export class Drafts {
         const made = this.#queue(prm.sqc, base, prm.createSqIn.size, 6);
         prm.sqc.set(made.input, 'tis_lst_sz', random.below(4) === 0 ? 0 : 1, base);
         prm.sqc.set(made.input, 'tis_num_0', this.#id(core.tiss), base);
+        prm.wq.set(made.input, 'uar_page', this.#id(core.uars), base + prm.sqc.byte('wq'));
         return made;
       },
       MODIFY_SQ: () => this.#modifyQueue(prm.modifySqIn, prm.sqc, core.sqs.table, ['sqn', 'sq_state']),

@@ -1,6 +1,7 @@
 import type { Mlx5Core } from '../../../device-models/mlx5/core.ts';
 import { functionPhase } from '../../../device-models/mlx5/function-state.ts';
 import * as prm from '../../../device-models/mlx5/prm/index.ts';
+import { firstUar } from '../../../device-models/mlx5/uar.ts';
 import { queueState } from '../../../device-models/mlx5/work-queue.ts';
 import { type Draft, Drafts } from './drafts.ts';
 import type { Random } from './mutate.ts';
@@ -88,9 +89,11 @@ export class GuestSteps {
     }
   }
 
-  #uarWrite(register: number, bytes: Buffer): Step {
+  /** @param own the page that the queue was made with: mostly that, for others do nothing */
+  #uarWrite(own: number, register: number, bytes: Buffer): Step {
     const { uars } = this.#core;
-    const page = uars.size > 0 ? this.#random.pick([...uars.values()]).id : 16;
+    const any = this.#random.below(20) === 0 && uars.size > 0;
+    const page = any ? this.#random.pick([...uars.values()]).id : own;
     return { do: 'write', offset: page * pageBytes + register, bytes };
   }
 
@@ -99,6 +102,7 @@ export class GuestSteps {
     const { table } = this.#core.cqs;
     if (table.size === 0) return [];
     const cq = random.pick([...table.values()]);
+    const { uarPage } = cq.settings;
     const ci = (cq.pi - random.pick([0, 0, 0, 1, 2])) & 0xffffff;
     const doorbell = Buffer.alloc(8);
     doorbell.writeUInt32BE(((random.below(4) === 0 ? 1 << 24 : 0) | ci) >>> 0, 0);
@@ -109,8 +113,11 @@ export class GuestSteps {
     if (cq.settings.dbr < memoryBytes) steps.push({ do: 'memory', at: cq.settings.dbr, bytes: record });
     // A 32-bit guest writes halves.
     if (random.below(3) === 0) {
-      steps.push(this.#uarWrite(0x20, doorbell.subarray(0, 4)), this.#uarWrite(0x24, doorbell.subarray(4)));
-    } else steps.push(this.#uarWrite(0x20, doorbell));
+      steps.push(
+        this.#uarWrite(uarPage, 0x20, doorbell.subarray(0, 4)),
+        this.#uarWrite(uarPage, 0x24, doorbell.subarray(4)),
+      );
+    } else steps.push(this.#uarWrite(uarPage, 0x20, doorbell));
     return random.below(10) === 0 ? steps.slice(0, -1) : steps;
   }
 
@@ -121,7 +128,7 @@ export class GuestSteps {
     const eq = random.pick([...table.values()]);
     const doorbell = Buffer.alloc(4);
     doorbell.writeUInt32BE(((eq.id << 24) | ((eq.pi - random.pick([0, 0, 0, 1])) & 0xffffff)) >>> 0);
-    return [this.#uarWrite(random.pick([0x40, 0x40, 0x48]), doorbell)];
+    return [this.#uarWrite(eq.settings.uarPage, random.pick([0x40, 0x40, 0x48]), doorbell)];
   }
 
   /** A key, mostly one of `pd`. */
@@ -193,7 +200,7 @@ export class GuestSteps {
     const record = Buffer.alloc(4);
     record.writeUInt32BE((sq.ci + count) & 0xffff);
     if (dbr + 8 <= memoryBytes) steps.push({ do: 'memory', at: dbr + 4, bytes: record });
-    steps.push(this.#uarWrite(0x800, control));
+    steps.push(this.#uarWrite(sq.settings.uarPage ?? firstUar, 0x800, control));
     return random.below(10) === 0 ? steps.slice(0, -1) : steps;
   }
 }

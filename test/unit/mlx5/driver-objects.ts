@@ -114,6 +114,7 @@ export abstract class DriverObjects extends DriverBase {
     prm.sqc.set(input, 'tis_lst_sz', tisn === 0 ? 0 : 1, 0x20);
     prm.sqc.set(input, 'tis_num_0', tisn, 0x20);
     this.#wq(input, 0x50, ring, bytes, dbr, 6, logSize);
+    prm.wq.set(input, 'uar_page', this.uar, 0x50);
     const sqn = prm.createSqOut.get(this.command('CREATE_SQ', input), 'sqn');
     const sq = { sqn, ring, logSize, dbr, cq, pc: 0, cc: 0 };
     this.modifySq(sq, 0, 1);

@@ -37,8 +37,9 @@ const domain = ends('DEALLOC_TRANSPORT_DOMAIN', ({ td }) => td);
 
 /** Who refers to what in a card that is up, and the other kinds that do as well. */
 const used: readonly (readonly [what: string, others: readonly string[], end: Ending])[] = [
-  ['the UAR of EQs', ['cq'], uar],
-  ['the UAR of CQs', ['eq'], uar],
+  ['the UAR of EQs', ['cq', 'sq'], uar],
+  ['the UAR of CQs', ['eq', 'sq'], uar],
+  ['the UAR of SQs', ['eq', 'cq'], uar],
   ['the PD of SQs', ['rq', 'mkey'], pd],
   ['the PD of RQs', ['sq', 'mkey'], pd],
   ['the PD of a key', ['sq', 'rq'], pd],

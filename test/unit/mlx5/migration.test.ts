@@ -311,6 +311,7 @@ describe('migration', () => {
     prm.wq.set(sq, 'wq_type', 1, 0x50);
     prm.wq.set(sq, 'log_wq_stride', 6, 0x50);
     prm.wq.set64(sq, 'dbr_addr', last - 15, 0x50);
+    prm.wq.set(sq, 'uar_page', driver.uar, 0x50);
     driver.command('CREATE_SQ', sq);
     for (const [start, length] of [
       [0, last],
