@@ -44,6 +44,16 @@ export class FunctionState {
       phase === functionPhase.ENABLED ? 'the function is not enabled' : 'the function is not initialized',
     );
   }
+
+  /** For what INIT_HCA puts an end to until the next TEARDOWN_HCA. */
+  requireUninitialized(): void {
+    if (this.phase !== functionPhase.INITIALIZED) return;
+    throw new CommandRefused(
+      commandStatus.BAD_SYS_STATE_ERR,
+      syndrome.initialized,
+      'the function is initialized already',
+    );
+  }
 }
 
 function freshGeneral(): Buffer {

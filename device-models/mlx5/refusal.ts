@@ -11,6 +11,7 @@ export const syndrome = {
   outputTooShort: 0x0c0003,
   internal: 0x0c0004,
   notEnabled: 0x0c0005,
+  initialized: 0x0c0006,
   noSuchObject: 0x0c0010,
   tooManyObjects: 0x0c0011,
   objectInUse: 0x0c0012,

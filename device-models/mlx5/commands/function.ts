@@ -43,6 +43,7 @@ function queryHcaCap(core: Mlx5Core, input: Buffer, output: Buffer): void {
 function setHcaCap(core: Mlx5Core, input: Buffer): void {
   const type = opMod(input) >>> 1;
   require(type === capabilityType.GENERAL, 'capabilityFixed', `capability type ${type} can't be set`);
+  core.function.requireUninitialized();
   const at = setHcaCapIn.byte('capability');
   input.copy(core.function.general, 0, at, at + core.function.general.length);
 }
@@ -97,14 +98,15 @@ export const functionCommands = [
     undefined,
     (core, input) => {
       require(enableHcaIn.get(input, 'function_id') === 0, 'otherFunction', 'another function');
-      // Whatever there is belongs to nobody: a system that crashed has left it to the kernel that dumps it (kexec resets no
-      // device), or a reset came in the middle of the command that made it.
+      // Also of a function that is enabled. Whatever there is belongs to nobody: a system that crashed has left it to the kernel
+      // that dumps it (kexec resets no device), or a reset came in the middle of the command that made it.
       core.disable();
       core.function.phase = ENABLED;
     },
     DISABLED,
   ),
-  command('DISABLE_HCA', undefined, undefined, (core) => core.disable(), DISABLED),
+  // Initialized or not: so Linux undoes an INIT_HCA after which something failed.
+  command('DISABLE_HCA', undefined, undefined, (core) => core.disable(), ENABLED),
   command(
     'QUERY_ISSI',
     undefined,
@@ -147,20 +149,15 @@ export const functionCommands = [
     { size: initHcaIn.size - 16 },
     undefined,
     (core) => {
+      core.function.requireUninitialized();
       core.function.phase = INITIALIZED;
     },
     ENABLED,
   ),
-  command(
-    'TEARDOWN_HCA',
-    undefined,
-    undefined,
-    (core) => {
-      core.clearObjects();
-      core.function.phase = ENABLED;
-    },
-    ENABLED,
-  ),
+  command('TEARDOWN_HCA', undefined, undefined, (core) => {
+    core.clearObjects();
+    core.function.phase = ENABLED;
+  }),
   command('QUERY_ADAPTER', undefined, queryAdapterOut, queryAdapter),
   command('QUERY_SPECIAL_CONTEXTS', undefined, querySpecialContextsOut, (_core, _input, output) => {
     querySpecialContextsOut.set(output, 'null_mkey', nullMkey);

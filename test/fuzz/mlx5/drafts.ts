@@ -1,5 +1,6 @@
 import { commands } from '../../../device-models/mlx5/commands/index.ts';
 import type { Mlx5Core } from '../../../device-models/mlx5/core.ts';
+import { functionPhase } from '../../../device-models/mlx5/function-state.ts';
 import type { DeviceObject, ObjectTable } from '../../../device-models/mlx5/objects.ts';
 import * as prm from '../../../device-models/mlx5/prm/index.ts';
 import type { Layout } from '../../../device-models/mlx5/prm/layout.ts';
@@ -81,7 +82,9 @@ export class Drafts {
   #bringUp(): CommandName | undefined {
     if (this.#random.below(8) === 0) return undefined;
     const { phase } = this.#core.function;
-    return phase === 0 ? 'ENABLE_HCA' : phase === 1 ? 'INIT_HCA' : undefined;
+    if (phase === functionPhase.DISABLED) return 'ENABLE_HCA';
+    if (phase === functionPhase.INITIALIZED) return undefined;
+    return this.#random.below(3) === 0 ? 'SET_HCA_CAP' : 'INIT_HCA';
   }
 
   draft(name: CommandName): Draft {

@@ -320,6 +320,35 @@ describe('a command that is', () => {
     expect(() => driver.command('ALLOC_UAR')).toThrow(expect.objectContaining(early));
   });
 
+  it('for a function in another state: BAD_SYS_STATE, and nothing is changed', () => {
+    const { driver, device } = bench();
+    const wrong = expect.objectContaining({ status: status.BAD_SYS_STATE_ERR });
+    const capability = () => {
+      const input = Buffer.alloc(prm.setHcaCapIn.size);
+      device.core.function.general.copy(input, prm.setHcaCapIn.byte('capability'));
+      return driver.command('SET_HCA_CAP', input);
+    };
+    const init = () => driver.command('INIT_HCA', Buffer.alloc(32));
+    driver.write32(0x10, 0);
+    driver.write32(0x14, commandQueue);
+    for (const early of ['DISABLE_HCA', 'TEARDOWN_HCA'] as const)
+      expect(() => driver.command(early)).toThrow(wrong);
+    driver.command('ENABLE_HCA');
+    expect(() => driver.command('TEARDOWN_HCA')).toThrow(wrong);
+    capability();
+    init();
+    const pd = prm.allocPdOut.get(driver.command('ALLOC_PD'), 'pd');
+    expect(init).toThrow(wrong);
+    expect(capability).toThrow(wrong);
+    expect(device.core.pds.find(pd)).toBeDefined();
+    driver.command('TEARDOWN_HCA');
+    capability();
+    init();
+    // As the driver does when a query fails after INIT_HCA.
+    driver.command('DISABLE_HCA');
+    expect(() => driver.command('DISABLE_HCA')).toThrow(wrong);
+  });
+
   it('too late: BAD_SYS_STATE', () => {
     const { driver } = running();
     const late = expect.objectContaining({ status: status.BAD_SYS_STATE_ERR });

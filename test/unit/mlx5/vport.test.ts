@@ -5,6 +5,7 @@ import { defaultHardMtu, limits, maxHardMtu } from '../../../device-models/mlx5/
 import * as prm from '../../../device-models/mlx5/prm/index.ts';
 import { listType, portStatus, vportAdminState, vportState } from '../../../device-models/mlx5/vport.ts';
 import type { FakeDriver } from './driver.ts';
+import { commandQueue } from './driver-base.ts';
 import { broadcast, buildFrame } from './frames.ts';
 import { bench, type running, testMac } from './setup.ts';
 
@@ -258,6 +259,10 @@ describe('a register', () => {
 });
 
 it('sets general capabilities, and no others', () => {
+  ({ driver } = bench());
+  driver.write32(0x10, 0);
+  driver.write32(0x14, commandQueue);
+  driver.command('ENABLE_HCA');
   const input = Buffer.alloc(4112);
   const { GENERAL, ...others } = capabilityType;
   for (const type of Object.values(others))
