@@ -117,6 +117,7 @@ export class QueueCounter extends DeviceObject {
   lengthErrors = 0;
   protectionErrors = 0;
   cqeErrors = 0;
+  flushErrors = 0;
 }
 
 export function queueCounterTable(): ObjectTable<QueueCounter> {

@@ -16,7 +16,12 @@ export interface MkeySettings {
   readonly start: number;
   readonly length: number;
   readonly accessMode: number;
+  /** The only queue that may use it; left out for any (`anyQueue`), and by servers that kept no such thing. */
+  readonly qpn?: number;
 }
+
+/** `mkc.qpn` of a key that every queue of its protection domain may use. */
+export const anyQueue = 0xffffff;
 
 /** A memory key in physical address mode. Its key is `id << 8 | variant`. */
 export class Mkey extends DeviceObject {
@@ -28,31 +33,38 @@ export class Mkey extends DeviceObject {
   }
 }
 
-/** Whether a work queue of protection domain `pd` may use an address with a key: to send from it, or to receive into it. */
+/** What a key asks of the work queue that uses it. */
+export interface KeyUser {
+  readonly id: number;
+  readonly settings: { readonly wq: { readonly pd: number } };
+}
+
+/** Whether a work queue may use an address with a key: to send from it, or to receive into it. */
 export interface MkeyCheck {
-  readable(lkey: number, pd: number, address: number, length: number): boolean;
-  writable(lkey: number, pd: number, address: number, length: number): boolean;
+  readable(lkey: number, queue: KeyUser, address: number, length: number): boolean;
+  writable(lkey: number, queue: KeyUser, address: number, length: number): boolean;
 }
 
 /** All memory keys. */
 export class Mkeys implements MkeyCheck {
   readonly table = new ObjectTable<Mkey>('mkey', 0x100, limits.mkeys, 16 * limits.mkeys);
 
-  readable(lkey: number, pd: number, address: number, length: number): boolean {
-    const settings = this.#covering(lkey, pd, address, length);
+  readable(lkey: number, queue: KeyUser, address: number, length: number): boolean {
+    const settings = this.#covering(lkey, queue, address, length);
     return settings?.localRead === true;
   }
 
-  writable(lkey: number, pd: number, address: number, length: number): boolean {
-    const settings = this.#covering(lkey, pd, address, length);
+  writable(lkey: number, queue: KeyUser, address: number, length: number): boolean {
+    const settings = this.#covering(lkey, queue, address, length);
     return settings?.localWrite === true;
   }
 
-  /** The key `lkey`, if it is of the same protection domain and all of the range lies in its own. */
-  #covering(lkey: number, pd: number, address: number, length: number): MkeySettings | undefined {
+  /** The key `lkey`, if it is of the queue's protection domain, for that queue, and all of the range lies in its own. */
+  #covering(lkey: number, queue: KeyUser, address: number, length: number): MkeySettings | undefined {
     const settings = this.table.find(lkey >>> 8)?.settings;
-    if (settings === undefined || settings.variant !== (lkey & 0xff) || settings.pd !== pd) return undefined;
-    const { wholeSpace, start } = settings;
+    if (settings === undefined || settings.variant !== (lkey & 0xff)) return undefined;
+    const { wholeSpace, start, pd, qpn } = settings;
+    if (pd !== queue.settings.wq.pd || (qpn !== undefined && qpn !== queue.id)) return undefined;
     if (wholeSpace || (address >= start && address + length <= start + settings.length)) return settings;
     return undefined;
   }

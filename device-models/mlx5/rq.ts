@@ -30,7 +30,7 @@ import {
   wqeData,
 } from './prm/index.ts';
 import type { RssResult } from './steering/tir.ts';
-import { queueState, WorkQueue, type WorkQueueSettings } from './work-queue.ts';
+import { type QueueState, queueState, WorkQueue, type WorkQueueSettings } from './work-queue.ts';
 
 const indexMask = 0xffff;
 const lkeyByte = wqeData.byte('lkey');
@@ -183,7 +183,6 @@ export class ReceiveQueues {
   /** Copies the frame, once, to where the WQE points; returns 0 or a `cqeSyndrome`. */
   #scatter(rq: ReceiveQueue, bytes: Uint8Array, strip: boolean): number {
     const dma = this.#host.dma;
-    const { pd } = rq.settings.wq;
     const wqe = this.#wqeByStride[rq.settings.wq.logStride] ?? this.#wqe;
     try {
       dma.read(rq.ring.address(rq.ci), wqe);
@@ -195,7 +194,7 @@ export class ReceiveQueues {
         const high = wqe.readUInt32BE(segment + addressByte);
         let address = high * 2 ** 32 + wqe.readUInt32BE(segment + addressByte + 4);
         if (!Number.isSafeInteger(address + room)) return cqeSyndrome.LOCAL_PROT_ERR;
-        if (!this.#mkeys.writable(lkey, pd, address, room)) return cqeSyndrome.LOCAL_PROT_ERR;
+        if (!this.#mkeys.writable(lkey, rq, address, room)) return cqeSyndrome.LOCAL_PROT_ERR;
         let left = room;
         if (strip && from < macAddressesBytes) {
           const count = Math.min(left, macAddressesBytes - from);
@@ -239,7 +238,35 @@ export class ReceiveQueues {
   #fail(rq: ReceiveQueue, cq: CompletionQueue, syndrome: number): void {
     rq.setState(queueState.ERR);
     this.#host.log.warn({ rqn: rq.id, syndrome }, 'receive queue in error');
-    this.#errorCqe(rq, cq, syndrome);
+    if (!this.#errorCqe(rq, cq, syndrome) || !rq.settings.flushInError) return;
+    rq.ci = (rq.ci + 1) & indexMask;
+    this.#flush(rq, cq);
+  }
+
+  /** MODIFY_RQ says what state the queue is in. One that is put in error gives back the WQEs that it has, if it is of that kind. */
+  setState(rq: ReceiveQueue, state: QueueState): void {
+    rq.setState(state);
+    const cq = this.#cqs.table.find(rq.settings.cqn);
+    if (state === queueState.ERR && rq.settings.flushInError && cq !== undefined) this.#flush(rq, cq);
+  }
+
+  /**
+   * Reports each WQE that is posted as flushed. Those that follow are not looked at until the queue starts anew: no doorbell tells
+   * of them.
+   */
+  #flush(rq: ReceiveQueue, cq: CompletionQueue): void {
+    try {
+      rq.pi = this.#host.dma.readUint32BE(rq.settings.wq.dbr) & indexMask;
+    } catch (error) {
+      if (!isDmaRefusal(error)) throw error;
+      return;
+    }
+    if (((rq.pi - rq.ci) & indexMask) > rq.ring.size) return;
+    const counter = this.counter(rq);
+    while (rq.ci !== rq.pi && this.#errorCqe(rq, cq, cqeSyndrome.WR_FLUSH_ERR)) {
+      if (counter !== undefined) counter.flushErrors++;
+      rq.ci = (rq.ci + 1) & indexMask;
+    }
   }
 
   /** @returns false when the CQ failed */

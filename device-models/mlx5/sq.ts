@@ -211,14 +211,11 @@ export class SendQueues {
     }
     const malformed = parseSend(this.#bytes, wqe, limits.lsoPayloadBytes);
     if (malformed !== 0) return malformed;
-    return this.#gather(sq.settings.wq.pd);
+    return this.#gather(sq);
   }
 
-  /**
-   * Headers into the transmitter's head, payload as views of guest memory.
-   * @param pd protection domain of the queue
-   */
-  #gather(pd: number): number {
+  /** Headers into the transmitter's head, payload as views of guest memory. */
+  #gather(sq: SendQueue): number {
     const wqe = this.#wqe;
     const { head, pieces } = this.#transmitter;
     head.start();
@@ -238,7 +235,7 @@ export class SendQueues {
           source = this.#bytes.subarray(-address, -address + length);
         } else {
           const lkey = wqe.segmentLkey[index] ?? 0;
-          if (!this.#mkeys.readable(lkey, pd, address, length)) return cqeSyndrome.LOCAL_PROT_ERR;
+          if (!this.#mkeys.readable(lkey, sq, address, length)) return cqeSyndrome.LOCAL_PROT_ERR;
           source = this.#host.dma.view(address, length);
           if (source === undefined) {
             this.#bounce ??= Buffer.alloc(limits.lsoPayloadBytes);

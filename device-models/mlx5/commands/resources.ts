@@ -1,6 +1,6 @@
 import { BareObject, type Mlx5Core } from '../core.ts';
 import { QueueCounter } from '../counters.ts';
-import { Mkey, mkeyAccessMode } from '../mkeys.ts';
+import { anyQueue, Mkey, mkeyAccessMode } from '../mkeys.ts';
 import type { ObjectTable } from '../objects.ts';
 import {
   allocPdOut,
@@ -39,6 +39,7 @@ function createMkey(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const length = mkc.get64(input, 'len', at);
   const wholeSpace = mkc.get(input, 'length64', at) === 1;
   require(wholeSpace || Number.isSafeInteger(start + length), 'badAddress', 'mkey range');
+  const qpn = mkc.get(input, 'qpn', at);
   const { table } = core.mkeys;
   const id = table.allocate();
   table.add(
@@ -51,6 +52,7 @@ function createMkey(core: Mlx5Core, input: Buffer, output: Buffer): void {
       start: wholeSpace ? 0 : start,
       length: wholeSpace ? 0 : length,
       accessMode,
+      ...(qpn !== anyQueue && { qpn }),
     }),
   );
   createMkeyOut.set(output, 'mkey_index', id);
@@ -59,6 +61,7 @@ function createMkey(core: Mlx5Core, input: Buffer, output: Buffer): void {
 function queryMkey(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const { settings } = core.mkeys.table.get(queryMkeyIn.get(input, 'mkey_index'));
   const at = queryMkeyOut.byte('memory_key_mkey_entry');
+  mkc.set(output, 'qpn', settings.qpn ?? anyQueue, at);
   mkc.set(output, 'mkey_7_0', settings.variant, at);
   mkc.set(output, 'pd', settings.pd, at);
   mkc.set(output, 'lr', settings.localRead ? 1 : 0, at);
@@ -74,11 +77,13 @@ function queryQCounter(core: Mlx5Core, input: Buffer, output: Buffer): void {
   queryQCounterOut.set(output, 'resp_local_length_error', counter.lengthErrors);
   queryQCounterOut.set(output, 'resp_local_protection', counter.protectionErrors);
   queryQCounterOut.set(output, 'resp_cqe_error', counter.cqeErrors);
+  queryQCounterOut.set(output, 'resp_cqe_flush_error', counter.flushErrors);
   if (queryQCounterIn.get(input, 'clear') === 1) {
     counter.outOfBuffer = 0;
     counter.lengthErrors = 0;
     counter.protectionErrors = 0;
     counter.cqeErrors = 0;
+    counter.flushErrors = 0;
   }
 }
 

@@ -126,7 +126,7 @@ function modifyRq(core: Mlx5Core, input: Buffer): void {
   const state = newState(rq.state, modifyRqIn.get(input, 'rq_state'), rqc.get(input, 'state', at));
   if ((mask & rqModify.VSD) !== 0) rq.vsd = rqc.get(input, 'vsd', at) === 1;
   if ((mask & rqModify.RQ_COUNTER_SET_ID) !== 0) rq.counterSetId = rqc.get(input, 'counter_set_id', at);
-  if (state !== rq.state) rq.setState(state);
+  if (state !== rq.state) core.rqs.setState(rq, state);
   rq.touch();
 }
 

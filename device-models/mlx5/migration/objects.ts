@@ -240,6 +240,7 @@ const mkey = codec<Mkey>({
   save: ({ settings }) => ({ ...settings }),
   load(_core, id, state) {
     const length = state.number('length', 0, Number.MAX_SAFE_INTEGER);
+    const qpn = state.optionalUint('qpn', counter24);
     return new Mkey(id, {
       variant: state.uint('variant', 8),
       pd: state.uint('pd', counter24),
@@ -249,6 +250,7 @@ const mkey = codec<Mkey>({
       start: state.address('start', length),
       length,
       accessMode: state.number('accessMode', 0, 0),
+      ...(qpn !== undefined && { qpn }),
     });
   },
 });
@@ -301,17 +303,20 @@ const queueCounter = codec<QueueCounter>({
   table: (core) => core.qCounters,
   save: () => ({}),
   load: (_core, id) => new QueueCounter(id),
-  progress: ({ outOfBuffer, lengthErrors, protectionErrors, cqeErrors }) => ({
+  progress: ({ outOfBuffer, lengthErrors, protectionErrors, cqeErrors, flushErrors }) => ({
     outOfBuffer,
     lengthErrors,
     protectionErrors,
     cqeErrors,
+    // Left out by servers that did not count them.
+    ...(flushErrors !== 0 && { flushErrors }),
   }),
   restore(object, state) {
     object.outOfBuffer = state.counter('outOfBuffer');
     object.lengthErrors = state.counter('lengthErrors');
     object.protectionErrors = state.counter('protectionErrors');
     object.cqeErrors = state.counter('cqeErrors');
+    object.flushErrors = state.optionalUint('flushErrors', 53) ?? 0;
   },
 });
 

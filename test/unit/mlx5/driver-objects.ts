@@ -135,7 +135,7 @@ export abstract class DriverObjects extends DriverBase {
     return prm.sqc.get(this.command('QUERY_SQ', input, 272), 'state', 0x20);
   }
 
-  createRq(cq: Cq, logSize: number, fragment: number, logStrideExtra: number): Rq {
+  createRq(cq: Cq, logSize: number, fragment: number, logStrideExtra: number, flush = false): Rq {
     const logStride = 4 + logStrideExtra;
     const bytes = Math.max(pageBytes, 2 ** (logSize + logStride));
     const ring = this.alloc(bytes);
@@ -143,6 +143,7 @@ export abstract class DriverObjects extends DriverBase {
     const input = Buffer.alloc(272 + 8 * Math.ceil(bytes / pageBytes));
     prm.rqc.set(input, 'cqn', cq.cqn, 0x20);
     prm.rqc.set(input, 'counter_set_id', this.qCounter, 0x20);
+    prm.rqc.set(input, 'flush_in_error_en', flush ? 1 : 0, 0x20);
     this.#wq(input, 0x50, ring, bytes, dbr, logStride, logSize);
     const rqn = prm.createRqOut.get(this.command('CREATE_RQ', input), 'rqn');
     this.modifyRq(rqn, 0, 1);

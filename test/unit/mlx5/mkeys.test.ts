@@ -1,5 +1,6 @@
 /** Memory keys: what a work queue may read and write with one, byte by byte. */
 import { describe, expect, it } from 'vitest';
+import { anyQueue } from '../../../device-models/mlx5/mkeys.ts';
 import * as prm from '../../../device-models/mlx5/prm/index.ts';
 import { CommandFailed, type FakeDriver } from './driver.ts';
 import { buildFrame } from './frames.ts';
@@ -16,6 +17,7 @@ interface Key {
   readonly lr?: 0 | 1;
   readonly lw?: 0 | 1;
   readonly variant?: number;
+  readonly qpn?: number;
   /** Start and length; without them it is of all memory. */
   readonly range?: readonly [number, number];
 }
@@ -27,6 +29,7 @@ function createMkey(driver: FakeDriver, key: Key): number {
   prm.mkc.set(input, 'lw', key.lw ?? 1, mkcByte);
   prm.mkc.set(input, 'pd', key.pd ?? driver.pd, mkcByte);
   prm.mkc.set(input, 'mkey_7_0', key.variant ?? 0, mkcByte);
+  prm.mkc.set(input, 'qpn', key.qpn ?? anyQueue, mkcByte);
   prm.mkc.set(input, 'length64', key.range === undefined ? 1 : 0, mkcByte);
   if (key.range !== undefined) {
     prm.mkc.set64(input, 'start_addr', key.range[0], mkcByte);
@@ -121,6 +124,13 @@ describe('a send queue', () => {
     expect(sendWith(bench, () => createMkey(driver, { pd: driver.pd + 1 }))).toBe(localProtection);
   });
 
+  it('reads by a key of its own, and of no other queue: not by one whose driver forgot to say that it is for all', () => {
+    const { sqn } = firstChannel(bench).tx;
+    expect(sendWith(bench, () => createMkey(driver, { qpn: sqn }))).toBe(0);
+    expect(sendWith(bench, () => createMkey(driver, { qpn: sqn + 1 }))).toBe(localProtection);
+    expect(sendWith(bench, () => createMkey(driver, { qpn: 0 }))).toBe(localProtection);
+  });
+
   it('needs the whole key, with the byte that its driver chose', () => {
     expect(sendWith(bench, () => createMkey(driver, { variant: 0x5a }))).toBe(0);
     expect(sendWith(bench, () => createMkey(driver, { variant: 0x5a }) ^ 1)).toBe(localProtection);
@@ -152,6 +162,17 @@ describe('a receive queue', () => {
     expect(state).toBe(3);
   });
 
+  it('writes by a key of its own, and of no other queue', () => {
+    for (const [offset, expected] of [
+      [0, 0],
+      [1, localProtection],
+    ] as const) {
+      const bench = running();
+      const qpn = firstChannel(bench).rx.rqn + offset;
+      expect(receiveWith(bench, () => createMkey(bench.driver, { qpn }))).toBe(expected);
+    }
+  });
+
   it('writes by a key of its own protection domain only', () => {
     const bench = running();
     expect(receiveWith(bench, () => createMkey(bench.driver, { pd: bench.driver.pd + 1 }))).toBe(
@@ -164,15 +185,21 @@ describe('CREATE_MKEY and QUERY_MKEY', () => {
   it('have the same to say of a key', () => {
     const { driver } = running();
     const range = [0x1_2345_6000, 0x9_8765_4000] as const;
-    const lkey = createMkey(driver, { pd: 0x123456, lr: 0, lw: 1, variant: 0xa7, range });
+    const { pd } = driver;
+    const lkey = createMkey(driver, { lr: 0, lw: 1, variant: 0xa7, qpn: 0x12345, range });
     const context = queryMkey(driver, lkey);
-    const fields = (['pd', 'lr', 'lw', 'mkey_7_0', 'length64'] as const).map((name) =>
+    const fields = (['pd', 'lr', 'lw', 'mkey_7_0', 'qpn', 'length64'] as const).map((name) =>
       prm.mkc.get(context, name),
     );
-    expect(fields).toEqual([0x123456, 0, 1, 0xa7, 0]);
+    expect(fields).toEqual([pd, 0, 1, 0xa7, 0x12345, 0]);
     expect([prm.mkc.get64(context, 'start_addr'), prm.mkc.get64(context, 'len')]).toEqual([...range]);
     const whole = queryMkey(driver, createMkey(driver, { lr: 1, lw: 0 }));
-    expect((['lr', 'lw', 'length64'] as const).map((name) => prm.mkc.get(whole, name))).toEqual([1, 0, 1]);
+    expect((['lr', 'lw', 'qpn', 'length64'] as const).map((name) => prm.mkc.get(whole, name))).toEqual([
+      1,
+      0,
+      anyQueue,
+      1,
+    ]);
   });
 
   it('refuse a range that ends beyond what an address can be, and a key of translated addresses', () => {
