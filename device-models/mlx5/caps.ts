@@ -32,6 +32,7 @@ const general: Partial<Record<keyof typeof cmdHcaCap.fields, number>> = {
   nic_flow_table: 1,
   eth_net_offloads: 1,
   vport_counters: 1,
+  modify_rq_counter_set_id: 1,
   max_qp_cnt: limits.qCounters,
   log_max_qp_sz: limits.logWqSize,
   log_max_qp: 10,
@@ -58,6 +59,7 @@ const general: Partial<Record<keyof typeof cmdHcaCap.fields, number>> = {
   log_max_msg: 30,
   max_tc: 8,
   cqe_version: 0,
+  cq_oi: 1,
   cq_moderation: 1,
   // Linux since 6.10 moderates nothing without it.
   cq_period_mode_modify: 1,
@@ -68,7 +70,7 @@ const general: Partial<Record<keyof typeof cmdHcaCap.fields, number>> = {
   max_wqe_sz_rq: 2 ** limits.logReceiveStride.max,
   log_max_vlan_list: Math.log2(limits.vlanList),
   log_max_current_mc_list: Math.log2(limits.macList),
-  log_max_current_uc_list: 7,
+  log_max_current_uc_list: Math.log2(limits.unicastList),
   log_max_l2_table: 0,
   device_frequency_khz: deviceFrequencyKhz,
 };
@@ -94,6 +96,7 @@ const nicReceive: Partial<Record<keyof typeof flowTablePropLayout.fields, number
   identified_miss_table_mode: 1,
   flow_table_modify: 1,
   log_max_ft_size: limits.logFlowTableSize,
+  // Which of its tables Linux makes follows from it. Of those, newer kernels put some at higher levels all the same.
   max_ft_level: 64,
   log_max_ft_num: Math.log2(limits.flowTables),
   log_max_destination: Math.log2(limits.flowDestinations),
@@ -107,6 +110,18 @@ function fill<T extends string>(
   base: number,
 ): void {
   for (const [name, value] of Object.entries(values)) layout.set(target, name as T, value as number, base);
+}
+
+/** Chosen by the driver freely: the page size of its system. */
+const chosen: readonly string[] = ['log_uar_page_sz'];
+
+/** The first field of the `cmd_hca_cap` at byte `at` that is more than this device has. */
+export function beyondGeneral(wanted: Buffer, at: number): string | undefined {
+  const most = capability(capabilityType.GENERAL);
+  const names = Object.keys(cmdHcaCap.fields) as (keyof typeof cmdHcaCap.fields)[];
+  return names.find(
+    (name) => !chosen.includes(name) && cmdHcaCap.get(wanted, name, at) > cmdHcaCap.get(most, name),
+  );
 }
 
 /** The capability of a type, as this device has it at power-on; 4096 bytes. */

@@ -37,6 +37,7 @@ export const limits = {
   /** Receive queues that one frame may be copied to. */
   steeringCopies: 32,
   grantedPages: 4096,
+  unicastList: 128,
   macList: 256,
   vlanList: 256,
   /** Payload of one LSO WQE (`GSO_MAX_SIZE`) and the segments that it may become. */

@@ -1,7 +1,7 @@
 import type { Mlx5Core } from '../core.ts';
 import { type FunctionPhase, functionPhase } from '../function-state.ts';
-import { commandStatus, type Layout, opcode } from '../prm/index.ts';
-import { CommandRefused, syndrome } from '../refusal.ts';
+import { commandStatus, type FieldTable, type Layout, opcode } from '../prm/index.ts';
+import { CommandRefused, require, syndrome } from '../refusal.ts';
 
 /** Head of every command: opcode, uid, op_mod; and a status-only output. */
 export const headBytes = 16;
@@ -41,6 +41,23 @@ export function command(
     phase,
     run,
   };
+}
+
+/** Refuses what the capabilities do not offer: the fields `names` of the structure at byte `at` have to be 0. */
+export function requireZero<T extends FieldTable>(
+  layout: Layout<T>,
+  input: Buffer,
+  at: number,
+  ...names: readonly (keyof T & string)[]
+): void {
+  for (const name of names) {
+    require(layout.get(input, name, at) === 0, 'unsupportedType', `${layout.source.struct}.${name}`);
+  }
+}
+
+/** A protection domain that there is, or 0: no driver is given that one, and Linux names it where none matters. */
+export function requirePd(core: Mlx5Core, pd: number): void {
+  require(pd === 0 || core.pds.find(pd) !== undefined, 'badDestination', `PD ${pd}`);
 }
 
 /** `op_mod` of a command. */

@@ -33,7 +33,7 @@ import {
   missAction,
   tableType,
 } from '../steering/tables.ts';
-import { command, opMod } from './command.ts';
+import { command, opMod, requireZero } from './command.ts';
 
 /** `match_criteria_enable`: outer headers are all that can be matched. */
 const matchOuter = 1;
@@ -44,7 +44,8 @@ const fteOpMod = { ADD: 0, MODIFY: 1 } as const;
 const fteModify = { ACTION: 1, FLOW_TAG: 2, DESTINATION_LIST: 4, FLOW_COUNTERS: 8 } as const;
 const allFteModify =
   fteModify.ACTION | fteModify.FLOW_TAG | fteModify.DESTINATION_LIST | fteModify.FLOW_COUNTERS;
-const supportedActions = flowAction.ALLOW | flowAction.DROP | flowAction.FWD_DEST | flowAction.COUNT;
+/** Without `flow_counter` nothing is counted. */
+const supportedActions = flowAction.ALLOW | flowAction.DROP | flowAction.FWD_DEST;
 
 function requireNicReceive(type: number, otherVport: number): void {
   require(otherVport === 0, 'otherFunction', 'another vport');
@@ -85,6 +86,7 @@ function createFlowTable(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const level = flowTableContext.get(input, 'level', at);
   const logSize = flowTableContext.get(input, 'log_size', at);
   require(logSize <= limits.logFlowTableSize, 'badSize', `flow table log_size ${logSize}`);
+  requireZero(flowTableContext, input, at, 'reformat_en', 'decap_en', 'sw_owner', 'termination_table');
   const miss = readMiss(core, input, at, level);
   const { tables } = core.steering;
   const table = tables.add(new FlowTable(tables.allocate(), level, logSize, miss));
@@ -127,6 +129,14 @@ function setFlowTableRoot(core: Mlx5Core, input: Buffer): void {
 function createFlowGroup(core: Mlx5Core, input: Buffer, output: Buffer): void {
   requireNicReceive(createFlowGroupIn.get(input, 'table_type'), createFlowGroupIn.get(input, 'other_vport'));
   const table = core.steering.tables.get(createFlowGroupIn.get(input, 'table_id'));
+  requireZero(
+    createFlowGroupIn,
+    input,
+    0,
+    'group_type',
+    'match_definer_id',
+    'source_eswitch_owner_vhca_id_valid',
+  );
   const enable = createFlowGroupIn.get(input, 'match_criteria_enable');
   require((enable & ~matchOuter) === 0, 'badMatch', `match_criteria_enable ${enable}`);
   const mask = readWords(input, createFlowGroupIn.byte('match_criteria'));
@@ -169,6 +179,7 @@ function readDestinations(core: Mlx5Core, input: Buffer, at: number, from: FlowT
       require(table !== undefined, 'badDestination', `flow table ${id}`);
       requireHigher(table, from.level);
     }
+    requireZero(destFormatStruct, input, entry, 'destination_eswitch_owner_vhca_id_valid', 'packet_reformat');
     destinations.push({ type, id });
   }
   return destinations;
@@ -209,6 +220,7 @@ function setFlowTableEntry(core: Mlx5Core, input: Buffer): void {
   const index = setFteIn.get(input, 'flow_index');
   const group = table.group(flowContext.get(input, 'group_id', at));
   require(index >= group.start && index <= group.end, 'badIndex', `flow index ${index}`);
+  requireZero(setFteIn, input, 0, 'ignore_flow_level');
   const old = table.entryAt(index);
   if (opMod(input) === fteOpMod.MODIFY) {
     if (old === undefined) {

@@ -1,4 +1,4 @@
-import { capability, capabilityType, capabilityTypes } from '../caps.ts';
+import { beyondGeneral, capability, capabilityType, capabilityTypes } from '../caps.ts';
 import type { Mlx5Core } from '../core.ts';
 import { functionPhase } from '../function-state.ts';
 import { limits } from '../limits.ts';
@@ -45,6 +45,8 @@ function setHcaCap(core: Mlx5Core, input: Buffer): void {
   require(type === capabilityType.GENERAL, 'capabilityFixed', `capability type ${type} can't be set`);
   core.function.requireUninitialized();
   const at = setHcaCapIn.byte('capability');
+  const beyond = beyondGeneral(input, at);
+  require(beyond === undefined, 'capabilityFixed', `more of ${beyond} than there is`);
   input.copy(core.function.general, 0, at, at + core.function.general.length);
 }
 

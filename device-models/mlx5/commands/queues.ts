@@ -21,11 +21,13 @@ import {
 import { unused } from '../references.ts';
 import { require } from '../refusal.ts';
 import { doorbellRecordBytes, isAddress, readPageList } from '../work-queue.ts';
-import { command, opMod } from './command.ts';
+import { command, opMod, requireZero } from './command.ts';
 
 /** `modify_field_select` of MODIFY_CQ (`MLX5_CQ_MODIFY_*`). */
 const cqModify = { PERIOD: 1, COUNT: 2, OVERRUN: 4, PERIOD_MODE: 16 } as const;
+/** Not offered (`cq_resize`). */
 const cqModifyResize = 1;
+const cqPeriodMode = { FROM_EQE: 0, FROM_CQE: 1 } as const;
 const cqModifySupported = cqModify.PERIOD | cqModify.COUNT | cqModify.PERIOD_MODE;
 
 /** Number of pages of a ring made of 4 KiB pages or larger ones. */
@@ -77,6 +79,13 @@ function queryEq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   eqc.set(output, 'producer_counter', eq.pi, at);
 }
 
+/** From the last event or from the last CQE: `cq_period_start_from_cqe` offers both. */
+function readPeriodMode(input: Buffer, at: number): number {
+  const mode = cqc.get(input, 'cq_period_mode', at);
+  require(mode <= cqPeriodMode.FROM_CQE, 'unsupportedType', `cq_period_mode ${mode}`);
+  return mode;
+}
+
 function createCq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const at = createCqIn.byte('cq_context');
   const logSize = cqc.get(input, 'log_cq_size', at);
@@ -87,8 +96,10 @@ function createCq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   require(logSize <= limits.logCqSize, 'badSize', `log_cq_size ${logSize}`);
   require(logPageSize <= 8, 'badSize', 'CQ page size');
   require(cqc.get(input, 'page_offset', at) === 0, 'badPageList', 'page_offset is not supported');
-  require(cqc.get(input, 'cqe_sz', at) === 0, 'unsupportedType', 'only CQEs of 64 bytes');
-  require(cqc.get(input, 'cqe_comp_en', at) === 0, 'unsupportedType', 'CQE compression');
+  requireZero(cqc, input, at, 'cqe_sz', 'cqe_comp_en', 'cc', 'scqe_break_moderation_en', 'apu_cq');
+  requireZero(cqc, input, at, 'dbr_umem_valid');
+  requireZero(createCqIn, input, 0, 'cq_umem_valid');
+  const periodMode = readPeriodMode(input, at);
   require(core.eqs.table.find(eqn) !== undefined, 'badDestination', `EQ ${eqn}`);
   require(core.uars.find(uarPage) !== undefined, 'badUar', `UAR ${uarPage}`);
   require(isAddress(dbr, doorbellRecordBytes, doorbellRecordBytes), 'badAddress', 'doorbell record address');
@@ -106,7 +117,7 @@ function createCq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   });
   cq.period = cqc.get(input, 'cq_period', at);
   cq.maxCount = cqc.get(input, 'cq_max_count', at);
-  cq.periodMode = cqc.get(input, 'cq_period_mode', at);
+  cq.periodMode = periodMode;
   core.cqs.table.add(cq);
   createCqOut.set(output, 'cqn', id);
 }
@@ -140,9 +151,10 @@ function modifyCq(core: Mlx5Core, input: Buffer): void {
   require(opMod(input) !== cqModifyResize, 'unsupportedType', 'resizing a CQ');
   const mask = modifyCqIn.get(input, 'modify_field_select_resize_field_select');
   require((mask & ~cqModifySupported) === 0, 'badModifyMask', `MODIFY_CQ mask ${mask}`);
+  const periodMode = (mask & cqModify.PERIOD_MODE) === 0 ? cq.periodMode : readPeriodMode(input, at);
   if ((mask & cqModify.PERIOD) !== 0) cq.period = cqc.get(input, 'cq_period', at);
   if ((mask & cqModify.COUNT) !== 0) cq.maxCount = cqc.get(input, 'cq_max_count', at);
-  if ((mask & cqModify.PERIOD_MODE) !== 0) cq.periodMode = cqc.get(input, 'cq_period_mode', at);
+  cq.periodMode = periodMode;
   cq.touch();
   core.cqs.evaluate(cq);
 }

@@ -23,7 +23,7 @@ import {
 import { unused } from '../references.ts';
 import { require } from '../refusal.ts';
 import { Uar } from '../uar.ts';
-import { command } from './command.ts';
+import { command, requirePd, requireZero } from './command.ts';
 
 function allocateBare(table: ObjectTable<BareObject>): number {
   return table.add(new BareObject(table.allocate())).id;
@@ -33,8 +33,11 @@ function createMkey(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const at = createMkeyIn.byte('memory_key_mkey_entry');
   const accessMode = mkc.get(input, 'access_mode_1_0', at) | (mkc.get(input, 'access_mode_4_2', at) << 2);
   require(accessMode === mkeyAccessMode.PA, 'unsupportedType', `mkey access mode ${accessMode}`);
-  require(mkc.get(input, 'free', at) ===
-    0, 'unsupportedType', 'an mkey that is free until UMR puts it to use');
+  // One that is free would wait for UMR to put it to use.
+  requireZero(mkc, input, at, 'free', 'umr_en', 'bsf_en', 'translations_octword_size');
+  requireZero(createMkeyIn, input, 0, 'pg_access', 'mkey_umem_valid', 'translations_octword_actual_size');
+  const pd = mkc.get(input, 'pd', at);
+  requirePd(core, pd);
   const start = mkc.get64(input, 'start_addr', at);
   const length = mkc.get64(input, 'len', at);
   const wholeSpace = mkc.get(input, 'length64', at) === 1;
@@ -45,7 +48,7 @@ function createMkey(core: Mlx5Core, input: Buffer, output: Buffer): void {
   table.add(
     new Mkey(id, {
       variant: mkc.get(input, 'mkey_7_0', at),
-      pd: mkc.get(input, 'pd', at),
+      pd,
       localRead: mkc.get(input, 'lr', at) === 1,
       localWrite: mkc.get(input, 'lw', at) === 1,
       wholeSpace,

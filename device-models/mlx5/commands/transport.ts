@@ -30,7 +30,7 @@ import { require } from '../refusal.ts';
 import { dispatchType, hashFunction, Rqt, Tir, type TirSettings } from '../steering/tir.ts';
 import { toeplitzKeyBytes } from '../steering/toeplitz.ts';
 import { Tis, type TisSettings } from '../tis.ts';
-import { command } from './command.ts';
+import { command, requirePd, requireZero } from './command.ts';
 
 const rqnMask = 0xffffff;
 /** `modify_rqt_in.bitmask`: the list. */
@@ -45,12 +45,16 @@ function readTis(input: Buffer, at: number): TisSettings {
   };
 }
 
+function requireDomain(core: Mlx5Core, id: number): void {
+  require(core.transportDomains.find(id) !== undefined, 'badDestination', `transport domain ${id}`);
+}
+
 function createTis(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const at = createTisIn.byte('ctx');
   const settings = readTis(input, at);
-  const domain = settings.transportDomain;
-  require(core.transportDomains.find(domain) !== undefined, 'badDestination', `transport domain ${domain}`);
-  require(tisc.get(input, 'tls_en', at) === 0, 'unsupportedType', 'TLS');
+  requireDomain(core, settings.transportDomain);
+  requirePd(core, settings.pd);
+  requireZero(tisc, input, at, 'tls_en', 'underlay_qpn');
   createTisOut.set(output, 'tisn', core.tiss.add(new Tis(core.tiss.allocate(), settings)).id);
 }
 
@@ -68,8 +72,9 @@ function readTir(core: Mlx5Core, input: Buffer, at: number): TirSettings {
   const rxHashFn = tirc.get(input, 'rx_hash_fn', at);
   const indirectTable = tirc.get(input, 'indirect_table', at);
   const inlineRqn = tirc.get(input, 'inline_rqn', at);
-  require(tirc.get(input, 'tls_en', at) === 0, 'unsupportedType', 'TLS');
-  require(tirc.get(input, 'packet_merge_mask', at) === 0, 'unsupportedType', 'LRO');
+  const transportDomain = tirc.get(input, 'transport_domain', at);
+  requireDomain(core, transportDomain);
+  requireZero(tirc, input, at, 'tls_en', 'packet_merge_mask', 'tunneled_offload_en');
   require(rxHashFn <= hashFunction.TOEPLITZ, 'unsupportedType', `rx_hash_fn ${rxHashFn}`);
   if (dispType === dispatchType.INDIRECT) {
     require(core.rqts.find(indirectTable) !== undefined, 'badDestination', `RQT ${indirectTable}`);
@@ -90,7 +95,7 @@ function readTir(core: Mlx5Core, input: Buffer, at: number): TirSettings {
     udp: rxHashFieldSelect.get(input, 'l4_prot_type', selector) === 1,
     selectedFields: rxHashFieldSelect.get(input, 'selected_fields', selector),
     selfLoopback: tirc.get(input, 'self_lb_block', at),
-    transportDomain: tirc.get(input, 'transport_domain', at),
+    transportDomain,
   };
 }
 
@@ -104,6 +109,9 @@ function modifyTir(core: Mlx5Core, input: Buffer): void {
   const tir = core.tirs.get(modifyTirIn.get(input, 'tirn'));
   const at = modifyTirIn.byte('ctx');
   const mask = modifyTirIn.byte('bitmask');
+  const known = Object.values(modifyTirBitmask.fields).reduce((sum, [bit]) => sum + 2 ** (63 - bit), 0);
+  const given = modifyTirIn.get64(input, 'bitmask');
+  require(given <= known && (given & ~known) === 0, 'badModifyMask', `MODIFY_TIR mask ${given}`);
   const asks = (name: keyof typeof modifyTirBitmask.fields) => modifyTirBitmask.get(input, name, mask) === 1;
   let settings = tir.settings;
   if (asks('self_lb_en')) settings = { ...settings, selfLoopback: tirc.get(input, 'self_lb_block', at) };
@@ -164,7 +172,7 @@ function readRqns(core: Mlx5Core, input: Buffer, at: number): number[] {
 function createRqt(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const at = createRqtIn.byte('rqt_context');
   const maxSize = rqtc.get(input, 'rqt_max_size', at);
-  require(rqtc.get(input, 'list_q_type', at) === 0, 'unsupportedType', 'list_q_type');
+  requireZero(rqtc, input, at, 'list_q_type', 'rq_vhca_id_format');
   const rqns = readRqns(core, input, at);
   require(maxSize >= rqns.length && maxSize <= limits.rqtEntries, 'badSize', `rqt_max_size ${maxSize}`);
   createRqtOut.set(output, 'rqtn', core.rqts.add(new Rqt(core.rqts.allocate(), maxSize, rqns)).id);

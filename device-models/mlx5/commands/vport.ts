@@ -21,6 +21,12 @@ import { command } from './command.ts';
 
 const listEntryBytes = macAddressLayout.size;
 const vlanMask = 0xfff;
+/** Entries of each list, as `log_max_current_uc_list` and so on say. */
+const longest = {
+  [listType.UC]: limits.unicastList,
+  [listType.MC]: limits.macList,
+  [listType.VLAN]: limits.vlanList,
+} as const;
 const minHardMtu = 68;
 
 function writeMac(output: Buffer, at: number, mac: number): void {
@@ -64,7 +70,7 @@ function readList(input: Buffer, at: number): { type: 0 | 1 | 2; list: number[] 
   const size = nicVportContext.get(input, 'allowed_list_size', at);
   const start = at + nicVportContext.byte('current_uc_mac_address');
   require(type <= listType.VLAN, 'unsupportedType', `list type ${type}`);
-  require(size <= (type === listType.VLAN ? limits.vlanList : limits.macList), 'badSize', `list of ${size}`);
+  require(size <= longest[type as 0 | 1 | 2], 'badSize', `list of ${size}`);
   require(input.length >= start + size * listEntryBytes, 'badPageList', 'address list is cut off');
   const list: number[] = [];
   for (let index = 0; index < size; index++) {

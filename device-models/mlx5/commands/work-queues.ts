@@ -21,13 +21,22 @@ import { unused } from '../references.ts';
 import { require } from '../refusal.ts';
 import { ReceiveQueue } from '../rq.ts';
 import { SendQueue } from '../sq.ts';
-import { type QueueState, queueState, readWorkQueue, wqType, writeWorkQueue } from '../work-queue.ts';
-import { command } from './command.ts';
+import {
+  type QueueState,
+  queueState,
+  readWorkQueue,
+  type WorkQueueSettings,
+  wqType,
+  writeWorkQueue,
+} from '../work-queue.ts';
+import { command, requirePd, requireZero } from './command.ts';
 
 const sendStride = { min: 6, max: 6 } as const;
 /** `MLX5_MODIFY_RQ_IN_MODIFY_BITMASK_*`. */
 const rqModify = { VSD: 1 << 1, SCATTER_FCS: 1 << 2, RQ_COUNTER_SET_ID: 1 << 3 } as const;
 const memRqInline = 0;
+/** `ts_format`: without `sq_ts_format` and `rq_ts_format` there is only the clock of the initialization segment. */
+const timestampFormat = { FREE_RUNNING: 0, DEFAULT: 1, REAL_TIME: 2 } as const;
 
 /** State changes that MODIFY_SQ and MODIFY_RQ may ask for (PRM "SQ/RQ state machine"). */
 const transitions: Readonly<Record<QueueState, readonly number[]>> = {
@@ -43,6 +52,27 @@ function newState(current: QueueState, claimed: number, wanted: number): QueueSt
   return wanted as QueueState;
 }
 
+/** The WQ of a queue, of a PD that there is or of none, as Linux makes the RQ that drops everything. */
+function readOffered(
+  core: Mlx5Core,
+  input: Buffer,
+  at: number,
+  stride: { readonly min: number; readonly max: number },
+): WorkQueueSettings {
+  requireZero(wqLayout, input, at, 'wq_signature', 'dbr_umem_valid', 'wq_umem_valid');
+  requireZero(wqLayout, input, at, 'two_byte_shift_en', 'shampo_enable');
+  const settings = readWorkQueue(input, at, stride);
+  requirePd(core, settings.pd);
+  return settings;
+}
+
+/** The counter set of an RQ context; 0 for none. */
+function readCounterSet(core: Mlx5Core, input: Buffer, at: number): number {
+  const id = rqc.get(input, 'counter_set_id', at);
+  require(id === 0 || core.qCounters.find(id) !== undefined, 'badDestination', `counter set ${id}`);
+  return id;
+}
+
 function createSq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const at = createSqIn.byte('ctx');
   const cqn = sqc.get(input, 'cqn', at);
@@ -51,9 +81,11 @@ function createSq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   require(core.cqs.table.find(cqn) !== undefined, 'badDestination', `CQ ${cqn}`);
   require(tises <= 1, 'badSize', `${tises} TISes`);
   require(tises === 0 || core.tiss.find(tisn) !== undefined, 'badDestination', `TIS ${tisn}`);
-  require(sqc.get(input, 'hairpin', at) === 0, 'unsupportedType', 'hairpin queue');
+  requireZero(sqc, input, at, 'hairpin', 'allow_multi_pkt_send_wqe', 'reg_umr', 'allow_swp', 'cd_master');
+  requireZero(sqc, input, at, 'ts_cqe_to_dest_cqn', 'packet_pacing_rate_limit_index', 'qos_queue_group_id');
+  require(sqc.get(input, 'ts_format', at) !== timestampFormat.REAL_TIME, 'unsupportedType', 'ts_format');
   require(sqc.get(input, 'state', at) === queueState.RST, 'badState', 'a queue is created in state RST');
-  const wq = readWorkQueue(input, at + sqc.byte('wq'), sendStride);
+  const wq = readOffered(core, input, at + sqc.byte('wq'), sendStride);
   require(wq.wqType === wqType.CYCLIC, 'unsupportedType', `wq_type ${wq.wqType}`);
   const uarPage = wqLayout.get(input, 'uar_page', at + sqc.byte('wq'));
   require(core.uars.find(uarPage) !== undefined, 'badUar', `UAR ${uarPage}`);
@@ -74,6 +106,8 @@ function createSq(core: Mlx5Core, input: Buffer, output: Buffer): void {
 
 function modifySq(core: Mlx5Core, input: Buffer): void {
   const sq = core.sqs.table.get(modifySqIn.get(input, 'sqn'));
+  // Rates and groups, which are not offered.
+  require(modifySqIn.get64(input, 'modify_bitmask') === 0, 'badModifyMask', 'MODIFY_SQ mask');
   const wanted = sqc.get(input, 'state', modifySqIn.byte('ctx'));
   sq.setState(newState(sq.state, modifySqIn.get(input, 'sq_state'), wanted));
 }
@@ -98,9 +132,11 @@ function createRq(core: Mlx5Core, input: Buffer, output: Buffer): void {
   const cqn = rqc.get(input, 'cqn', at);
   require(core.cqs.table.find(cqn) !== undefined, 'badDestination', `CQ ${cqn}`);
   require(rqc.get(input, 'mem_rq_type', at) === memRqInline, 'unsupportedType', 'mem_rq_type');
-  require(rqc.get(input, 'hairpin', at) === 0, 'unsupportedType', 'hairpin queue');
+  requireZero(rqc, input, at, 'hairpin', 'delay_drop_en', 'scatter_fcs');
+  require(rqc.get(input, 'ts_format', at) !== timestampFormat.REAL_TIME, 'unsupportedType', 'ts_format');
+  const counterSetId = readCounterSet(core, input, at);
   require(rqc.get(input, 'state', at) === queueState.RST, 'badState', 'a queue is created in state RST');
-  const wq = readWorkQueue(input, at + rqc.byte('wq'), limits.logReceiveStride);
+  const wq = readOffered(core, input, at + rqc.byte('wq'), limits.logReceiveStride);
   require(wq.wqType === wqType.CYCLIC, 'unsupportedType', `wq_type ${wq.wqType}`);
   const id = core.rqs.table.allocate();
   const rq = new ReceiveQueue(id, {
@@ -110,7 +146,7 @@ function createRq(core: Mlx5Core, input: Buffer, output: Buffer): void {
     userIndex: rqc.get(input, 'user_index', at),
   });
   rq.vsd = rqc.get(input, 'vsd', at) === 1;
-  rq.counterSetId = rqc.get(input, 'counter_set_id', at);
+  rq.counterSetId = counterSetId;
   core.rqs.table.add(rq);
   createRqOut.set(output, 'rqn', id);
 }
@@ -123,9 +159,11 @@ function modifyRq(core: Mlx5Core, input: Buffer): void {
   require(mask <= supported && (mask & ~supported) === 0, 'badModifyMask', `MODIFY_RQ mask ${mask}`);
   const scatterFcs = (mask & rqModify.SCATTER_FCS) !== 0 && rqc.get(input, 'scatter_fcs', at) === 1;
   require(!scatterFcs, 'unsupportedType', 'scatter FCS');
+  const counterSetId =
+    (mask & rqModify.RQ_COUNTER_SET_ID) === 0 ? rq.counterSetId : readCounterSet(core, input, at);
   const state = newState(rq.state, modifyRqIn.get(input, 'rq_state'), rqc.get(input, 'state', at));
   if ((mask & rqModify.VSD) !== 0) rq.vsd = rqc.get(input, 'vsd', at) === 1;
-  if ((mask & rqModify.RQ_COUNTER_SET_ID) !== 0) rq.counterSetId = rqc.get(input, 'counter_set_id', at);
+  rq.counterSetId = counterSetId;
   if (state !== rq.state) core.rqs.setState(rq, state);
   rq.touch();
 }

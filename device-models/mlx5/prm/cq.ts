@@ -7,8 +7,11 @@ import { ifc } from './layout.ts';
 
 export const cqc = ifc('cqc', 0x200, {
   status: [0x0, 4],
+  dbr_umem_valid: [0x6, 1],
+  apu_cq: [0x7, 1],
   cqe_sz: [0x8, 3],
   cc: [0xb, 1],
+  scqe_break_moderation_en: [0xd, 1],
   oi: [0xe, 1],
   cq_period_mode: [0xf, 2],
   cqe_comp_en: [0x11, 1],

@@ -6,6 +6,9 @@ import { ifc } from './layout.ts';
  */
 
 export const flowTableContext = ifc('flow_table_context', 0x140, {
+  reformat_en: [0x0, 1],
+  decap_en: [0x1, 1],
+  sw_owner: [0x2, 1],
   termination_table: [0x3, 1],
   table_miss_action: [0x4, 4],
   level: [0x8, 8],
@@ -60,8 +63,10 @@ export const createFlowGroupIn = ifc('create_flow_group_in', 0x2000, {
   table_type: [0x80, 8],
   group_type: [0x8c, 4],
   table_id: [0xa8, 24],
+  source_eswitch_owner_vhca_id_valid: [0xc0, 1],
   start_flow_index: [0xe0, 32],
   end_flow_index: [0x120, 32],
+  match_definer_id: [0x150, 16],
   match_criteria_enable: [0x1f8, 8],
   match_criteria: [0x200, 4096],
 });

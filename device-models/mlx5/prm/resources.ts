@@ -58,15 +58,18 @@ export const queryMkeyOut = ifc('query_mkey_out', 0x980, {
 export const mkc = ifc('mkc', 0x200, {
   free: [0x1, 1],
   access_mode_4_2: [0x3, 3],
+  umr_en: [0x10, 1],
   lw: [0x14, 1],
   lr: [0x15, 1],
   access_mode_1_0: [0x16, 2],
   qpn: [0x20, 24],
   mkey_7_0: [0x38, 8],
   length64: [0x60, 1],
+  bsf_en: [0x61, 1],
   pd: [0x68, 24],
   start_addr: [0x80, 64],
   len: [0xc0, 64],
+  translations_octword_size: [0x1a0, 32],
 });
 
 export const allocQCounterOut = ifc('alloc_q_counter_out', 0x80, {

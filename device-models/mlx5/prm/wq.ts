@@ -20,11 +20,14 @@ export const wq = ifc('wq', 0x600, {
   log_wq_sz: [0x11b, 5],
   dbr_umem_valid: [0x120, 1],
   wq_umem_valid: [0x121, 1],
+  two_byte_shift_en: [0x138, 1],
+  shampo_enable: [0x1e0, 1],
   pas: [0x600, 0],
 });
 
 export const sqc = ifc('sqc', 0x780, {
   rlky: [0x0, 1],
+  cd_master: [0x1, 1],
   fre: [0x2, 1],
   flush_in_error_en: [0x3, 1],
   allow_multi_pkt_send_wqe: [0x4, 1],
@@ -36,7 +39,10 @@ export const sqc = ifc('sqc', 0x780, {
   ts_format: [0x1a, 2],
   user_index: [0x28, 24],
   cqn: [0x48, 24],
+  ts_cqe_to_dest_cqn: [0xc8, 24],
+  packet_pacing_rate_limit_index: [0xf0, 16],
   tis_lst_sz: [0x100, 16],
+  qos_queue_group_id: [0x110, 16],
   tis_num_0: [0x168, 24],
   wq: [0x180, 1536],
 });

@@ -1,6 +1,7 @@
 import { commands } from '../../../device-models/mlx5/commands/index.ts';
 import type { Mlx5Core } from '../../../device-models/mlx5/core.ts';
 import { functionPhase } from '../../../device-models/mlx5/function-state.ts';
+import { anyQueue } from '../../../device-models/mlx5/mkeys.ts';
 import type { DeviceObject, ObjectTable } from '../../../device-models/mlx5/objects.ts';
 import * as prm from '../../../device-models/mlx5/prm/index.ts';
 import type { Layout } from '../../../device-models/mlx5/prm/layout.ts';
@@ -352,7 +353,7 @@ export class Drafts {
     const input = Buffer.alloc(createMkeyIn.size);
     mkc.set(input, 'lr', random.below(2), base);
     mkc.set(input, 'lw', random.below(2), base);
-    mkc.set(input, 'qpn', 0xffffff, base);
+    mkc.set(input, 'qpn', random.below(8) === 0 ? this.#id(this.#core.sqs.table) : anyQueue, base);
     mkc.set(input, 'mkey_7_0', random.below(2), base);
     mkc.set(input, 'pd', this.#id(this.#core.pds), base);
     mkc.set(input, 'length64', random.below(2), base);
@@ -583,9 +584,10 @@ export class Drafts {
   /** All frames go to one queue that is ready, from the first table on. Ids are those that the device will give. */
   path(): readonly Draft[] {
     const random = this.#random;
-    const { rqs, steering, tirs } = this.#core;
+    const { rqs, steering, tirs, transportDomains } = this.#core;
     const ready = [...rqs.table.values()].filter(({ state }) => state === queueState.RDY);
-    if (ready.length === 0) return [];
+    const [domain] = transportDomains.values();
+    if (ready.length === 0 || domain === undefined) return [];
     const draft = (name: CommandName, layout: Layout, fields: Readonly<Record<string, number>>): Draft => {
       const { input } = this.#form(layout, fields);
       return { name, input, outLength: 16, opMod: 0 };
@@ -593,6 +595,7 @@ export class Drafts {
     const table_id = steering.tables.next;
     const tir = draft('CREATE_TIR', prm.createTirIn, {});
     prm.tirc.set(tir.input, 'inline_rqn', random.pick(ready).id, prm.createTirIn.byte('ctx'));
+    prm.tirc.set(tir.input, 'transport_domain', domain.id, prm.createTirIn.byte('ctx'));
     const table = draft('CREATE_FLOW_TABLE', prm.createFlowTableIn, {});
     const group = draft('CREATE_FLOW_GROUP', prm.createFlowGroupIn, { table_id });
     const entry = draft('SET_FLOW_TABLE_ENTRY', prm.setFteIn, { table_id });

@@ -139,6 +139,11 @@ describe('an entry that is modified', () => {
       commandStatus.BAD_PARAM_ERR,
     ],
     ['an action that is none', { mask: change.ACTION, action: 0x8000 }, commandStatus.BAD_PARAM_ERR],
+    [
+      'an action that counts',
+      { mask: change.ACTION, action: FWD_DEST | flowAction.COUNT },
+      commandStatus.BAD_PARAM_ERR,
+    ],
     ['counters', { mask: change.FLOW_COUNTERS, counters: 1 }, commandStatus.BAD_PARAM_ERR],
     ['a field that is none', { mask: 0x10 }, commandStatus.BAD_PARAM_ERR],
     ['an entry that is not there', { at: index + 1, mask: change.FLOW_TAG }, commandStatus.BAD_RES_ERR],

@@ -71,13 +71,155 @@ const modifySq = (driver: FakeDriver, from: number, to: number) =>
 const group = (driver: FakeDriver, start: number, end: number) =>
   driver.createGroup('l2', start, end, () => {});
 
-const mkey = (driver: FakeDriver, free: number) =>
-  driver.command('CREATE_MKEY', form(272, set(prm.mkc, 'length64', 1, 16), set(prm.mkc, 'free', free, 16)));
-const directTir = (driver: FakeDriver, hash: number) =>
+type Change = (input: Buffer) => void;
+const mkey = (driver: FakeDriver, change: Change = () => {}) =>
+  driver.command('CREATE_MKEY', form(272, set(prm.mkc, 'length64', 1, 16), change));
+const directTir = (driver: FakeDriver, change: Change = () => {}) =>
   driver.command(
     'CREATE_TIR',
-    form(272, set(prm.tirc, 'inline_rqn', driver.dropRq, 0x20), set(prm.tirc, 'rx_hash_fn', hash, 0x20)),
+    form(
+      272,
+      set(prm.tirc, 'inline_rqn', driver.dropRq, 0x20),
+      set(prm.tirc, 'rx_hash_fn', 1, 0x20),
+      set(prm.tirc, 'transport_domain', driver.td, 0x20),
+      change,
+    ),
   );
+const rq = (driver: FakeDriver, change: Change = () => {}) =>
+  driver.command(
+    'CREATE_RQ',
+    form(
+      280,
+      set(prm.rqc, 'cqn', rx(driver).cq.cqn, 0x20),
+      set(prm.wq, 'wq_type', 1, 0x50),
+      set(prm.wq, 'log_wq_stride', 4, 0x50),
+      set(prm.wq, 'log_wq_sz', 6, 0x50),
+      (input) => input.writeUInt32BE(ring, 0x114),
+      change,
+    ),
+  );
+const tis = (driver: FakeDriver, change: Change = () => {}) =>
+  driver.command('CREATE_TIS', form(192, set(prm.tisc, 'transport_domain', driver.td, 0x20), change));
+const rqt = (driver: FakeDriver, change: Change = () => {}) =>
+  driver.command(
+    'CREATE_RQT',
+    form(
+      276,
+      set(prm.rqtc, 'rqt_max_size', 1, 0x20),
+      set(prm.rqtc, 'rqt_actual_size', 1, 0x20),
+      (input) => input.writeUInt32BE(driver.dropRq, 0x110),
+      change,
+    ),
+  );
+const table = (driver: FakeDriver, change: Change = () => {}) =>
+  driver.command('CREATE_FLOW_TABLE', form(64, set(prm.flowTableContext, 'level', 40, 0x18), change));
+const flowGroup = (driver: FakeDriver, change: Change = () => {}) =>
+  driver.command(
+    'CREATE_FLOW_GROUP',
+    form(
+      1024,
+      set(prm.createFlowGroupIn, 'table_id', driver.tables.l2 ?? 0, 0),
+      set(prm.createFlowGroupIn, 'start_flow_index', 200, 0),
+      set(prm.createFlowGroupIn, 'end_flow_index', 200, 0),
+      change,
+    ),
+  );
+const modifyTir = (driver: FakeDriver, mask: number) =>
+  driver.command(
+    'MODIFY_TIR',
+    form(272, set(prm.modifyTirIn, 'tirn', driver.tirs[0] ?? 0, 0), (input) =>
+      prm.modifyTirIn.set64(input, 'bitmask', mask),
+    ),
+  );
+const modifyRxCq = (driver: FakeDriver, mask: number, mode: number, opMod = 0) =>
+  driver.command(
+    'MODIFY_CQ',
+    form(
+      272,
+      set(prm.modifyCqIn, 'cqn', rx(driver).cq.cqn, 0),
+      set(prm.modifyCqIn, 'modify_field_select_resize_field_select', mask, 0),
+      set(prm.cqc, 'cq_period_mode', mode, prm.modifyCqIn.byte('cq_context')),
+    ),
+    16,
+    opMod,
+  );
+
+/** What a capability that is 0 says that there is not; where a field takes more than one value, the first that there is not. */
+function notOffered(): Case[] {
+  type Maker = (driver: FakeDriver, change: Change) => unknown;
+  const makers: readonly (readonly [
+    Maker,
+    prm.Layout,
+    number,
+    readonly (string | readonly [string, number])[],
+  ])[] = [
+    [cq, prm.cqc, 16, ['cc', 'apu_cq', 'scqe_break_moderation_en', 'dbr_umem_valid', ['cq_period_mode', 2]]],
+    [cq, prm.createCqIn, 0, ['cq_umem_valid']],
+    [
+      sq,
+      prm.sqc,
+      0x20,
+      [
+        'hairpin',
+        'allow_multi_pkt_send_wqe',
+        'reg_umr',
+        'allow_swp',
+        'cd_master',
+        'ts_cqe_to_dest_cqn',
+        'packet_pacing_rate_limit_index',
+        'qos_queue_group_id',
+        ['ts_format', 2],
+      ],
+    ],
+    [sq, prm.wq, 0x50, ['wq_signature', 'dbr_umem_valid', 'wq_umem_valid', ['pd', 0x777], 'uar_page']],
+    [
+      rq,
+      prm.rqc,
+      0x20,
+      ['hairpin', 'delay_drop_en', 'scatter_fcs', 'mem_rq_type', ['ts_format', 2], ['counter_set_id', 77]],
+    ],
+    [rq, prm.wq, 0x50, ['wq_signature', 'two_byte_shift_en', 'shampo_enable', ['pd', 0x777]]],
+    [mkey, prm.mkc, 16, ['free', 'umr_en', 'bsf_en', 'translations_octword_size', ['pd', 0x777]]],
+    [mkey, prm.createMkeyIn, 0, ['pg_access', 'mkey_umem_valid', 'translations_octword_actual_size']],
+    [tis, prm.tisc, 0x20, ['tls_en', 'underlay_qpn', ['pd', 0x777], ['transport_domain', 0x777]]],
+    [
+      directTir,
+      prm.tirc,
+      0x20,
+      [
+        'tls_en',
+        'packet_merge_mask',
+        'tunneled_offload_en',
+        ['rx_hash_fn', 3],
+        ['transport_domain', 0],
+        ['disp_type', 2],
+      ],
+    ],
+    [rqt, prm.rqtc, 0x20, ['list_q_type', 'rq_vhca_id_format', ['rqt_max_size', limits.rqtEntries + 1]]],
+    [
+      table,
+      prm.flowTableContext,
+      0x18,
+      ['reformat_en', 'decap_en', 'sw_owner', 'termination_table', ['log_size', limits.logFlowTableSize + 1]],
+    ],
+    [
+      flowGroup,
+      prm.createFlowGroupIn,
+      0,
+      ['group_type', 'match_definer_id', 'source_eswitch_owner_vhca_id_valid', ['match_criteria_enable', 2]],
+    ],
+  ];
+  return makers.flatMap(([make, layout, at, fields]) =>
+    fields.map((field): Case => {
+      const [name, value] = typeof field === 'string' ? [field, 1] : field;
+      return [
+        `${layout.source.struct}.${name} of ${value}`,
+        status.BAD_PARAM_ERR,
+        (driver) => make(driver, set(layout, name, value, at)),
+      ];
+    }),
+  );
+}
 
 const commands: readonly Case[] = [
   ['a CQ that is right', status.OK, (driver) => cq(driver)],
@@ -116,10 +258,41 @@ const commands: readonly Case[] = [
   ['an SQ of no TIS', status.BAD_PARAM_ERR, (driver) => sq(driver, set(prm.sqc, 'tis_num_0', 99, 0x20))],
   ['an RQT of no RQ', status.BAD_PARAM_ERR, (driver) => driver.createRqt([0x777], 1)],
   ['a TIR of no RQT', status.BAD_PARAM_ERR, (driver) => driver.createTir(0x777, false, false, 3)],
-  ['an mkey', status.OK, (driver) => mkey(driver, 0)],
-  ['an mkey that nothing could ever put to use', status.BAD_PARAM_ERR, (driver) => mkey(driver, 1)],
-  ['a TIR of one RQ', status.OK, (driver) => directTir(driver, 1)],
-  ['a TIR of one RQ with a hash that there is not', status.BAD_PARAM_ERR, (driver) => directTir(driver, 3)],
+  ['an mkey', status.OK, (driver) => mkey(driver)],
+  ['a TIR of one RQ', status.OK, (driver) => directTir(driver)],
+  ['an RQ, of no PD and no counter set', status.OK, (driver) => rq(driver)],
+  ['a TIS', status.OK, (driver) => tis(driver)],
+  ['an RQT', status.OK, (driver) => rqt(driver)],
+  ['a flow table', status.OK, (driver) => table(driver)],
+  ['a flow group', status.OK, (driver) => flowGroup(driver)],
+  [
+    'a CQ moderated from its last CQE',
+    status.OK,
+    (driver) => cq(driver, set(prm.cqc, 'cq_period_mode', 1, 16)),
+  ],
+  ['a CQ that may be overrun', status.OK, (driver) => cq(driver, set(prm.cqc, 'oi', 1, 16))],
+  ['a TIR changed in what there is', status.OK, (driver) => modifyTir(driver, 0x10)],
+  ['a TIR changed in what there is not', status.BAD_PARAM_ERR, (driver) => modifyTir(driver, 0x12)],
+  ['a TIR changed in what is far off', status.BAD_PARAM_ERR, (driver) => modifyTir(driver, 2 ** 40)],
+  ['a CQ changed to another moderation', status.OK, (driver) => modifyRxCq(driver, 16, 1)],
+  ['a CQ changed to no moderation', status.BAD_PARAM_ERR, (driver) => modifyRxCq(driver, 16, 2)],
+  ['a CQ resized', status.BAD_PARAM_ERR, (driver) => modifyRxCq(driver, 1, 0, 1)],
+  [
+    'an SQ with a rate',
+    status.BAD_PARAM_ERR,
+    (driver) =>
+      driver.command(
+        'MODIFY_SQ',
+        form(
+          272,
+          set(prm.modifySqIn, 'sqn', driver.channels[0]?.tx.sqn ?? 0, 0),
+          set(prm.modifySqIn, 'sq_state', 1, 0),
+          set(prm.sqc, 'state', 1, 0x20),
+          (input) => prm.modifySqIn.set64(input, 'modify_bitmask', 1),
+        ),
+      ),
+  ],
+  ...notOffered(),
   // Sizes, indices, addresses.
   ['a CQ too large', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'log_cq_size', 31, 16))],
   ['compressed CQEs', status.BAD_PARAM_ERR, (driver) => cq(driver, set(prm.cqc, 'cqe_comp_en', 1, 16))],
@@ -207,6 +380,18 @@ const commands: readonly Case[] = [
     status.OK,
     (driver) => toTables(driver, limits.flowDestinations),
   ],
+  [
+    'an entry that asks for no order of levels',
+    status.BAD_PARAM_ERR,
+    (driver) => toTables(driver, 1, flowAction.FWD_DEST, set(prm.setFteIn, 'ignore_flow_level', 1, 0)),
+  ],
+  ...(['destination_eswitch_owner_vhca_id_valid', 'packet_reformat'] as const).map(
+    (name): Case => [
+      `an entry with ${name}`,
+      status.BAD_PARAM_ERR,
+      (driver) => toTables(driver, 1, flowAction.FWD_DEST, set(prm.destFormatStruct, name, 1, 0x340)),
+    ],
+  ),
   ['an entry to one more', status.BAD_PARAM_ERR, (driver) => toTables(driver, limits.flowDestinations + 1)],
   ['an entry to no TIR', status.BAD_PARAM_ERR, (driver) => driver.setEntry('l2', 0, 5, { tir: 0xabcdef })],
   ['an unknown register', status.BAD_PARAM_ERR, (driver) => driver.register(0x1234, Buffer.alloc(32), 1)],
@@ -245,7 +430,12 @@ function free(driver: FakeDriver, times: number): void {
 }
 
 /** Sets the entry of the highest index in `l2` to forward to `count` destinations. */
-function toTables(driver: FakeDriver, count: number, action: number = flowAction.FWD_DEST): void {
+function toTables(
+  driver: FakeDriver,
+  count: number,
+  action: number = flowAction.FWD_DEST,
+  change: Change = () => {},
+): void {
   const { destFormatStruct, flowContext, setFteIn } = prm;
   const at = setFteIn.byte('flow_context');
   const list = at + flowContext.byte('destination');
@@ -262,6 +452,7 @@ function toTables(driver: FakeDriver, count: number, action: number = flowAction
     destFormatStruct.set(input, 'destination_type', destinationType.FLOW_TABLE, entry);
     destFormatStruct.set(input, 'destination_id', driver.tables.ttc ?? 0, entry);
   }
+  change(input);
   driver.command('SET_FLOW_TABLE_ENTRY', input);
 }
 

@@ -115,6 +115,7 @@ describe('the NIC context of the vport', () => {
     setList(listType.MC, long(limits.macList));
     expect(() => setList(listType.MC, long(limits.macList + 1))).toThrow(refused);
     expect(() => setList(listType.VLAN, long(limits.vlanList + 1))).toThrow(refused);
+    expect(() => setList(listType.UC, long(limits.unicastList + 1))).toThrow(refused);
     expect(() => setList(3, [1])).toThrow(refused);
     expect(() => setList(listType.UC, [5, 6], 3)).toThrow(refused);
     expect(list(0, 9)).toEqual([1]);
@@ -269,4 +270,16 @@ it('sets general capabilities, and no others', () => {
     expect(() => driver.command('SET_HCA_CAP', input, 16, type << 1)).toThrow(refused);
   driver.command('QUERY_HCA_CAP', Buffer.alloc(16), 4112, 1).copy(input, 16, 16);
   driver.command('SET_HCA_CAP', input, 16, GENERAL << 1);
+  const { cmdHcaCap } = prm;
+  const set = (name: keyof typeof cmdHcaCap.fields, value: number) => {
+    const wanted = Buffer.from(input);
+    cmdHcaCap.set(wanted, name, value, 16);
+    driver.command('SET_HCA_CAP', wanted, 16, GENERAL << 1);
+    return cmdHcaCap.get(driver.command('QUERY_HCA_CAP', Buffer.alloc(16), 4112, 1), name, 16);
+  };
+  // Less than there is, or the page size of the driver's system; never more.
+  expect(set('log_max_cq', 3)).toBe(3);
+  expect(set('log_uar_page_sz', 4)).toBe(4);
+  for (const name of ['log_max_cq', 'striding_rq', 'cmdif_checksum'] as const)
+    expect(() => set(name, cmdHcaCap.get(input, name, 16) + 1)).toThrow(refused);
 });
