@@ -20,6 +20,12 @@ interface CliOptions {
   readonly log: LogLevel;
 }
 
+interface RestoreCliOptions {
+  readonly from: string;
+  readonly paused?: boolean;
+  readonly verify?: boolean;
+}
+
 function logOption(): Option {
   return new Option('--log-level, --log <level>', 'how much to log').choices(logLevels).default('warn');
 }
@@ -54,12 +60,18 @@ export function registerRestore(program: Command): void {
     )
     .requiredOption('--from <folder>', 'what "save" has written')
     .option('--paused', 'have the guest stay paused')
+    .option(
+      '--verify',
+      'read registers back and save the devices again, and compare both with what was saved',
+    )
     .option('--json', 'print the report as JSON on standard output')
     .addOption(logOption())
-    .action(async (options: CliOptions & { readonly from: string; readonly paused?: boolean }) => {
-      const { qmp, device: devices, from: folder, paused = false } = options;
+    .action(async (options: CliOptions & RestoreCliOptions) => {
+      const { qmp, device: devices, from: folder, paused = false, verify = false } = options;
       const log = createLogger({ name: 'restore', level: options.log });
-      const report = await cancellable((signal) => restoreVm({ qmp, devices, folder, paused, signal, log }));
+      const report = await cancellable((signal) =>
+        restoreVm({ qmp, devices, folder, paused, verify, signal, log }),
+      );
       print(options, report, describeRestore);
     });
 }
@@ -85,6 +97,18 @@ export function describeSave(report: SaveReport): string {
   return `${lines.join('\n')}\n`;
 }
 
-export function describeRestore({ folder, savedAt, totalMs, running }: RestoreReport): string {
-  return `restored from ${folder} (saved ${savedAt}) in ${seconds(totalMs)}; the guest ${running ? 'runs' : 'is paused'}\n`;
+export function describeRestore(report: RestoreReport): string {
+  const { folder, savedAt, totalMs, running, devices, warnings } = report;
+  const state = running ? 'runs' : 'is paused';
+  const lines = [`restored from ${folder} (saved ${savedAt}) in ${seconds(totalMs)}; the guest ${state}`];
+  for (const { id, configEqual, msixTableEqual, stateEqual } of devices) {
+    const equal = Object.entries({
+      configuration: configEqual,
+      'MSI-X table': msixTableEqual,
+      state: stateEqual,
+    }).filter(([, same]) => same === true);
+    if (equal.length > 0)
+      lines.push(`${id}: ${equal.map(([what]) => what).join(', ')} equal to what was saved`);
+  }
+  return `${[...lines, ...warnings.map((warning) => `warning: ${warning}`)].join('\n')}\n`;
 }

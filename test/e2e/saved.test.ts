@@ -57,7 +57,14 @@ async function restoreInto(
   onPhase: (phase: RestorePhase) => Promise<void> | void = () => undefined,
 ): Promise<void> {
   const devices = [...side.servers].map(([id, { migrationSocket }]) => ({ id, socket: migrationSocket }));
-  await restoreVm({ qmp: side.vm.migrationQmpPath, devices, folder: from, onPhase });
+  const report = await restoreVm({
+    qmp: side.vm.migrationQmpPath,
+    devices,
+    folder: from,
+    verify: true,
+    onPhase,
+  });
+  for (const device of report.devices) expect(device.stateEqual).toBe(true);
   bed.follow(side);
 }
 
@@ -163,10 +170,10 @@ describe('machines and buses', () => {
     const bed = await boot(options);
     await startChurn(bed, 100);
     await bed.save(place());
-    await bed.close();
-    const again = await start({ ...options, vm: { append: 'mem=192M', ...options?.vm }, saved: place() });
-    await expectChurn(again, await churnCount(again));
-    expect(await again.agent.check('ramtest --mode poll')).not.toContain('not ok');
+    await bed.current.close();
+    await restoreInto(bed, await bed.prepare(), place());
+    await expectChurn(bed, await churnCount(bed));
+    expect(await bed.agent.check('ramtest --mode poll')).not.toContain('not ok');
   });
 
   it('are restored with Bus Master off, and paused as they were', async () => {

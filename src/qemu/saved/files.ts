@@ -4,6 +4,7 @@ import { CompanionError } from '../../errors.ts';
 import { crc32 } from '../../migration/stream/crc32.ts';
 import { nextData } from '../../posix/index.ts';
 import type { DevicePeer } from '../device-peer.ts';
+import type { StateReader } from '../switchover/compare-state.ts';
 import type { SavedFile } from './manifest.ts';
 
 /** Bytes that are read, written or summed in one go. Part of what a sum means. */
@@ -47,6 +48,19 @@ export async function loadState(peer: DevicePeer, path: string): Promise<void> {
       await peer.write(buffer.subarray(0, bytesRead));
     }
   });
+}
+
+/** Lets `use` read a state that was written as it would read that of a device. */
+export async function readingFile<T>(path: string, use: (state: StateReader) => Promise<T>): Promise<T> {
+  return withFile(path, 'r', (file) =>
+    use({
+      maxTransfer: pieceBytes,
+      read: async (most) => {
+        const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(most));
+        return buffer.subarray(0, bytesRead);
+      },
+    }),
+  );
 }
 
 /** Has a file on its disk that has been written, by another process or by this one; returns what tells whether it is still the same. */

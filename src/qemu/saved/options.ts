@@ -36,11 +36,13 @@ export interface SaveOptions extends SideOptions {
 export interface RestoreOptions extends SideOptions {
   /** The guest stays paused. Default: it runs if it ran when it was saved. */
   readonly paused?: boolean;
+  /** Registers are read back from QEMU, and devices saved again, and both compared with what was saved, before the guest runs. */
+  readonly verify?: boolean;
   readonly onPhase?: (phase: RestorePhase) => Promise<void> | void;
 }
 
 export type SavePhase = 'check' | 'stop' | 'rest' | 'write' | 'resume' | 'done';
-export type RestorePhase = 'check' | 'load' | 'replay' | 'resume' | 'done';
+export type RestorePhase = 'check' | 'load' | 'replay' | 'verify' | 'resume' | 'done';
 
 /** What was saved. */
 export interface SaveReport {
@@ -61,10 +63,16 @@ export interface RestoreReport {
   readonly savedAt: string;
   readonly totalMs: number;
   readonly running: boolean;
+  /** What was asked to be compared and could not be. */
+  readonly warnings: readonly string[];
   readonly devices: readonly {
     readonly id: string;
     readonly model: string;
     readonly stateBytes: number;
     readonly replayedRegisters: number;
+    /** Null: not compared. What differs ends the restore. */
+    readonly configEqual: boolean | null;
+    readonly msixTableEqual: boolean | null;
+    readonly stateEqual: boolean | null;
   }[];
 }

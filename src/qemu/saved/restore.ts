@@ -27,11 +27,9 @@ import { checkFile, loadState } from './files.ts';
 import { readManifest, type SavedDevice, type SavedVm, savedPaths } from './manifest.ts';
 import type { RestoreOptions, RestorePhase, RestoreReport } from './options.ts';
 import { loadRam, ramCapabilities } from './ram.ts';
+import { type RestoredDevice, verifyRestored } from './verify.ts';
 
-interface RestoringDevice extends ReplayedDevice {
-  readonly saved: SavedDevice;
-  readonly path: string;
-}
+type RestoringDevice = ReplayedDevice & RestoredDevice;
 
 /**
  * Starts a saved VM in a QEMU that was started with `-incoming defer -S` and the command line of the one that was saved, sockets aside.
@@ -69,6 +67,7 @@ class Restoring {
   readonly #attempt: Attempt;
   readonly #settings: Setting[] = [];
   readonly #starts: boolean;
+  readonly #warnings: string[] = [];
   #devices: RestoringDevice[] = [];
   #touched = false;
   #running = false;
@@ -96,6 +95,10 @@ class Restoring {
     await this.#attempt.until(this.#load());
     await this.#enter('replay');
     await this.#replay();
+    if (this.#options.verify === true) {
+      await this.#enter('verify');
+      await this.#verify();
+    }
     await this.#enter('resume');
     await this.#resume();
     await this.#enter('done').catch(() => undefined);
@@ -107,11 +110,15 @@ class Restoring {
       savedAt: this.#saved.savedAt,
       totalMs,
       running: this.#starts,
-      devices: this.#devices.map(({ id, saved, replayed }) => ({
-        id,
-        model: saved.info.model,
-        stateBytes: saved.state.bytes,
-        replayedRegisters: replayed,
+      warnings: this.#warnings,
+      devices: this.#devices.map((device) => ({
+        id: device.id,
+        model: device.saved.info.model,
+        stateBytes: device.saved.state.bytes,
+        replayedRegisters: device.replayed,
+        configEqual: device.configCompared === true ? true : null,
+        msixTableEqual: device.msixTableEqual,
+        stateEqual: device.stateEqual,
       })),
     };
   }
@@ -199,6 +206,17 @@ class Restoring {
     });
   }
 
+  async #verify(): Promise<void> {
+    await verifyRestored({
+      ecamBase: this.#saved.ecamBase,
+      destination: this.#side.qemu,
+      devices: this.#devices,
+      warn: (message) => this.#warnings.push(message),
+      until: (work) => this.#attempt.until(work),
+      all: (work) => this.#attempt.until(Promise.all(work)),
+    });
+  }
+
   async #resume(): Promise<void> {
     this.#attempt.signal.throwIfAborted();
     // From here on it is too late to give up, unless this fails: until the devices are let go nothing gets out of the guest.
@@ -233,6 +251,10 @@ function restoringDevice(
     msixTable,
     replayed: 0,
     replayPath: 'none',
+    configCompared: null,
+    configDifferences: [],
+    msixTableEqual: null,
+    stateEqual: null,
     saved,
     path,
   };

@@ -2,11 +2,11 @@
 import { CompanionError } from '../../errors.ts';
 import { migrationState } from '../../migration/state.ts';
 import { compareConfigs } from '../../pci/index.ts';
-import { ConfigPorts } from '../config-ports.ts';
-import type { DmaOperation } from '../device-peer.ts';
+import { ConfigPorts, type Monitor } from '../config-ports.ts';
+import type { DevicePeer, DmaOperation } from '../device-peer.ts';
 import { ecamOffset } from '../pci-address.ts';
 import { comparableRam, foreignQemuHint, isForeignUnixSocket, verifyRamInTurns } from '../ram-proof.ts';
-import { compareStates } from './compare-state.ts';
+import { compareStates, type StateComparison } from './compare-state.ts';
 import type { MigrationEnd } from './options.ts';
 import { listenerAt } from './processes.ts';
 import { commandOf, frozen, msixTableAddress, neededBits } from './registers.ts';
@@ -64,16 +64,20 @@ async function proveRam(run: Run): Promise<void> {
   }
 }
 
-/** Ports are one resource for all devices; what stands in 0xCF8 is the guest's. */
-async function verifyConfigs(run: Run): Promise<void> {
+/**
+ * Compares the registers of all devices, as the destination QEMU has them, with what they were.
+ * Ports are one resource for all devices; what stands in 0xCF8 is the guest's.
+ * @throws CompanionError (VC_CONFIG_DIFFERS)
+ */
+export async function verifyConfigs(run: Comparing): Promise<void> {
   const ports = new ConfigPorts(run.destination);
   if (run.ecamBase === undefined) await run.until(ports.save());
-  await run.each((device) => verifyConfig(run, device, ports));
+  await run.all(run.devices.map((device) => verifyConfig(run, device, ports)));
   await run.until(ports.restore());
 }
 
 /** Configuration space as the destination QEMU shows it: that of the server alone is what its state had it load. */
-async function readByPorts(ports: ConfigPorts, { address }: DeviceRun): Promise<Buffer> {
+async function readByPorts(ports: ConfigPorts, { address }: ComparedDevice): Promise<Buffer> {
   const config = Buffer.alloc(configBytes);
   const offsets = Array.from({ length: configBytes / 4 }, (_, index) => 4 * index);
   const words = await Promise.all(offsets.map((offset) => ports.read(address, offset, 4)));
@@ -81,8 +85,27 @@ async function readByPorts(ports: ConfigPorts, { address }: DeviceRun): Promise<
   return config;
 }
 
+/** A device whose registers are read back. */
+export type ComparedDevice = Pick<
+  DeviceRun,
+  | 'id'
+  | 'destination'
+  | 'address'
+  | 'frozen'
+  | 'msixTable'
+  | 'configCompared'
+  | 'configDifferences'
+  | 'msixTableEqual'
+>;
+
+/** What a comparison of registers has to know of its migration. */
+export interface Comparing extends Pick<Run, 'ecamBase' | 'until' | 'all' | 'warn'> {
+  readonly destination: Monitor;
+  readonly devices: readonly ComparedDevice[];
+}
+
 /** Reads configuration and MSI-X table back from the destination QEMU. */
-async function verifyConfig(run: Run, device: DeviceRun, ports: ConfigPorts): Promise<void> {
+async function verifyConfig(run: Comparing, device: ComparedDevice, ports: ConfigPorts): Promise<void> {
   const info = frozen(device);
   const needed = neededBits(device);
   const reachable = (commandOf(info.config) & needed) === needed && device.address.bus >= 0;
@@ -134,9 +157,15 @@ async function verifyState(run: Run, device: DeviceRun): Promise<void> {
     return;
   }
   await Promise.all([saveAgain(source), saveAgain(destination)]);
-  const { difference, sourceLength, destinationLength } = await compareStates(source, destination);
+  const compared = await compareStates(source, destination);
   await destination.setState(migrationState.RUNNING);
-  device.stateEqual = difference === undefined;
+  device.stateEqual = compared.difference === undefined;
+  checkEqual(id, compared);
+}
+
+/** @throws CompanionError (VC_STATE_DIFFERS) unless the two states are the same */
+export function checkEqual(id: string, compared: StateComparison): void {
+  const { difference, sourceLength, destinationLength } = compared;
   if (difference !== undefined)
     throw new CompanionError(
       'VC_STATE_DIFFERS',
@@ -144,7 +173,8 @@ async function verifyState(run: Run, device: DeviceRun): Promise<void> {
     );
 }
 
-async function saveAgain(peer: DeviceRun['source']): Promise<void> {
+/** Has a device that stands still give all of its state again. */
+export async function saveAgain(peer: DevicePeer): Promise<void> {
   await peer.setState(migrationState.STOP);
   await peer.setState(migrationState.STOP_COPY);
 }

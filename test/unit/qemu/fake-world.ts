@@ -152,6 +152,10 @@ export class FakePeer implements DevicePeer {
     this.#unread -= 1;
     return Buffer.alloc(100, this.#unread);
   }
+  /** Has less state than it should. */
+  endEarly(): void {
+    this.#unread -= 1;
+  }
   async write(): Promise<void> {
     await this.#call('write');
   }

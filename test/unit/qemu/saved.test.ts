@@ -346,6 +346,40 @@ describe('restoring a VM', () => {
     expect(settings).toHaveLength(2);
   });
 
+  it('compares registers and state with what was saved, if that was asked for, before the guest runs', async () => {
+    await save();
+    const report = await restore({ verify: true });
+    expect(report.devices).toMatchObject([{ configEqual: true, msixTableEqual: true, stateEqual: true }]);
+    expect(describeRestore(report)).toMatch(
+      'dev0: configuration, MSI-X table, state equal to what was saved\n',
+    );
+    expectInOrder('destination.setState 3', 'destination.read', 'destination QEMU: cont');
+    expect(world.destination.current).toBe(migrationState.RUNNING);
+  });
+
+  it.each<[string, () => void, string]>([
+    ['a register', () => world.destination.shown.writeUInt8(5, 0x3c), 'VC_CONFIG_DIFFERS'],
+    ['an MSI-X entry', () => world.destination.table.fill(1), 'VC_CONFIG_DIFFERS'],
+    ['a state', () => world.destination.endEarly(), 'VC_STATE_DIFFERS'],
+  ])('ends the QEMU where %s is another', async (_what, spoil, code) => {
+    await save();
+    spoil();
+    expect((await failure(restore({ verify: true }))).code).toBe(code);
+    expect(world.journal).toContain('destination QEMU: quit');
+    expect(world.journal).not.toContain('destination QEMU: cont');
+  });
+
+  it('warns of what can not be compared', async () => {
+    world.source.config.writeUInt16LE(2, 4);
+    await save();
+    world.destination.stateVersion = 2;
+    const report = await restore({ verify: true });
+    expect(report.devices).toMatchObject([{ configEqual: null, msixTableEqual: null, stateEqual: null }]);
+    expect(describeRestore(report)).toMatch(
+      /warning: device dev0: the guest has.*\nwarning: .*state versions 1 and 2/,
+    );
+  });
+
   it('leaves it paused if that was asked for', async () => {
     await save();
     const report = await restore({ paused: true });
