@@ -1,9 +1,6 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
-import { failureText } from './failure.ts';
-
-/** Exit statuses, beside 0 for "all that was claimed has been checked". */
-const exitStatus = { failed: 1, usage: 2 } as const;
+import { exitStatus, failureStatus, failureText } from './failure.ts';
 
 /** How writing fails when the reader has gone: `| head`, a terminal that was closed. */
 const readerGone: readonly (string | undefined)[] = ['EPIPE', 'EIO'];
@@ -53,9 +50,7 @@ try {
   for (const load of wanted()) (await load())(program);
   await program.parseAsync();
 } catch (error) {
-  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : exitStatus.usage;
-  else {
-    process.exitCode = exitStatus.failed;
-    process.stderr.write(failureText(error));
-  }
+  process.exitCode = failureStatus(error);
+  // Commander has said by itself what it could not read.
+  if (!(error instanceof CommanderError)) process.stderr.write(failureText(error));
 }

@@ -9,6 +9,11 @@ import { askSwitch, openPort, Switch } from '../net/index.ts';
 /** A frame of an interface with MTU 9000, with some room. */
 const JUMBO_BYTES = 9216;
 
+interface SetLink {
+  readonly port: string;
+  readonly up: boolean;
+}
+
 interface SwitchCommandOptions {
   readonly socket: string;
   readonly parkLimit: number;
@@ -16,7 +21,7 @@ interface SwitchCommandOptions {
   readonly uplink: readonly string[];
   readonly pcap?: string;
   readonly age: number;
-  readonly setLink?: string;
+  readonly setLink?: SetLink;
   readonly stats?: boolean;
   readonly logLevel: LogLevel;
 }
@@ -28,6 +33,14 @@ function positive(text: string): number {
   return value;
 }
 
+function linkState(text: string): SetLink {
+  const equals = text.lastIndexOf('=');
+  const state = text.slice(equals + 1);
+  if (equals <= 0 || (state !== 'up' && state !== 'down'))
+    throw new InvalidArgumentError('PORT=up or PORT=down is wanted.');
+  return { port: text.slice(0, equals), up: state === 'up' };
+}
+
 /** Room for so many jumbo frames, and in any case for the longest one. */
 export function limitsOf(frames: number): QueueLimits {
   return { frames, bytes: Math.max(frames * JUMBO_BYTES, RECORD_HEADER + MAX_FRAME) };
@@ -36,11 +49,7 @@ export function limitsOf(frames: number): QueueLimits {
 /** Asks a running switch instead of being one; whether that was wanted. */
 function asked(options: SwitchCommandOptions): boolean {
   if (options.setLink !== undefined) {
-    const equals = options.setLink.lastIndexOf('=');
-    const state = options.setLink.slice(equals + 1);
-    if (equals <= 0 || (state !== 'up' && state !== 'down'))
-      throw new CompanionError('VC_USAGE', `--set-link ${options.setLink}: PORT=up or PORT=down is wanted`);
-    askSwitch(options.socket, { op: 'setLink', port: options.setLink.slice(0, equals), up: state === 'up' });
+    askSwitch(options.socket, { op: 'setLink', ...options.setLink });
     return true;
   }
   if (options.stats !== true) return false;
@@ -96,7 +105,11 @@ export function registerSwitch(program: Command): void {
         .default([], 'none'),
     )
     .option('--pcap <file>', 'capture what passes the first uplink')
-    .option('--set-link <port=up|down>', 'pull or plug the cable of a port of a running switch, then exit')
+    .option(
+      '--set-link <port=up|down>',
+      'pull or plug the cable of a port of a running switch, then exit',
+      linkState,
+    )
     .option('--stats', 'print the ports and counters of a running switch as JSON, then exit')
     .addOption(new Option('--log, --log-level <level>', 'how much to log').choices(logLevels).default('info'))
     .action(runSwitch);

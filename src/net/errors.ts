@@ -13,6 +13,13 @@ export class NetError extends CompanionError {
   }
 }
 
+/** What is said to be a network port can't be read. */
+export class NetSpecError extends CompanionError {
+  constructor(message: string, hint: string) {
+    super('VC_NET_SPEC', message, { errno: errno.EINVAL, hint });
+  }
+}
+
 const nobody: readonly number[] = [errno.ENOENT, constants.errno.ECONNREFUSED];
 
 /** Why nobody could connect to the switch at `path`. */

@@ -1,4 +1,4 @@
-import { NetError } from './errors.ts';
+import { NetSpecError } from './errors.ts';
 import type { StreamAddress } from './stream.ts';
 import { MAX_NAME } from './switch/protocol.ts';
 
@@ -30,13 +30,13 @@ const forms = `it is one of
 a comma in a path or name is written twice`;
 
 function refuse(spec: string, why: string): never {
-  throw new NetError(`"${spec}" is no network port: ${why}`, forms);
+  throw new NetSpecError(`"${spec}" is no network port: ${why}`, forms);
 }
 
 /**
  * Reads a port specification.
  *
- * @throws NetError saying what is wrong and which forms there are
+ * @throws NetSpecError saying what is wrong and which forms there are
  */
 export function parsePortSpec(spec: string): PortSpec {
   const [head = '', ...rest] = splitAtCommas(spec);

@@ -1,16 +1,8 @@
-import {
-  closeSync,
-  fstatSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { execa } from 'execa';
 import { temporaryFolder } from '../temporary-folder.ts';
+import { makeFolders } from './folders.ts';
 import type { GuestKernel } from './image.ts';
 import { cacheRoot } from './paths.ts';
 import type { Qemu } from './qemu.ts';
@@ -144,7 +136,7 @@ function openDevice(path: string): { number: number } | { number?: undefined; re
 function remember(file: string, answer: Remembered): void {
   const draft = `${file}.${process.pid}`;
   try {
-    mkdirSync(dirname(file), { recursive: true });
+    makeFolders(dirname(file));
     try {
       writeFileSync(draft, JSON.stringify(answer));
       renameSync(draft, file);

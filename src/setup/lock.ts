@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { SetupError } from './errors.ts';
+import { makeFolders } from './folders.ts';
 
 /**
  * Runs `work` while holding an exclusive lock on `file`. The lock is held by a `flock` child that ends with
@@ -9,7 +9,7 @@ import { SetupError } from './errors.ts';
  * @param onWait called once if another process holds the lock
  */
 export async function withLock<T>(file: string, work: () => Promise<T>, onWait?: () => void): Promise<T> {
-  mkdirSync(dirname(file), { recursive: true });
+  makeFolders(dirname(file));
   const child = spawn('flock', [file, 'sh', '-c', 'echo locked; exec cat'], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });

@@ -1,8 +1,9 @@
-import { accessSync, constants, mkdirSync, statfsSync } from 'node:fs';
+import { accessSync, constants, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { damaged, type PackageFile, PrivateApt } from './apt.ts';
 import type { PackageSet, ReleaseName } from './catalog.ts';
 import { SetupError } from './errors.ts';
+import { makeFolders } from './folders.ts';
 import { identity } from './hash.ts';
 import { withLock } from './lock.ts';
 import { requireExecutable, requireX64 } from './programs.ts';
@@ -73,7 +74,7 @@ export class Store {
   /** Runs `work` as the only process that changes this store. */
   async exclusively<T>(work: () => Promise<T>): Promise<T> {
     try {
-      mkdirSync(this.root, { recursive: true });
+      makeFolders(this.root);
       accessSync(this.root, constants.W_OK);
     } catch (cause) {
       throw new SetupError(

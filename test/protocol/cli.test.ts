@@ -25,6 +25,8 @@ interface Mistake {
   readonly args: () => string[];
   readonly says: RegExp;
   readonly hint: RegExp;
+  /** 2: the command line makes no sense; 1: this machine, or what is served, does not allow it. */
+  readonly status: 1 | 2;
 }
 
 const socket = (): string[] => ['--socket', inFolder('dev.sock')];
@@ -34,48 +36,63 @@ const mistakes: readonly Mistake[] = [
     args: () => ['nosuch', ...socket()],
     says: /^error: there is no model "nosuch" \[VC_NO_MODEL\]/,
     hint: /^hint: the models are hello, ram, timer/m,
+    status: 2,
   },
   {
     what: 'an option that the model lacks',
     args: () => ['ram', ...socket(), '--set', 'megabyte=16'],
     says: /^error: model ram has no option "megabyte" \[VC_MODEL_OPTION\]/,
     hint: /megabytes \(number, 16\.\.1024, default 16\)/,
+    status: 2,
   },
   {
     what: 'a value that the option can not take',
     args: () => ['ram', ...socket(), '--set', 'megabytes=lots'],
     says: /^error: megabytes=lots is not a number from 16 to 1024/,
     hint: /^hint: the default is 16/m,
+    status: 2,
   },
   {
     what: 'a directory that is not there',
     args: () => ['ram', '--socket', inFolder('none/dev.sock')],
     says: /^error: listen on \S+dev\.sock: ENOENT/,
     hint: /^hint: there is no directory \S+none: make it/m,
+    status: 1,
   },
   {
     what: 'a file in place of a directory',
     args: () => ['ram', '--socket', inFolder('file/dev.sock')],
     says: /^error: listen on \S+dev\.sock: ENOTDIR/,
     hint: /^hint: \S+file is no directory/m,
+    status: 1,
   },
   {
     what: 'one path for both sockets',
     args: () => ['ram', ...socket(), '--migration-socket', inFolder('dev.sock')],
     says: /^error: --socket and --migration-socket are both/,
     hint: /^hint: give each a path of its own/m,
+    status: 2,
   },
   {
     what: 'a dirty log that the model can not keep',
     args: () => ['ram', ...socket(), '--dirty', 'pinned'],
     says: /^error: this model does not tell what the guest has registered \[VC_DIRTY_SCOPE\]/,
     hint: /^hint: Use --dirty precise, or --dirty all/m,
+    status: 1,
   },
   {
     what: 'a capture of a model without a network',
     args: () => ['ram', ...socket(), '--pcap', inFolder('capture')],
     says: /^error: --pcap: model ram has no network port \[VC_USAGE\]/,
     hint: /^hint: leave it out/m,
+    status: 2,
+  },
+  {
+    what: 'a network port that is none',
+    args: () => ['mlx5', ...socket(), '--net', 'nowhere'],
+    says: /^error: "nowhere" is no network port: "nowhere" is unknown \[VC_NET_SPEC\]/,
+    hint: /^hint: it is one of/m,
+    status: 2,
   },
 ];
 
@@ -133,6 +150,15 @@ it('set-up names all that it could not bring', async () => {
   expect(result).toMatchObject({ exitCode: 1, stdout: '' });
 });
 
+it.runIf(existsSync('/proc/self'))('set-up refuses a cache folder where no folder can be made', async () => {
+  const env = { VFIO_COMPANION_CACHE: '/proc/vfio-companion/cache' };
+  const result = await execa(process.execPath, [program, 'setup'], { env, reject: false, timeout: 20_000 });
+  expect(result.stderr).toMatch(
+    /^setup: the cache folder \/proc\/vfio-companion\/cache cannot be written to$/m,
+  );
+  expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+});
+
 it('set-up refuses a kernel that it does not know', async () => {
   const result = await execa(process.execPath, [program, 'setup', '--kernel', 'bookworm,nosuch'], {
     reject: false,
@@ -145,16 +171,23 @@ it('a switch says that it has nothing to capture without an uplink', async () =>
   const args = ['switch', '--socket', inFolder('switch'), '--pcap', inFolder('capture')];
   const result = await execa(process.execPath, [program, ...args], { reject: false });
   expect(result.stderr).toMatch(/^error: --pcap captures what passes the first uplink, and there is none/);
-  expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+  expect(result).toMatchObject({ exitCode: 2, stdout: '' });
+});
+
+it.each(['nic0', 'nic0=', 'nic0=maybe', '=up'])('a switch takes "%s" for no cable', async (cable) => {
+  const args = ['switch', '--socket', inFolder('switch'), '--set-link', cable];
+  const result = await execa(process.execPath, [program, ...args], { reject: false });
+  expect(result.stderr).toMatch(/^error: .*--set-link.* PORT=up or PORT=down is wanted/);
+  expect(result).toMatchObject({ exitCode: 2, stdout: '' });
 });
 
 describe('vfio-companion serve', () => {
-  it.concurrent.each(mistakes)('says what to do about $what', async ({ args, says, hint }) => {
+  it.concurrent.each(mistakes)('says what to do about $what', async ({ args, says, hint, status }) => {
     const result = await execa(process.execPath, [program, 'serve', ...args()], { reject: false });
     expect(result.stderr).toMatch(says);
     expect(result.stderr).toMatch(hint);
     expect(result.stderr).not.toMatch(/^\s+at /m);
-    expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+    expect(result).toMatchObject({ exitCode: status, stdout: '' });
   });
 
   it('negative control: says that it is ready when nothing is wrong, and leaves no socket behind', async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { NetError } from '../../../src/net/errors.ts';
+import { NetError, NetSpecError } from '../../../src/net/errors.ts';
 import { formatMac, parseMac, rarpFrame } from '../../../src/net/ethernet.ts';
 import { parsePortSpec } from '../../../src/net/spec.ts';
 
@@ -45,11 +45,11 @@ describe('port specification', () => {
     'tap:tap0,vlan=x',
     'bridge:br0',
   ])('refuses %j and tells the forms', (text) => {
-    expect(() => parsePortSpec(text)).toThrow(NetError);
+    expect(() => parsePortSpec(text)).toThrow(NetSpecError);
     try {
       parsePortSpec(text);
     } catch (error) {
-      expect((error as NetError).hint).toContain('tap:NAME[@NETNS]');
+      expect((error as NetSpecError).hint).toContain('tap:NAME[@NETNS]');
     }
   });
 });
