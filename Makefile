@@ -6,7 +6,10 @@
 
 export KERNEL ?=
 NODE := node
-VITEST := node_modules/.bin/vitest
+# "runner": the other way to read its configuration writes beside it, which a checkout that is read only does not allow.
+VITEST := node_modules/.bin/vitest --configLoader runner
+# npm says nothing while it tries again, for minutes where there is no network, unless it is told to be quick.
+NPM_FLAGS := --no-audit --no-fund --fetch-retries=1 --fetch-retry-mintimeout=1000
 SOURCES := $(shell find src device-models qemu-scripts images bench test -name '*.ts' 2>/dev/null)
 # Stamps tell "done and succeeded" from "was there".
 INSTALLED := node_modules/.installed
@@ -30,8 +33,8 @@ $(INSTALLED): package-lock.json | node-version
 	@sum=$$(sha256sum package-lock.json); \
 	if [ -d node_modules ] && [ "$$sum" = "$$(cat $@ 2>/dev/null)" ]; then touch $@; exit; fi; \
 	echo 'setup: installing npm packages'; log=$$(mktemp); \
-	npm ci --no-audit --no-fund >$$log 2>&1 || npm install --no-save --no-audit --no-fund >>$$log 2>&1 || \
-	  { cat $$log; rm -f $$log; exit 1; }; \
+	npm ci $(NPM_FLAGS) >$$log 2>&1 || npm install --no-save $(NPM_FLAGS) >>$$log 2>&1 || \
+	  { cat $$log; rm -f $$log; echo "setup: what to do: see whether npm reaches its registry (npm ping)"; exit 1; }; \
 	rm -f $$log; echo "$$sum" >$@
 
 $(BUILT): $(INSTALLED) tsconfig.json $(SOURCES)

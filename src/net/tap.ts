@@ -70,6 +70,12 @@ export class TapPort extends BasePort {
     super(options);
     this.#tun = openTun(options.name, options.namespace);
     this.segmentsUdp = this.#tun.segmentsUdp;
+    // As it may be for a name that is misspelt.
+    if (this.#tun.made)
+      this.log.warn(
+        { tap: options.name },
+        'there was no such interface: a tap was made, that nothing is joined to',
+      );
     this.#watch = this.reactor.watch(this.#tun.fd, ready.read, () => this.#readable());
     this.#carrier = this.reactor.timer(() => this.#checkCarrier());
     this.#checkCarrier();

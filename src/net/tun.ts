@@ -58,6 +58,8 @@ export interface Tun {
   readonly name: string;
   /** The kernel cuts UDP datagrams that are written to the tap (`virtioGso.UDP_L4`). */
   readonly segmentsUdp: boolean;
+  /** There was none of that name; it goes with this process. */
+  readonly made: boolean;
 }
 
 function request(name: string): Buffer {
@@ -184,7 +186,7 @@ function attach(name: string): Tun {
       ioctl(fd, tunRequest.TUNSETVNETLE, int(1));
       const segmentsUdp = knowsUdpSegmentation((offload) => ioctl(fd, tunRequest.TUNSETOFFLOAD, offload));
       if (!known) setUp(socket, name);
-      return { fd, socket, name, segmentsUdp };
+      return { fd, socket, name, segmentsUdp, made: !known };
     } catch (error) {
       closeFd(fd);
       throw error;

@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { ready } from '../../src/loop/index.ts';
 import { openPort } from '../../src/net/index.ts';
@@ -58,6 +59,16 @@ describe.skipIf(!able.ok)(`tap and a Linux network stack${why}`, () => {
     await net.run('ip', 'link', 'set', 'tap0', 'up');
     await world.until(() => port.linkUp);
     expect(links).toEqual([false, true, false, true]);
+  });
+
+  test('a tap that was not there is made, and told of', () => {
+    const warnings: unknown[] = [];
+    const log = pino({ level: 'warn' }, { write: (line: string) => void warnings.push(JSON.parse(line)) });
+    const context = { reactor: world.reactor, log };
+    world.own(openPort(net.tapSpec(0), context));
+    expect(warnings).toEqual([]);
+    world.own(openPort(`tap:tpa0@${net.namespace}`, context));
+    expect(warnings).toMatchObject([{ tap: 'tpa0', msg: expect.stringContaining('a tap was made') }]);
   });
 
   test('two taps, one port: after an announcement the bridge sends to the new place', async () => {
