@@ -87,7 +87,9 @@ describe('migration of the network card at a bad moment', () => {
     await expectPings(bed, plainNet.peer);
   });
 
-  it('again and again, there and back, with nothing lost of all its traffic and no warning in the guest', async () => {
+  it('again and again, there and back, with nothing lost of all its traffic and no warning in the guest', {
+    timeout: 400_000,
+  }, async () => {
     // The interface of the VLAN went with the driver.
     await configureGuest(bed);
     const plain = await Traffic.start(bed, network, plainNet, 7001);

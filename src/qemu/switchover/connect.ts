@@ -6,6 +6,7 @@ import { reached, socketHint } from '../reached.ts';
 import { fenced } from './fence.ts';
 import { defaultTimeouts, type MigrateOptions } from './options.ts';
 import { type DeviceRun, Run, refusal, textAt } from './run.ts';
+import { suspendedMeanwhile } from './side-checks.ts';
 import { StopWatch } from './stop-watch.ts';
 
 /** Opens every connection; closes those already open when one fails. */
@@ -120,6 +121,7 @@ function watch(run: Run, source: Qmp, destination: Qmp): void {
   run.atEnd(() => stops.end());
   source.on('event', (event) => {
     stops.note(event);
+    if (event.name === 'SUSPEND' && !progressed.stopped) run.fail(suspendedMeanwhile());
     if (event.name !== 'MIGRATION' || progressed.completed || !progressed.migrateSent) return;
     const status = textAt(event.data, 'status');
     if (status === 'failed' || status === 'cancelled')

@@ -104,7 +104,7 @@ async function recoverAll(
   const arrived = after === 'paused' && migration === 'completed' && found.some(({ info }) => info.held);
   if (arrived || migrationStatuses.has(after)) {
     after = await resumeGuest(qemu, timeouts.rollback);
-    if (after !== 'running')
+    if (after !== 'running' && after !== 'suspended')
       throw new CompanionError('VC_RECOVER', `the VM is in state "${after}" and does not resume`);
   }
   return {

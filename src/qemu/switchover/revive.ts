@@ -90,12 +90,15 @@ export async function cancelMigration(qemu: QmpSession, timeoutMs: number): Prom
   }
 }
 
-/** Sees a guest run whose migration is over; returns QEMU's status: "running", unless it does not resume in that time. */
+/**
+ * Sees a guest run whose migration is over; returns QEMU's status: "running", "suspended" where it has done that itself, another one where it
+ * does not resume in that time.
+ */
 export async function resumeGuest(qemu: QmpSession, timeoutMs: number): Promise<string> {
   const begun = performance.now();
   for (;;) {
     const status = textAt(await qemu.execute('query-status'), 'status');
-    if (status === 'running') return status;
+    if (status === 'running' || status === 'suspended') return status;
     const stopped = status === 'postmigrate' || status === 'paused';
     const spentMs = performance.now() - begun;
     if (stopped || spentMs > selfResumeMs) await qemu.execute('cont').catch(() => undefined);

@@ -141,7 +141,7 @@ async function resumeSource(run: Run): Promise<Outcome> {
     }
     if (!run.wasRunning) return 'source';
     const status = await resumeGuest(source, timeouts.rollback);
-    if (status === 'running') return 'source';
+    if (status === 'running' || status === 'suspended') return 'source';
     run.warn(`the source is in state "${status}" and does not resume`);
     return 'unknown';
   } catch (error) {

@@ -20,14 +20,21 @@ const neededProtocol = 2;
 
 const leftHint = 'if a migration was left in the middle: vfio-companion recover';
 
+const suspendedHint = 'wake it up first: QMP system_wakeup';
+
+/** A guest that suspends itself (S3) before it is stopped for the switchover. QEMU can't take it back once it has left, and aborts instead. */
+export function suspendedMeanwhile(): CompanionError {
+  return refusal('VC_GUEST_SUSPENDED', 'the guest has suspended itself while it was migrated', suspendedHint);
+}
+
 /** Refuses a VM whose guest can't leave, as its status tells. */
 export function checkSourceStatus(status: string): void {
   if (status === 'running' || status === 'paused') return;
-  throw refusal(
-    'VC_SOURCE_STATE',
-    `the source VM is ${status}, not running`,
-    status === 'inmigrate' ? 'are source and destination the other way round?' : leftHint,
-  );
+  const hints: Readonly<Record<string, string>> = {
+    inmigrate: 'are source and destination the other way round?',
+    suspended: suspendedHint,
+  };
+  throw refusal('VC_SOURCE_STATE', `the source VM is ${status}, not running`, hints[status] ?? leftHint);
 }
 
 /** Refuses a QEMU that has not been started to take a guest, or has taken one. */

@@ -424,6 +424,13 @@ export class FakeWorld {
     this.#event('source', on ? 'RESUME' : 'STOP');
   }
 
+  /** The guest suspends itself (S3), and is not woken up. */
+  suspend(): void {
+    this.#statusBefore = 'suspended';
+    this.sourceStatus = this.#statusBefore;
+    this.#event('source', 'SUSPEND');
+  }
+
   /** The source stops for its last pass, if it has not yet. */
   switchOver(): void {
     if (this.#migration !== 'active') return;

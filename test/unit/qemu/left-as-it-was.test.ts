@@ -278,3 +278,27 @@ describe('a guest that somebody pauses in precopy', () => {
     },
   );
 });
+
+describe('a guest that suspends itself', () => {
+  const wayOut = { hint: expect.stringContaining('system_wakeup') };
+
+  it('while it migrates stays where it is', async () => {
+    const onPhase = (phase: string): void => {
+      if (phase === 'precopy') world.suspend();
+    };
+    await expect(migrate({ ...world.options(), onPhase })).rejects.toMatchObject({
+      code: 'VC_GUEST_SUSPENDED',
+      outcome: 'source',
+      ...wayOut,
+    });
+    expect(world.sourceStatus).toBe('suspended');
+    // QEMU would abort.
+    expect(world.journal).not.toContain('source QEMU: cont');
+  });
+
+  it('is not taken along', async () => {
+    world.suspend();
+    await expect(migrate(world.options())).rejects.toMatchObject({ code: 'VC_SOURCE_STATE', ...wayOut });
+    expect(world.sourceStatus).toBe('suspended');
+  });
+});
