@@ -5,10 +5,9 @@ import { startTestbed } from './testbeds.ts';
 
 /** Vendor and device of the `ram` model, as the guest's `pcitool` wants them. */
 export const ramId = '1b36:11e1';
-const pcitool = `pcitool ${ramId}`;
 /** Guest RAM above this is not Linux's (`mem=` on its command line): the churn ring may write there. */
 const linuxMemory = '192M';
-const ringAddress = 0xc40_0000;
+export const ringAddress = 0xc40_0000;
 
 /** Registers of BAR 0; device-models/ram/registers.ts. */
 const churnRegister = { address: 0x60, pages: 0x68, interval: 0x6c, count: 0x70 } as const;
@@ -33,7 +32,7 @@ export async function sharedGuest(): Promise<Testbed> {
   if (shared === undefined) {
     shared = await startTestbed({ devices: oneRam, vm: { append: `mem=${linuxMemory}` } });
     await shared.agent.waitReady({ timeoutMs: 120_000 });
-    await shared.agent.check(`${pcitool} enable`);
+    await shared.agent.check(`pcitool ${ramId} enable`);
   } else await shared.current.vm.qmp.execute('cont');
   return shared;
 }
@@ -41,7 +40,7 @@ export async function sharedGuest(): Promise<Testbed> {
 /** Leaves the processors to other guests until it is asked for again. */
 async function rest(bed: Testbed): Promise<void> {
   await stopWorkload(bed);
-  await bed.agent.check(`${pcitool} enable && ${pcitool} write 0 ${churnRegister.interval} 4 0`);
+  await bed.agent.check(`pcitool ${ramId} enable && pcitool ${ramId} write 0 ${churnRegister.interval} 4 0`);
   await bed.current.vm.qmp.execute('stop');
 }
 
@@ -87,27 +86,39 @@ export async function closeAll(): Promise<void> {
   await Promise.all(all.map((bed) => bed.close()));
 }
 
-/** Lets the device write `pages` pages of guest memory round and round, one every `intervalUs`. */
-export async function startChurn(bed: Testbed, pages: number, intervalUs = 300): Promise<void> {
+/** Lets `device` write `pages` pages of guest memory round and round, one every `intervalUs`; from `address` on. */
+export async function startChurn(
+  bed: Testbed,
+  pages: number,
+  intervalUs = 300,
+  device = ramId,
+  address = ringAddress,
+): Promise<void> {
+  const pcitool = `pcitool ${device}`;
   const write = (offset: number, size: number, value: number): string =>
     `${pcitool} write 0 ${offset} ${size} ${value}`;
   await bed.agent.check(
     [
       `${pcitool} enable`,
-      write(churnRegister.address, 8, ringAddress),
+      write(churnRegister.address, 8, address),
       write(churnRegister.pages, 4, pages),
       write(churnRegister.interval, 4, intervalUs),
     ].join(' && '),
   );
 }
 
-export async function churnCount(bed: Testbed): Promise<number> {
-  return Number(await bed.agent.check(`${pcitool} read 0 ${churnRegister.count} 4`));
+export async function churnCount(bed: Testbed, device = ramId): Promise<number> {
+  return Number(await bed.agent.check(`pcitool ${device} read 0 ${churnRegister.count} 4`));
 }
 
 /** The device goes on writing where it left off. */
-export async function expectChurn(bed: Testbed, atLeast: number, timeout = 20_000): Promise<void> {
-  await expect.poll(() => churnCount(bed), { timeout }).toBeGreaterThan(atLeast);
+export async function expectChurn(
+  bed: Testbed,
+  atLeast: number,
+  timeout = 20_000,
+  device = ramId,
+): Promise<void> {
+  await expect.poll(() => churnCount(bed, device), { timeout }).toBeGreaterThan(atLeast);
 }
 
 /** Starts the guest's own memory checker in the background. */
