@@ -19,6 +19,7 @@ import { frozen, needsBusMaster } from '../switchover/registers.ts';
 import { cancelMigration, resumeGuest, reviveDevice } from '../switchover/revive.ts';
 import { refusal, type Setting } from '../switchover/run.ts';
 import { apply, putBack } from '../switchover/settings.ts';
+import { suspendedMeanwhile } from '../switchover/side-checks.ts';
 import { Attempt } from './attempt.ts';
 import { notWritten, settle, writeState } from './files.ts';
 import { manifestText, type SavedDevice, type SavedFile, type SavedVm, savedPaths } from './manifest.ts';
@@ -205,6 +206,7 @@ class Saving {
     const before = qemu.lastEvent;
     await qemu.execute('stop');
     this.#wasRunning = qemu.seen('STOP', before) !== undefined;
+    if (qemu.seen('SUSPEND', 0) !== undefined) throw suspendedMeanwhile('saved');
   }
 
   /** @returns the guest's 0xCF8 */

@@ -23,8 +23,8 @@ const leftHint = 'if a migration was left in the middle: vfio-companion recover'
 const suspendedHint = 'wake it up first: QMP system_wakeup';
 
 /** A guest that suspends itself (S3) before it is stopped for the switchover. QEMU can't take it back once it has left, and aborts instead. */
-export function suspendedMeanwhile(): CompanionError {
-  return refusal('VC_GUEST_SUSPENDED', 'the guest has suspended itself while it was migrated', suspendedHint);
+export function suspendedMeanwhile(what: 'migrated' | 'saved' = 'migrated'): CompanionError {
+  return refusal('VC_GUEST_SUSPENDED', `the guest has suspended itself while it was ${what}`, suspendedHint);
 }
 
 /** Refuses a VM whose guest can't leave, as its status tells. */

@@ -271,6 +271,19 @@ describe('saving a VM', () => {
       expectUndone();
     });
 
+    it('by a guest that suspends itself leaves it suspended: QEMU would abort when it is to go on from its last page', async () => {
+      const onPhase = async (phase: SavePhase): Promise<void> => {
+        if (phase === 'stop') world.suspend();
+      };
+      const error = await failure(save({ onPhase, resume: true }));
+      expect(error).toMatchObject({
+        code: 'VC_GUEST_SUSPENDED',
+        hint: expect.stringMatching('system_wakeup'),
+      });
+      expect(world.journal).not.toContain('source QEMU: migrate');
+      expectUndone('suspended');
+    });
+
     it('while Bus Master is borrowed gives it back', async () => {
       world.source.config.writeUInt16LE(2, 4);
       world.source.failing = { method: 'barrier', after: 1 };
