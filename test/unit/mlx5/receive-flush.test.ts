@@ -1,11 +1,14 @@
 /** `rqc.flush_in_error_en`: a receive queue in error gives back the WQEs that were posted to it. */
 import { describe, expect, it } from 'vitest';
+import { stateVersions } from '../../../device-models/mlx5/migration/device-state.ts';
 import * as prm from '../../../device-models/mlx5/prm/index.ts';
 import { queueState } from '../../../device-models/mlx5/work-queue.ts';
 import type { FakeDriver } from './driver.ts';
 import type { Cq, Rq } from './driver-base.ts';
+import { FakeHost } from './fake-host.ts';
 import { buildFrame } from './frames.ts';
-import { type Bench, running } from './setup.ts';
+import { type Bench, bench, running } from './setup.ts';
+import { travel } from './workload.ts';
 
 const { RST, RDY, ERR } = queueState;
 const { cqeSyndrome, cqeOpcode } = prm;
@@ -76,6 +79,21 @@ describe('a receive queue that flushes in error', () => {
     driver.modifyRq(rq.rqn, RST, RDY);
     port.inject(buildFrame({ dst: driver.mac }));
     expect(completions(own)[5]).toEqual([cqeOpcode.RESP_SEND, 0, 0]);
+  });
+
+  it('has counted at its destination what it gave back before', () => {
+    const own = withQueue(true);
+    post(own, 5);
+    own.driver.modifyRq(own.rq.rqn, RDY, ERR);
+    own.host.mayInitiate = false;
+    own.device.quiesce();
+    const to = bench(own.device.core.vectors, new FakeHost(own.host.dma));
+    to.device.reset('client');
+    to.device.migration.beginLoad(stateVersions.current);
+    for (const record of own.device.migration.save()) to.device.migration.load(travel(record));
+    to.device.migration.endLoad();
+    const { counterSetId } = to.device.core.rqs.table.get(own.rq.rqn);
+    expect(to.device.core.qCounters.get(counterSetId).flushErrors).toBe(5);
   });
 
   it('gives back what is left when a WQE fails', () => {
