@@ -8,8 +8,8 @@ export KERNEL ?=
 NODE := node
 # "runner": the other way to read its configuration writes beside it, which a checkout that is read only does not allow.
 VITEST := node_modules/.bin/vitest --configLoader runner
-# npm says nothing while it tries again, for minutes where there is no network, unless it is told to be quick.
-NPM_FLAGS := --no-audit --no-fund --fetch-retries=1 --fetch-retry-mintimeout=1000
+# npm says nothing while it tries again. By itself it waits for a minute and more in between: minutes where there is no network.
+NPM_FLAGS := --no-audit --no-fund --fetch-retries=2 --fetch-retry-factor=1 --fetch-retry-mintimeout=1000
 SOURCES := $(shell find src device-models qemu-scripts images bench test -name '*.ts' 2>/dev/null)
 # Stamps tell "done and succeeded" from "was there".
 INSTALLED := node_modules/.installed
