@@ -19,6 +19,14 @@ export interface RunOptions {
   readonly timeoutMs?: number;
 }
 
+export interface ReadyOptions extends RunOptions {
+  /**
+   * What `bootId` said before a reboot that somebody else causes: the guest is ready when that boot has gone. Its agent
+   * answers until the kernel has shut its devices down, which takes seconds, and would be taken for the new one.
+   */
+  readonly since?: string;
+}
+
 /** A command could not be run in the guest, or did not end in time. */
 export class GuestAgentError extends CompanionError {
   constructor(message: string, hint: string) {
@@ -38,6 +46,7 @@ const lastResendMs = 10_000;
 const reconnectMs = 100;
 /** A request has to fit the agent's line buffer. */
 const commandLimit = 64 * 1024;
+const bootIdFile = '/proc/sys/kernel/random/boot_id';
 /** Longer than any frame that the agent sends. */
 const frameLimit = 2 * 1024 * 1024;
 
@@ -57,8 +66,7 @@ interface Pending {
  *
  * It lives through a live migration: call `attach` with the destination's socket, before or after the guest
  * has moved. Requests that were under way are sent again, and the guest runs each of them once; only a
- * guest that boots anew has forgotten them. So let a command that reboots it return first:
- * `(sleep 0.2; reboot -f) &`.
+ * guest that boots anew has forgotten them, and runs them again. So let a command that reboots it return first (`reboot` does).
  */
 export class GuestAgent {
   readonly #prefix = randomBytes(6).toString('hex');
@@ -155,8 +163,32 @@ export class GuestAgent {
    * Waits until the guest has booted, loaded its drivers and answers.
    * @throws GuestAgentError when that takes longer than `timeoutMs`
    */
-  async waitReady(options: RunOptions = {}): Promise<void> {
-    await this.check('until [ -e /run/ready ]; do sleep 0.05; done', options);
+  async waitReady({ since, ...options }: ReadyOptions = {}): Promise<void> {
+    // In the boot that ends this is never true, and the next one is asked anew.
+    const another = since === undefined ? '' : ` && [ "$(cat ${bootIdFile})" != "${since}" ]`;
+    await this.check(`until [ -e /run/ready ]${another}; do sleep 0.05; done`, options);
+  }
+
+  /**
+   * What tells one boot of the guest from another (`boot_id` of Linux's random(4)).
+   * @throws GuestAgentError as `run`
+   */
+  async bootId(options: RunOptions = {}): Promise<string> {
+    return this.check(`cat ${bootIdFile}`, options);
+  }
+
+  /**
+   * Reboots the guest at once, without an orderly shutdown, and waits until it has booted and answers.
+   * @throws GuestAgentError when one of these takes longer than `timeoutMs`
+   */
+  async reboot(options: RunOptions = {}): Promise<void> {
+    const since = await this.bootId(options);
+    // Returns first. Where the answer is lost, the next boot is asked the same.
+    await this.check(
+      `[ "$(cat ${bootIdFile})" != "${since}" ] || (sleep 0.2; reboot -f) >/dev/null 2>&1 &`,
+      options,
+    );
+    await this.waitReady({ ...options, since });
   }
 
   /** Closes the connection. What is under way fails with a `GuestAgentError`; in the guest it goes on. */

@@ -36,20 +36,6 @@ async function checkRam(testbed: Testbed, arguments_: string): Promise<string> {
   return stdout;
 }
 
-/** Boots again without a driver bound to anything of ours, as a guest's operator would. */
-async function reboot(testbed: Testbed): Promise<void> {
-  const before = await testbed.agent.check('cat /proc/sys/kernel/random/boot_id');
-  await testbed.agent.run('(sleep 0.2; reboot -f) >/dev/null 2>&1 &', { timeoutMs: bootMs });
-  const deadline = Date.now() + bootMs;
-  for (;;) {
-    const now = await testbed.agent.run('cat /proc/sys/kernel/random/boot_id', { timeoutMs: bootMs });
-    if (now.status === 0 && now.stdout.trim() !== before.trim()) break;
-    if (Date.now() > deadline) throw new Error('the guest did not come back');
-    await new Promise((resolve) => setTimeout(resolve, 200));
-  }
-  await testbed.agent.waitReady({ timeoutMs: bootMs });
-}
-
 describe('devices in one guest under a stock QEMU', () => {
   let testbed: Testbed;
   beforeAll(async () => {
@@ -98,7 +84,7 @@ describe('devices in one guest under a stock QEMU', () => {
     await checkRam(testbed, '--device 0000:00:05.0 --mode msix');
     await testbed.agent.check('echo 1 >/sys/bus/pci/devices/0000:00:05.0/reset');
     await checkRam(testbed, '--device 0000:00:05.0 --mode poll');
-    await reboot(testbed);
+    await testbed.agent.reboot({ timeoutMs: bootMs });
     await checkRam(testbed, '--device 0000:00:05.0 --mode msix');
   });
 
@@ -158,7 +144,7 @@ describe('a device under a stock QEMU', () => {
     await testbed.agent.check(
       `(${endless} >/tmp/endless 2>&1 &); until grep -q dma-0 /tmp/endless; do sleep 0.1; done; pidof ramtest`,
     );
-    await reboot(testbed);
+    await testbed.agent.reboot({ timeoutMs: bootMs });
     await checkRam(testbed, '--device 0000:00:05.0 --mode vfio --size 65536');
   });
 

@@ -187,6 +187,23 @@ describe('GuestAgent', () => {
     expect(guest.requests.length).toBe(said);
   });
 
+  it('takes a boot that ends for the next one neither when it reboots the guest nor when somebody else does', async () => {
+    const result = agent.reboot();
+    const asked = await guest.request(0);
+    asked.socket.write(answer(asked.id, 0, 'first-boot\n'));
+    const rebooted = await guest.request(1);
+    expect(rebooted.command).toMatch(/!= "first-boot" \] \|\| .*reboot/);
+    rebooted.socket.write(answer(rebooted.id, 0, ''));
+    const waited = await guest.request(2);
+    expect(waited.command).toMatch(/ready.* != "first-boot" \]/);
+    // The agent of the next boot has forgotten it.
+    waited.socket.write('\x01H -\n');
+    const again = await guest.request(3);
+    expect([again.id, again.command]).toEqual([waited.id, waited.command]);
+    again.socket.write(answer(again.id, 0, ''));
+    await result;
+  });
+
   it('check() fails on a status other than 0 and names the output', async () => {
     const result = agent.check('false');
     const { id, socket } = await guest.request(0);
