@@ -1,4 +1,4 @@
-import { comparisonUs } from './blackout.ts';
+import { comparisonUs, limitedBlackoutUs } from './blackout.ts';
 import { bytes, duration, passes } from './format.ts';
 import type { DeviceReport, MigrationReport, Outcome } from './types.ts';
 
@@ -14,11 +14,12 @@ export const whereabouts: Readonly<Record<Exclude<Outcome, 'migrated'>, string>>
 export function summary(report: MigrationReport): string {
   const lines: string[] = [];
   const compared = comparisonUs(report);
-  const ofIt = compared === 0 ? '' : `, ${duration(compared)} of it for the comparison that was asked for`;
+  const more = compared === 0 ? '' : `, and ${duration(compared)} more for the comparison that was asked for`;
+  const blackoutUs = limitedBlackoutUs(report);
   const standstill =
-    report.blackoutUs === null
+    blackoutUs === null
       ? 'no blackout was measured, as of a guest that is paused'
-      : `the guest stood still for ${duration(report.blackoutUs)}${ofIt} (limit ${report.downtimeLimitMs} ms)`;
+      : `the guest stood still for ${duration(blackoutUs)} (limit ${report.downtimeLimitMs} ms)${more}`;
   lines.push(
     report.outcome === 'migrated'
       ? `Migrated in ${(report.totalMs / 1000).toFixed(2)} s; ${standstill}.`
