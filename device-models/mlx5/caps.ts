@@ -32,6 +32,9 @@ const general: Partial<Record<keyof typeof cmdHcaCap.fields, number>> = {
   nic_flow_table: 1,
   eth_net_offloads: 1,
   vport_counters: 1,
+  // Linux asks MCAM before it asks for the version of the firmware (`devlink dev info`).
+  mcam_reg: 1,
+  nic_receive_steering_discard: 1,
   modify_rq_counter_set_id: 1,
   max_qp_cnt: limits.qCounters,
   log_max_qp_sz: limits.logWqSize,

@@ -35,7 +35,7 @@ export interface Events {
   rxDiscards: number;
   /** Received for a queue that had no buffer. */
   rxOutOfBuffer: number;
-  /** Received but steered nowhere (filtered). */
+  /** Received, and the flow tables have no place for it. Not counted: what a rule drops. */
   rxFiltered: number;
   /** Not sent: link down, or the network had no room. */
   txDiscards: number;

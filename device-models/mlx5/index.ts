@@ -79,7 +79,7 @@ export function mlx5Model(openPort: OpenPort): DeviceModel<typeof options> {
     name: 'mlx5',
     description: 'NVIDIA/Mellanox ConnectX virtual function, for the stock mlx5_core driver',
     stateVersion: stateVersions.current,
-    loadsVersions: [stateVersions.first],
+    loadsVersions: [1, 2],
     options,
     pci: describe,
     create: (host, values) => createMlx5(host, values, openPort(values.net, host)),

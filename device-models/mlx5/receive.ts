@@ -152,7 +152,7 @@ export class ReceivePath {
     }
     counters.received(info.cast, bytes.length);
     if (delivered) counters.accepted(info.cast, bytes.length);
-    else if (tirs.length === 0) counters.count('rxFiltered');
+    else if (tirs.length === 0 && !this.#steered.dropped) counters.count('rxFiltered');
     return true;
   }
 

@@ -55,6 +55,7 @@ describe('migration of the network card at a bad moment', () => {
       `echo ${slot()} >${driver}/unbind; echo ${slot()} >${driver}/bind`,
     ],
     ['while the module is unloaded and loaded', 'rmmod mlx5_core; modprobe mlx5_core'],
+    ['while its driver is reloaded by devlink', `devlink dev reload pci/${slot()}`],
     ['while the interface goes down and up', 'ip link set eth0 down; ip link set eth0 up'],
     [
       'while rings and channels are changed',

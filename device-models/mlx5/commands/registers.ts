@@ -11,9 +11,11 @@ import {
   ppcntReg,
   ptysReg,
 } from '../prm/index.ts';
-import { badParam, require } from '../refusal.ts';
+import { require } from '../refusal.ts';
 import { portStatus } from '../vport.ts';
 import { command, opMod } from './command.ts';
+import { mcam, mcqi, mcqs } from './firmware-registers.ts';
+import { type Register, readOnly } from './register.ts';
 
 /** `op_mod` of ACCESS_REG. */
 const access = { WRITE: 0, READ: 1 } as const;
@@ -23,17 +25,6 @@ const speed25G = 0x10000000;
 const minHardMtu = 68;
 /** `mcia_reg.status`: there is no module. */
 const moduleNotConnected = 3;
-
-/** A register: bytes of its data, and what reading and writing it do. `data` holds the request, then the reply. */
-interface Register {
-  readonly size: number;
-  read(core: Mlx5Core, data: Buffer): void;
-  write(core: Mlx5Core, data: Buffer): void;
-}
-
-function readOnly(): void {
-  throw badParam('badRegisterValue', 'the register is read-only');
-}
 
 /** A register of hardware that a virtual function has not: reads as 0, writes change nothing. */
 function absent(size: number): Register {
@@ -149,6 +140,9 @@ const registers: ReadonlyMap<number, Register> = new Map<number, Register>([
   [0x7004, absent(0x10)], // HOST_ENDIANNESS
   [0x9014, mcia],
   [0x902b, absent(0x0c)], // MLCR
+  [0x9060, mcqs],
+  [0x9061, mcqi],
+  [0x907f, mcam],
 ]);
 
 function accessRegister(core: Mlx5Core, input: Buffer, output: Buffer): void {

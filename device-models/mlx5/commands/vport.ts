@@ -8,12 +8,15 @@ import {
   nicVportContext,
   queryNicVportContextIn,
   queryNicVportContextOut,
+  queryVnicEnvIn,
+  queryVnicEnvOut,
   queryVportCounterIn,
   queryVportCounterOut,
   queryVportStateIn,
   queryVportStateOut,
   trafficCounter,
   vlanLayout,
+  vnicDiagnosticStatistics,
 } from '../prm/index.ts';
 import { require } from '../refusal.ts';
 import { listType, macBytes, vportAdminState, vportState } from '../vport.ts';
@@ -131,6 +134,13 @@ function queryVportCounter(core: Mlx5Core, input: Buffer, output: Buffer): void 
   if (queryVportCounterIn.get(input, 'clear') === 1) core.counters.clearVport();
 }
 
+/** What else befell the vport. Of these counters a driver shows those that a capability offers: there is one. */
+function queryVnicEnv(core: Mlx5Core, input: Buffer, output: Buffer): void {
+  require(queryVnicEnvIn.get(input, 'other_vport') === 0, 'otherFunction', 'another vport');
+  const at = queryVnicEnvOut.byte('vport_env');
+  vnicDiagnosticStatistics.set64(output, 'nic_receive_steering_discard', core.counters.events.rxFiltered, at);
+}
+
 /** The virtual port. */
 export const vportCommands = [
   command('QUERY_VPORT_STATE', queryVportStateIn, queryVportStateOut, (core, input, output) => {
@@ -146,5 +156,6 @@ export const vportCommands = [
   }),
   command('QUERY_NIC_VPORT_CONTEXT', queryNicVportContextIn, queryNicVportContextOut, queryNicVportContext),
   command('MODIFY_NIC_VPORT_CONTEXT', modifyNicVportContextIn, undefined, modifyNicVportContext),
+  command('QUERY_VNIC_ENV', queryVnicEnvIn, queryVnicEnvOut, queryVnicEnv),
   command('QUERY_VPORT_COUNTER', queryVportCounterIn, queryVportCounterOut, queryVportCounter),
 ];

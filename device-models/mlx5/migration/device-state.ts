@@ -11,9 +11,10 @@ import type { StateReader } from './reader.ts';
 
 /**
  * Versions of the saved state. Version 1 had `cycles` in one number and no factory address. A server that knows only that is refused before
- * anything is touched; without a new version it would refuse when the guest stands still, or pass over the address.
+ * anything is touched; without a new version it would refuse when the guest stands still, or pass over the address. Version 3 is as 2, but
+ * its driver was offered commands that older servers refuse (QUERY_VNIC_ENV, registers of the firmware): there its log would fill with errors.
  */
-export const stateVersions = { current: 2, first: 1 } as const;
+export const stateVersions = { current: 3, first: 1 } as const;
 
 const maxMac = 2 ** 48 - 1;
 const wordValues = 2 ** 32;

@@ -94,3 +94,44 @@ export const ppcntReg = ifc('ppcnt_reg', 0x800, {
   prio_tc: [0x3d, 3],
   counter_set: [0x40, 1984],
 });
+
+export const mcamReg = ifc('mcam_reg', 0x240, {
+  feature_group: [0x8, 8],
+  access_reg_group: [0x18, 8],
+  mng_access_reg_cap_mask: [0x40, 128],
+  mng_feature_cap_mask: [0x140, 128],
+});
+
+export const mcamAccessReg = ifc('mcam_access_reg', 0x80, {
+  mcda: [0x1c, 1],
+  mcc: [0x1d, 1],
+  mcqi: [0x1e, 1],
+  mcqs: [0x1f, 1],
+});
+
+export const mcqsReg = ifc('mcqs_reg', 0x80, {
+  last_index_flag: [0x0, 1],
+  component_index: [0x10, 16],
+  identifier: [0x30, 16],
+  component_status: [0x57, 5],
+  component_update_state: [0x5c, 4],
+});
+
+export const mcqiReg = ifc('mcqi_reg', 0xc0, {
+  read_pending_component: [0x0, 1],
+  component_index: [0x10, 16],
+  info_type: [0x5b, 5],
+  info_size: [0x60, 32],
+  offset: [0x80, 32],
+  data_size: [0xb0, 16],
+});
+
+export const mcqiCap = ifc('mcqi_cap', 0xa0, {
+  supported_info_bitmask: [0x0, 32],
+});
+
+export const mcqiVersion = ifc('mcqi_version', 0x3e0, {
+  version_string_length: [0x18, 8],
+  version: [0x20, 32],
+  version_string: [0x100, 736],
+});

@@ -89,6 +89,19 @@ export const vlanLayout = ifc('vlan_layout', 0x40, {
   vlan: [0x14, 12],
 });
 
+export const queryVnicEnvIn = ifc('query_vnic_env_in', 0x80, {
+  other_vport: [0x40, 1],
+  vport_number: [0x50, 16],
+});
+
+export const queryVnicEnvOut = ifc('query_vnic_env_out', 0x1080, {
+  vport_env: [0x80, 4096],
+});
+
+export const vnicDiagnosticStatistics = ifc('vnic_diagnostic_statistics', 0x1000, {
+  nic_receive_steering_discard: [0x80, 64],
+});
+
 export const queryVportCounterIn = ifc('query_vport_counter_in', 0x100, {
   other_vport: [0x40, 1],
   port_num: [0x4c, 4],

@@ -171,6 +171,8 @@ export class FlowTable extends DeviceObject {
 export class SteeringResult {
   readonly tirs: number[] = [];
   flowTag = 0;
+  /** Whether an entry says that the frame ends here: it goes nowhere because a driver wants it so. */
+  dropped = false;
 }
 
 /** All NIC receive flow tables and the root that every frame starts at. */
@@ -207,6 +209,7 @@ export class Steering {
   steer(result: SteeringResult): void {
     result.tirs.length = 0;
     result.flowTag = 0;
+    result.dropped = false;
     if (this.root !== undefined) this.#walk(this.root, result, limits.steeringHops, belowAllLevels);
   }
 
@@ -230,7 +233,10 @@ export class Steering {
         if (table.missAction === missAction.FWD) next = table.missTable;
         continue;
       }
-      if ((entry.action & flowAction.FWD_DEST) === 0) return left;
+      if ((entry.action & flowAction.FWD_DEST) === 0) {
+        result.dropped = true;
+        return left;
+      }
       if (entry.flowTag !== 0) result.flowTag = entry.flowTag;
       for (const destination of entry.destinations) {
         if (destination.type === destinationType.TIR) {

@@ -394,11 +394,16 @@ export class Drafts {
     const { accessRegisterIn } = prm;
     const base = accessRegisterIn.byte('register_data');
     const input = Buffer.alloc(base + 0x100);
-    const id = random.pick([0x5003, 0x5004, 0x5006, 0x5008, 0x9014, 0x5007]);
+    const id = random.pick([0x5003, 0x5004, 0x5006, 0x5008, 0x9014, 0x5007, 0x9060, 0x9061, 0x907f]);
     accessRegisterIn.set(input, 'register_id', id);
     const write = (id === 0x5003 || id === 0x5006) && random.below(3) === 0;
     if (id === 0x5003) prm.pmtuReg.set(input, 'admin_mtu', random.pick([1522, 9022]), base);
     if (id === 0x5006) prm.paosReg.set(input, 'admin_status', random.pick([1, 1, 1, 2]), base);
+    if (id === 0x9061) {
+      prm.mcqiReg.set(input, 'info_type', random.below(3), base);
+      prm.mcqiReg.set(input, 'offset', random.pick([0, 0, 4, 0xffffffff]), base);
+      prm.mcqiReg.set(input, 'data_size', random.pick([0x80, 0x14, 0xffff]), base);
+    }
     if (id === 0x5008) prm.ppcntReg.set(input, 'grp', random.pick([0, 1, 2, 3, 5, 16]), base);
     return { input, opMod: write ? 0 : 1 };
   }
@@ -473,6 +478,7 @@ export class Drafts {
       QUERY_NIC_VPORT_CONTEXT: () =>
         this.#form(prm.queryNicVportContextIn, { allowed_list_type: random.below(3) }),
       MODIFY_NIC_VPORT_CONTEXT: () => this.#vport(),
+      QUERY_VNIC_ENV: () => this.#form(prm.queryVnicEnvIn, { other_vport: random.below(6) === 0 ? 1 : 0 }),
       QUERY_VPORT_COUNTER: () =>
         this.#form(prm.queryVportCounterIn, { clear: random.below(6) === 0 ? 1 : 0 }),
       ALLOC_Q_COUNTER: () => this.#plain(),

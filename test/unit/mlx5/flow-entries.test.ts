@@ -121,6 +121,16 @@ describe('an entry that is modified', () => {
     expect(query()).toEqual([group(), DROP, 7, 0]);
   });
 
+  it('drops without a count of frames that have no place', () => {
+    const { events } = bench.device.core.counters;
+    const before = events.rxFiltered;
+    setEntry({ mask: change.ACTION | change.DESTINATION_LIST, action: DROP });
+    expect(tagsOf(mac)).toEqual([]);
+    expect(events.rxFiltered).toBe(before);
+    expect(tagsOf(otherMac)).toEqual([]);
+    expect(events.rxFiltered).toBe(before + 1);
+  });
+
   it('stays as it is with an empty mask', () => {
     setEntry({ tag: 9, action: DROP, copies: 2, value: otherMac });
     expect(query()).toEqual([group(), FWD_DEST, 7, 1]);

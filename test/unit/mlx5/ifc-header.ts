@@ -80,9 +80,24 @@ interface Declaration {
 const commentPattern = /\/\*[\s\S]*?\*\//g;
 const memberPattern = /^\s*(?:(u8)|(struct|union)\s+(\w+))\s+(\w+)\s*(?:\[(\w*)\])?(?:\[(\w*)\])?\s*;/;
 
+/** Blocks inside of a structure (`union { … } name;`) as declarations of their own before it, under names that nothing else has. */
+function hoistInner(text: string): string {
+  let inner = '';
+  let count = 0;
+  const rest = text.replace(
+    /^\t(struct|union) \{([^{}]*)\}\s*(\w+);/gm,
+    (_all, kind: string, body: string, name: string) => {
+      count += 1;
+      inner += `${kind} mlx5_ifc_inner_${count} {${body}\n};\n`;
+      return `\t${kind} mlx5_ifc_inner_${count} ${name};`;
+    },
+  );
+  return inner + rest;
+}
+
 function parseDeclarations(text: string): Map<string, Declaration> {
   const found = new Map<string, Declaration>();
-  const clean = text.replace(commentPattern, '');
+  const clean = hoistInner(text.replace(commentPattern, ''));
   for (const match of clean.matchAll(/^(struct|union)\s+(mlx5_ifc_\w+)\s*\{([\s\S]*?)^\};/gm)) {
     const members: { type: string; name: string; count: number }[] = [];
     for (const line of (match[3] ?? '').split('\n')) {

@@ -189,6 +189,26 @@ it('counts frames and octets by kind, and forgets them when it is asked to', () 
   expect(counted(0).flat()).toEqual([0, 0, 0, 0, 0, 0]);
 });
 
+it('counts frames that the flow tables have no place for, as `ethtool -S` shows them: rx_steer_missed_packets', () => {
+  driver.up(1);
+  const general = driver.command('QUERY_HCA_CAP', Buffer.alloc(16), 4112, 1);
+  const offered = prm.cmdHcaCap.get(
+    general,
+    'nic_receive_steering_discard',
+    prm.queryHcaCapOut.byte('capability'),
+  );
+  expect(offered).toBe(1);
+  port.inject(buildFrame({ dst: driver.mac }));
+  for (let count = 0; count < 3; count++)
+    port.inject(buildFrame({ dst: Buffer.from('020000000099', 'hex') }));
+  const input = Buffer.alloc(prm.queryVnicEnvIn.size);
+  const output = driver.command('QUERY_VNIC_ENV', input, prm.queryVnicEnvOut.size);
+  const at = prm.queryVnicEnvOut.byte('vport_env');
+  expect(prm.vnicDiagnosticStatistics.get64(output, 'nic_receive_steering_discard', at)).toBe(3);
+  prm.queryVnicEnvIn.set(input, 'other_vport', 1);
+  expect(() => driver.command('QUERY_VNIC_ENV', input, prm.queryVnicEnvOut.size)).toThrow(refused);
+});
+
 describe('a register', () => {
   const at = 16;
   const access = (id: number, fill: (data: Buffer) => void, mode: 0 | 1, bytes = 0x120): Buffer => {
