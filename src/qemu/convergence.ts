@@ -32,6 +32,8 @@ export interface ConvergenceSample {
   readonly elapsedMs: number;
   /** QEMU's `dirty-sync-count`, without the rounds that passed during a device's first pass. */
   readonly round: number;
+  /** The same, as it counts towards `maxRounds`: what passes between two looks at QEMU is one round, however often that went through what little is dirty. */
+  readonly roundsSeen: number;
   readonly ramRemaining: number;
   /** QEMU's `expected-downtime`, ms. */
   readonly ramExpectedMs: number;
@@ -81,7 +83,7 @@ export function decide(options: ConvergenceOptions, sample: ConvergenceSample): 
   const decision = { hold, ramLimitMs, deviceEstimateMs };
 
   const outOfTime = sample.elapsedMs > options.maxSeconds * 1000;
-  const outOfRounds = sample.round > options.maxRounds;
+  const outOfRounds = sample.roundsSeen > options.maxRounds;
   if (!outOfTime && !outOfRounds) return decision;
   const spent = outOfTime ? `${options.maxSeconds} s` : `${options.maxRounds} rounds`;
   const still = sample.ramRemaining > 0 && sample.ramStillMs > stillMs;

@@ -154,6 +154,11 @@ class Governor {
   #tooLong = false;
   /** QEMU, held back, goes through the RAM of an idle guest ten times a second: whether that converges shows only after a device's first pass. */
   #roundsOfFirstPass = 0;
+  /**
+   * What little of RAM is dirty near the end is gone through in milliseconds, and how much QEMU may leave for the blackout it hears from one look to the
+   * next, and heeds ten times a second: on a machine with much to do sixty rounds had passed before it was given what the limit had room for.
+   */
+  #rounds = { seen: 1, last: 1 };
   /** How much of RAM has been sent, and since when that is so; see `performance.now`. */
   #ramSent = { bytes: 0, at: performance.now() };
 
@@ -189,9 +194,12 @@ class Governor {
     const round = numberAt(status, 'ram', 'dirty-sync-count');
     const firstPass = run.devices.some(({ initialBytes }) => initialBytes > 0);
     if (firstPass) this.#roundsOfFirstPass = Math.max(0, round - 1);
+    else if (round > this.#rounds.last) this.#rounds.seen += 1;
+    this.#rounds.last = round;
     const sample = {
       elapsedMs,
       round: round - this.#roundsOfFirstPass,
+      roundsSeen: this.#rounds.seen,
       ramRemaining: numberAt(status, 'ram', 'remaining'),
       ramExpectedMs: numberAt(status, 'expected-downtime'),
       ramStillMs: this.#stillMs(status),

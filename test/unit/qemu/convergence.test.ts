@@ -14,6 +14,7 @@ function sample(more: Partial<ConvergenceSample> = {}): ConvergenceSample {
   return {
     elapsedMs: 1000,
     round: 1,
+    roundsSeen: 1,
     ramRemaining: 1e6,
     ramExpectedMs: 20,
     ramStillMs: 0,
@@ -46,11 +47,12 @@ describe('decide', () => {
   });
 
   it('gives up by rounds or time and says what would have been needed', () => {
-    const byRounds = decide(options, sample({ round: 31, ramExpectedMs: 500 }));
+    const byRounds = decide(options, sample({ round: 31, roundsSeen: 31, ramExpectedMs: 500 }));
     expect(byRounds.giveUp).toEqual({
       reason: expect.stringMatching(/after 30 rounds: the guest dirties its RAM/),
       neededMs: 516,
     });
+    expect(decide(options, sample({ round: 31, roundsSeen: 30 })).giveUp).toBeUndefined();
     const devices = [{ id: 'nic0', initialBytes: 0, finalBytes: 2e7, dirtyPages: 0, carryMs: 0 }];
     const byTime = decide(options, sample({ elapsedMs: 61_000, devices }));
     expect(byTime.giveUp?.reason).toMatch(/after 60 s: the devices alone need about 204 ms/);

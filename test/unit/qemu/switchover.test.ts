@@ -162,6 +162,33 @@ describe('a migration without faults', () => {
     expect(report.blackoutUs).toBeGreaterThan(50_000);
   });
 
+  it('does not count rounds of RAM that pass before QEMU has heard how much it may leave for the blackout', async () => {
+    const maxRounds = 10;
+    world.precopyMs = 60_000;
+    const onProgress = ({ sample }: Progress): void => {
+      if (sample === undefined) return;
+      // As a busy machine's: a few milliseconds each, and looks far apart.
+      world.rounds += maxRounds;
+      if (sample.round > 5 * maxRounds) world.switchOver();
+    };
+    const report = await migrate({ ...world.options(), maxRounds, onProgress });
+    expect(report.outcome).toBe('migrated');
+    expect(report.rounds).toBeGreaterThan(5 * maxRounds);
+  });
+
+  it('gives up when a guest has been too busy for as many rounds as were looked at', async () => {
+    world.precopyMs = 60_000;
+    let looks = 0;
+    const onProgress = ({ sample }: Progress): void => {
+      if (sample === undefined) return;
+      world.rounds += 3;
+      looks += 1;
+    };
+    const failed = migrate({ ...world.options(), maxRounds: 5, onProgress });
+    await expect(failed).rejects.toMatchObject({ code: 'VC_NOT_CONVERGED' });
+    expect(looks).toBe(6);
+  });
+
   it('has told the destination all registers before the blackout', async () => {
     const report = await migrate(world.options());
     expect(report.devices[0]?.replayPath).toBe('early');
