@@ -84,6 +84,19 @@ const refusals: readonly { what: string; args: () => string[]; says: RegExp; hin
     hint: /^hint: a socket of another user's is there: choose another path/m,
   },
   {
+    what: 'a saved VM',
+    args: () => [
+      'restore',
+      '--qmp',
+      inFolder('stream'),
+      '--device',
+      'dev0=none',
+      '--from',
+      inFolder('closed'),
+    ],
+    says: /^error: \S+closed\/vm\.json can't be read: EACCES \[VC_SAVED_VM\]$/m,
+  },
+  {
     what: 'the folder of a report',
     args: () => migrating('stream', '--report', inFolder('closed/report.html')),
     says: /^error: no report can be written to \S+report\.html: EACCES \[VC_REPORT\]/,

@@ -1,6 +1,6 @@
 /** The files of a saved VM: written by a device server or QEMU, looked at again, and given back. */
 import { type FileHandle, open } from 'node:fs/promises';
-import { CompanionError } from '../../errors.ts';
+import { CompanionError, notOursHint } from '../../errors.ts';
 import { crc32 } from '../../migration/stream/crc32.ts';
 import { nextData } from '../../posix/index.ts';
 import type { DevicePeer } from '../device-peer.ts';
@@ -12,6 +12,9 @@ const pieceBytes = 1024 * 1024;
 
 /** What running out of room comes to. */
 const full: readonly unknown[] = ['ENOSPC', 'EDQUOT', 'EFBIG'];
+
+/** Of a file that is not there, or not all of it. */
+const copiedHint = 'was the folder copied whole?';
 
 /** The error of a file that can't be written. */
 export function notWritten(path: string, cause: unknown): CompanionError {
@@ -78,14 +81,13 @@ export async function checkFile(path: string, saved: SavedFile, signal?: AbortSi
   await withFile(path, 'r', async (file) => {
     const { size } = await file.stat();
     if (size !== saved.bytes)
-      throw wrong(`has ${size} bytes, and had ${saved.bytes} when the VM was saved`, {
-        hint: 'was it copied whole?',
-      });
+      throw wrong(`has ${size} bytes, and had ${saved.bytes} when the VM was saved`, { hint: copiedHint });
     const { crc32: sum } = await sumUp(file, signal);
     if (sum !== saved.crc32) throw wrong('is not as it was when the VM was saved: its sum differs');
   }).catch((error: unknown) => {
     if (error instanceof CompanionError || !(error instanceof Error && 'code' in error)) throw error;
-    throw wrong(`can't be read: ${error.message}`, { cause: error });
+    const hint = error.code === 'EACCES' ? notOursHint : copiedHint;
+    throw wrong(`can't be read: ${String(error.code)}`, { hint, cause: error });
   });
 }
 

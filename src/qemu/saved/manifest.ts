@@ -1,7 +1,7 @@
 /** `vm.json` of a saved VM: all that is neither RAM nor device state. What stands in it is checked as anything that comes from a file. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CompanionError } from '../../errors.ts';
+import { CompanionError, notOursHint } from '../../errors.ts';
 import type { PeerInfo } from '../device-peer.ts';
 import type { PciAddress } from '../pci-address.ts';
 import type { Machine } from '../switchover/machine.ts';
@@ -78,6 +78,11 @@ export async function readManifest(folder: string): Promise<SavedVm> {
   } catch (error) {
     if (error instanceof CompanionError) throw error;
     const reason = error instanceof Error && 'code' in error ? String(error.code) : String(error);
+    if (reason === 'EACCES')
+      throw new CompanionError('VC_SAVED_VM', `${path} can't be read: ${reason}`, {
+        hint: notOursHint,
+        cause: error,
+      });
     throw noSavedVm(folder, `its ${manifestName} can't be read (${reason})`, error);
   }
   let value: unknown;

@@ -6,6 +6,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  rmSync,
   truncateSync,
   writeFileSync,
   writeSync,
@@ -466,6 +467,13 @@ describe('restoring a VM', () => {
       await save();
       truncateSync(join(folder, name), 5);
       await expectRefusal('VC_SAVED_VM', /has 5 bytes, and had/);
+    });
+
+    it.each(['ram', 'device0.state'])('where a copy has no %s', async (name) => {
+      await save();
+      rmSync(join(folder, name));
+      await expectRefusal('VC_SAVED_VM', new RegExp(`${name} can't be read: ENOENT$`));
+      expect((await failure(restore())).hint).toBe('was the folder copied whole?');
     });
 
     it.each(['ram', 'device0.state'])('of a %s in which a bit has changed', async (name) => {
