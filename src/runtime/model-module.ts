@@ -1,11 +1,12 @@
 /** Device models from outside of this tree: a module in place of a name. */
 import { statSync } from 'node:fs';
-import { register } from 'node:module';
+import * as nodeModule from 'node:module';
 import { resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { DeviceModel } from '../device/model.ts';
 import { CompanionError } from '../errors.ts';
 import { isModel, modelFaults, resemblesModel } from './model-check.ts';
+import { initialize, resolve as resolveOwn } from './own-package-hook.ts';
 
 /** A module that can't be loaded, or that exports no device model. */
 export class ModelModuleError extends CompanionError {
@@ -98,10 +99,22 @@ function importFailure(path: string, file: string, error: unknown): ModelModuleE
 
 let preferred = false;
 
+/** Node 22.15 and 23.5 have hooks that need no thread of their own; Node 26 warns of the older ones, which 20 has only. */
+interface HooksOfThisThread {
+  readonly registerHooks?: (hooks: { readonly resolve: typeof resolveOwn }) => unknown;
+}
+
 /** From now on `vfio-companion/…` is this very package for whatever is imported. */
 function preferOwnPackage(): void {
   if (preferred) return;
   preferred = true;
-  const extension = import.meta.url.slice(import.meta.url.lastIndexOf('.'));
-  register(`./own-package-hook${extension}`, import.meta.url, { data: { parentURL: import.meta.url } });
+  const data = { parentURL: import.meta.url };
+  const { registerHooks } = nodeModule as HooksOfThisThread;
+  if (registerHooks === undefined) {
+    const extension = import.meta.url.slice(import.meta.url.lastIndexOf('.'));
+    nodeModule.register(`./own-package-hook${extension}`, import.meta.url, { data });
+    return;
+  }
+  initialize(data);
+  registerHooks({ resolve: resolveOwn });
 }

@@ -1,4 +1,4 @@
-/** Module customisation hooks, which Node runs in a thread of their own; see `loadModel`. */
+/** Module customisation hooks, which an older Node runs in a thread of their own; see `loadModel`. */
 import type { InitializeHook, ResolveHook } from 'node:module';
 
 const own = 'vfio-companion';

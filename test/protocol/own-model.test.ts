@@ -66,6 +66,12 @@ it('the unit test of the documentation does what it says', async () => {
 });
 
 describe('a model in a file of its own', () => {
+  it('is loaded without a warning of Node', async () => {
+    const { stdout, stderr } = await execa(process.execPath, [program, 'models', join(folder, 'adder.mjs')]);
+    expect(stdout).toMatch(/^adder/);
+    expect(stderr).toBe('');
+  });
+
   it('is served, with its options, and travels', async () => {
     const [one, other] = await Promise.all([serve({ set: { start: 100 } }), serve({})]);
     expect(served.map(({ name }) => name)).toEqual(['adder', 'adder']);
