@@ -1,28 +1,11 @@
 /** The drawings of a report, rendered to SVG text on this side: the page needs no script and no network. */
 
-import { CustomChart, LineChart } from 'echarts/charts';
-import {
-  GridComponent,
-  LegendComponent,
-  MarkAreaComponent,
-  MarkLineComponent,
-  TitleComponent,
-} from 'echarts/components';
-import { init, use } from 'echarts/core';
-import { SVGRenderer } from 'echarts/renderers';
+import { createRequire } from 'node:module';
 import { duration } from './format.ts';
 import type { MigrationReport, PrecopySample, TimelineSpan } from './types.ts';
 
-use([
-  CustomChart,
-  LineChart,
-  GridComponent,
-  LegendComponent,
-  MarkAreaComponent,
-  MarkLineComponent,
-  TitleComponent,
-  SVGRenderer,
-]);
+// The one file that `require` gives: `import` opens seven hundred at once, for which many a machine has no descriptors, and takes three times as long.
+const { init }: typeof import('echarts') = createRequire(import.meta.url)('echarts');
 
 const width = 1000;
 const rowHeight = 26;

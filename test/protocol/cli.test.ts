@@ -229,3 +229,18 @@ describe('vfio-companion serve', () => {
     expect(await child).toMatchObject({ exitCode: 0 });
   });
 });
+
+it('a report is made with few open files, as when all else has been done and only that is left', async () => {
+  const [html, sample] = ['src/report/html.js', 'test/unit/report/a-report.js'].map(
+    (built) => new URL(`../../dist/${built}`, import.meta.url).href,
+  );
+  const code = `
+    const { htmlReport } = await import('${html}');
+    const { aReport } = await import('${sample}');
+    console.log(await htmlReport(aReport));`;
+  const { stdout } = await execa('sh', [
+    ...['-c', 'ulimit -n 64; exec "$@"', 'sh'],
+    ...[process.execPath, '--input-type=module', '-e', code],
+  ]);
+  expect(stdout).toContain('</svg>');
+});
