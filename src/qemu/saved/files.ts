@@ -1,4 +1,5 @@
 /** The files of a saved VM: written by a device server or QEMU, looked at again, and given back. */
+import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { CompanionError, notOursHint } from '../../errors.ts';
 import { crc32 } from '../../migration/stream/crc32.ts';
@@ -115,8 +116,23 @@ async function sumUp(file: FileHandle, signal?: AbortSignal): Promise<SavedFile>
   return { bytes: size, crc32: sum };
 }
 
-async function withFile<T>(path: string, flags: string, use: (file: FileHandle) => Promise<T>): Promise<T> {
-  const file = await open(path, flags, 0o600);
+/**
+ * Opens what is to be read, a file and nothing else: for a pipe's writer one would wait without end.
+ * @throws CompanionError (VC_SAVED_VM) of anything else
+ */
+export async function openFile(path: string): Promise<FileHandle> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  if ((await file.stat()).isFile()) return file;
+  await file.close();
+  throw new CompanionError('VC_SAVED_VM', `${path} is no file`, { hint: copiedHint });
+}
+
+async function withFile<T>(
+  path: string,
+  flags: 'r' | 'wx',
+  use: (file: FileHandle) => Promise<T>,
+): Promise<T> {
+  const file = flags === 'r' ? await openFile(path) : await open(path, flags, 0o600);
   try {
     return await use(file);
   } finally {

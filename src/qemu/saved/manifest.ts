@@ -1,11 +1,11 @@
 /** `vm.json` of a saved VM: all that is neither RAM nor device state. What stands in it is checked as anything that comes from a file. */
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CompanionError, notOursHint } from '../../errors.ts';
 import type { PeerInfo } from '../device-peer.ts';
 import type { PciAddress } from '../pci-address.ts';
 import type { Machine } from '../switchover/machine.ts';
 import { field, listAt } from '../switchover/run.ts';
+import { openFile } from './files.ts';
 
 const manifestName = 'vm.json';
 const format = 'vfio-companion saved VM';
@@ -72,7 +72,8 @@ export async function readManifest(folder: string): Promise<SavedVm> {
   const path = savedPaths.manifest(folder);
   let text: string;
   try {
-    const bytes = await readFile(path);
+    const file = await openFile(path);
+    const bytes = await file.readFile().finally(() => file.close());
     if (bytes.length > longestManifest) throw noSavedVm(folder, `${manifestName} is too long`);
     text = bytes.toString('utf8');
   } catch (error) {

@@ -1,4 +1,5 @@
 /** A VM to a folder and back, between objects that play QEMU and the device servers. */
+import { execFileSync } from 'node:child_process';
 import {
   closeSync,
   existsSync,
@@ -475,6 +476,16 @@ describe('restoring a VM', () => {
       await expectRefusal('VC_SAVED_VM', new RegExp(`${name} can't be read: ENOENT$`));
       expect((await failure(restore())).hint).toBe('was the folder copied whole?');
     });
+
+    it.each(['vm.json', 'ram', 'device0.state'])(
+      'of a %s that is a pipe, without waiting for its writer',
+      async (name) => {
+        await save();
+        rmSync(join(folder, name));
+        execFileSync('mkfifo', [join(folder, name)]);
+        await expectRefusal('VC_SAVED_VM', new RegExp(`${name} is no file$`));
+      },
+    );
 
     it.each(['ram', 'device0.state'])('of a %s in which a bit has changed', async (name) => {
       await save();
