@@ -4,7 +4,7 @@ import { createLogger, type LogLevel, logLevels } from '../log.ts';
 import { createReactor } from '../loop/index.ts';
 import { MAX_FRAME } from '../net/ethernet.ts';
 import { type QueueLimits, RECORD_HEADER } from '../net/frame-queue.ts';
-import { askSwitch, openPort, Switch } from '../net/index.ts';
+import { askSwitch, defaultMaxPorts, openPort, Switch } from '../net/index.ts';
 
 /** A frame of an interface with MTU 9000, with some room. */
 const JUMBO_BYTES = 9216;
@@ -18,6 +18,7 @@ interface SwitchCommandOptions {
   readonly socket: string;
   readonly parkLimit: number;
   readonly queueLimit: number;
+  readonly maxPorts: number;
   readonly uplink: readonly string[];
   readonly pcap?: string;
   readonly age: number;
@@ -72,6 +73,7 @@ async function runSwitch(options: SwitchCommandOptions): Promise<void> {
     log,
     path: options.socket,
     ageSeconds: options.age,
+    maxPorts: options.maxPorts,
     parkLimits: limitsOf(options.parkLimit),
     queueLimits: limitsOf(options.queueLimit),
   });
@@ -98,6 +100,7 @@ export function registerSwitch(program: Command): void {
     .requiredOption('--socket <path>', 'where ports connect')
     .option('--park-limit <frames>', 'frames kept for a device while it migrates', positive, 1024)
     .option('--queue-limit <frames>', 'frames that wait for a port that is slow', positive, 1024)
+    .option('--max-ports <n>', 'ports at the same time, uplinks among them', positive, defaultMaxPorts)
     .option('--age <seconds>', 'forget an address after so long a silence', positive, 300)
     .addOption(
       new Option('--uplink <spec>', 'join a tap:… or stream:… as a port, too; may be repeated')

@@ -12,7 +12,7 @@ export { NetError, NetProtocolError } from './errors.ts';
 export { ethernet, etherType, formatMac, MAX_FRAME, parseMac } from './ethernet.ts';
 export type { HostPort, OffloadedHandler, PortContext, PortStats, ReceiveOffloads } from './port.ts';
 export { type PortSpec, parsePortSpec, specText } from './spec.ts';
-export { Switch, type SwitchOptions, type SwitchStats } from './switch/switch.ts';
+export { defaultMaxPorts, Switch, type SwitchOptions, type SwitchStats } from './switch/switch.ts';
 export { askSwitch } from './switch/tool.ts';
 export type { FrameOffload, NetPort } from './types.ts';
 

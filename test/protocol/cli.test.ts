@@ -96,11 +96,32 @@ const mistakes: readonly Mistake[] = [
   },
 ];
 
+it('a switch that has as many ports as it takes still answers who asks, and says so of the next port', async () => {
+  const path = inFolder('taken');
+  const child = execa(process.execPath, [program, 'switch', '--socket', path, '--max-ports', '1']);
+  await new Promise((resolve) => child.stdout.once('data', resolve));
+  const serve = (name: string): string[] => [
+    ...[program, 'serve', 'mlx5', '--socket', inFolder(name), '--net', `switch:${path},name=${name}`],
+  ];
+  const first = execa(process.execPath, serve('first'));
+  await new Promise((resolve) => first.stdout.once('data', resolve));
+  const second = execa(process.execPath, serve('second'));
+  await new Promise((resolve) => second.stderr.once('data', resolve));
+  const notice = askSwitch(path, { op: 'stats' });
+  expect(notice).toMatchObject({ op: 'stats', stats: { ports: [{ name: 'first' }] } });
+  for (const each of [first, second, child]) each.kill('SIGTERM');
+  const [, refused, network] = await Promise.all([first, second, child]);
+  expect(refused.stderr).toMatch(/WARN.*the switch refuses this port: .*\(switch --max-ports\)/);
+  expect(network.stderr).toMatch(/WARN.*too many ports: one is refused \(--max-ports\)/);
+});
+
 it('whoever asks a switch that has as many connections as it may have is told that it is refused', async () => {
   const path = inFolder('full');
-  const child = execa(process.execPath, [program, 'switch', '--socket', path, '--log-level', 'error']);
+  const child = execa(process.execPath, [
+    ...[program, 'switch', '--socket', path, '--log-level', 'error', '--max-ports', '4'],
+  ]);
   await new Promise((resolve) => child.stdout.once('data', resolve));
-  const connections = Array.from({ length: 64 }, () => connectUnix(path, 'seqpacket'));
+  const connections = Array.from({ length: 4 + 16 }, () => connectUnix(path, 'seqpacket'));
   for (let times = 0; times < 5; times += 1)
     expect(() => askSwitch(path, { op: 'stats' })).toThrow(/^the switch at \S+full refuses to talk$/);
   for (const fd of connections) closeFd(fd);

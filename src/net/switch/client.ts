@@ -178,7 +178,8 @@ export class SwitchPort extends SocketPort {
   protected override aboutToLose(error: unknown): void {
     const about = { path: this.#options.path, err: error };
     if (this.#welcome) this.log.warn(about, 'switch is gone');
-    else if (!this.#refused) this.log.warn(about, 'the switch refuses this port');
+    else if (!this.#refused)
+      this.log.warn(about, 'the switch refuses this port: has it as many as it takes (switch --max-ports)?');
     this.#refused = !this.#welcome;
     this.#welcome = false;
     this.#away = true;

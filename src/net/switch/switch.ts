@@ -31,7 +31,7 @@ export interface SwitchOptions extends PortContext {
   /** Addresses in the forwarding table, and of these for one port. Default 8,192 and 2,048. */
   readonly addresses?: number;
   readonly addressesPerPort?: number;
-  /** Ports and tools connected at the same time. Default 64. */
+  /** Ports at the same time, uplinks among them. Default 64. */
   readonly maxPorts?: number;
   /** Seconds that frames are kept for a parked port whose process is gone. Default 60. */
   readonly parkSeconds?: number;
@@ -41,6 +41,11 @@ export interface SwitchOptions extends PortContext {
 
 export const defaultParkLimits: QueueLimits = { frames: 1024, bytes: 4 * 1024 * 1024 };
 const defaultQueueLimits: QueueLimits = { frames: 1024, bytes: 1024 * 1024 };
+
+export const defaultMaxPorts = 64;
+
+/** Connections beside those of ports: tools that ask, and who has not said hello yet. */
+const SPARE_CONNECTIONS = 16;
 
 /** Pulled cables that are remembered; beyond, the one that was pulled first is forgotten. */
 const MAX_PULLED = 1024;
@@ -166,7 +171,15 @@ export class Switch {
   }
 
   get #maxPorts(): number {
-    return this.#options.maxPorts ?? 64;
+    return this.#options.maxPorts ?? defaultMaxPorts;
+  }
+
+  /** How many are connected. */
+  get #ports(): number {
+    let ports = 0;
+    for (const member of this.#connected.values())
+      if (!(member instanceof SocketMember) || member.joined) ports += 1;
+    return ports;
   }
 
   get #queueLimits(): QueueLimits {
@@ -186,8 +199,8 @@ export class Switch {
 
   #accept(fd: number): void {
     const { log, reactor } = this.#options;
-    if (this.#connected.size >= this.#maxPorts) {
-      log.warn('too many ports: connection refused');
+    if (this.#connected.size >= this.#maxPorts + SPARE_CONNECTIONS) {
+      log.warn('too many connections: one is refused');
       closeFd(fd);
       return;
     }
@@ -259,13 +272,20 @@ export class Switch {
     if (from.joined) throw new NetProtocolError('a second hello');
     if (hello.version !== PROTOCOL_VERSION)
       throw new NetProtocolError(`protocol version ${hello.version}, this switch speaks ${PROTOCOL_VERSION}`);
+    const { log } = this.#options;
+    const ports = this.#ports;
+    if (ports >= this.#maxPorts) {
+      log.warn({ port: hello.name ?? hello.identity, ports }, 'too many ports: one is refused (--max-ports)');
+      from.disconnect();
+      return;
+    }
     from.joined = true;
     from.identity = hello.identity;
     from.link = hello.identity === undefined || !this.#pulled.has(hello.identity);
     from.name = hello.name ?? hello.identity ?? from.name;
     from.state = this.#succession.initialState(from);
     this.#fabric.add(from);
-    this.#options.log.info({ port: from.name, number: from.number, state: from.state }, 'port joined');
+    log.info({ port: from.name, number: from.number, state: from.state }, 'port joined');
     from.notify({ op: 'welcome', port: from.number, state: from.state, link: from.link });
   }
 }

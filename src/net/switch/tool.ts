@@ -60,7 +60,7 @@ export function askSwitch(
 function refused(path: string, cause?: unknown): NetError {
   return new NetError(
     `the switch at ${path} refuses to talk`,
-    'are as many ports connected as it takes?',
+    'has it as many connections as it takes (switch --max-ports)?',
     cause,
   );
 }
