@@ -2,7 +2,7 @@
 import { canUseTaps } from '../src/net/testnet.ts';
 import { Testbed } from '../src/qemu/index.ts';
 import { bytes } from '../src/report/format.ts';
-import { type DemoScene, migrateAndProve, say } from './demo-scene.ts';
+import { type LimitedScene, migrateAndProve, say } from './demo-scene.ts';
 import { type Ends, Flow, type PingReport, Pings, type TcpReport, type UdpReport } from './flows.ts';
 import { configureGuest, guestWarnings, Network, plainNet } from './network.ts';
 import { bootTimeoutMs } from './scene.ts';
@@ -12,7 +12,7 @@ const datagramRate = 1000;
 /** Traffic before and after the migration. */
 const settleMs = 2000;
 
-export const networkScene: DemoScene = async (finish) => {
+export const networkScene: LimitedScene = async (finish, downtimeLimitMs) => {
   const network = await Network.create();
   finish(() => network.close());
   const taps = canUseTaps();
@@ -39,7 +39,7 @@ export const networkScene: DemoScene = async (finish) => {
   say(`Running: ${stream}${datagramRate} numbered UDP datagrams a second each way, 100 pings a second.\n`);
   await sleep(settleMs);
 
-  const { report, proven } = await migrateAndProve(bed);
+  const { report, proven } = await migrateAndProve(bed, downtimeLimitMs);
   await sleep(settleMs);
   const pinged = await pings.end();
   const datagrams = await udp.end();

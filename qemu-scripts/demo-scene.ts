@@ -12,11 +12,21 @@ export interface DemoResult {
 /** Sets a stage, migrates, checks. `finish` takes what must be ended afterwards, however it goes. */
 export type DemoScene = (finish: (end: () => Promise<void>) => void) => Promise<DemoResult>;
 
+/** The same, which is to be told how long a blackout to aim at, ms. */
+export type LimitedScene = (
+  finish: Parameters<DemoScene>[0],
+  downtimeLimitMs: number,
+) => ReturnType<DemoScene>;
+
 export const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
 /** Migrates with every comparison and live progress. @throws Error unless everything was compared and is equal */
-export async function migrateAndProve(bed: Testbed): Promise<DemoResult> {
+export async function migrateAndProve(
+  bed: Pick<Testbed, 'migrate'>,
+  downtimeLimitMs: number,
+): Promise<DemoResult> {
   const report = await bed.migrate({
+    downtimeLimitMs,
     verify: { ram: true, state: true, config: true },
     onProgress: progress.update,
   });

@@ -8,16 +8,18 @@ import { checkPlace, writeWhole } from '../src/report/write.ts';
 import { locateQemu } from '../src/setup/index.ts';
 import { networkScene } from './demo-network.ts';
 import { ramScene } from './demo-ram.ts';
-import { type DemoScene, say } from './demo-scene.ts';
+import { type DemoScene, type LimitedScene, say } from './demo-scene.ts';
 import { interruptible, playScene } from './interruption.ts';
 
 export interface DemoOptions {
   /** Where the HTML report goes. */
   readonly report: string;
   readonly device: keyof typeof scenes;
+  /** Milliseconds. */
+  readonly downtimeLimit: number;
 }
 
-export const scenes = { mlx5: networkScene, ram: ramScene } as const satisfies Record<string, DemoScene>;
+export const scenes = { mlx5: networkScene, ram: ramScene } as const satisfies Record<string, LimitedScene>;
 
 /** Tells a run inside a namespace that it is one. */
 const inside = 'VFIO_COMPANION_DEMO_INSIDE';
@@ -32,7 +34,7 @@ export async function demo(options: DemoOptions): Promise<void> {
   if (options.device === 'mlx5' && (await runInNamespace())) return;
   const { version } = await locateQemu();
   say(`QEMU ${version}, Node ${process.version}; nothing is patched, and nothing is installed in the guest.`);
-  const scene = scenes[options.device];
+  const scene: DemoScene = (finish) => scenes[options.device](finish, options.downtimeLimit);
   const { report, proven } = await interruptible((interrupted) => playScene(scene, interrupted));
   say(`\n${summary(report)}\n\nProven:`);
   for (const line of proven) say(`  ${line}`);

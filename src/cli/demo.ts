@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander';
 import { demo, scenes } from '../../qemu-scripts/demo.ts';
+import { defaultDowntimeLimitMs, positive } from './value.ts';
 
 export function registerDemo(program: Command): void {
   program
@@ -11,5 +12,6 @@ export function registerDemo(program: Command): void {
         .default('mlx5'),
     )
     .option('--report <file>', 'where the HTML report goes', 'vfio-companion-demo.html')
+    .option('--downtime-limit <ms>', 'longest blackout to aim at', positive, defaultDowntimeLimitMs)
     .action(demo);
 }

@@ -15,7 +15,7 @@ import { summary } from '../report/summary.ts';
 import type { MigrationReport } from '../report/types.ts';
 import { checkPlace, writeWhole } from '../report/write.ts';
 import { cancellable } from './cancelling.ts';
-import { parseValue } from './value.ts';
+import { defaultDowntimeLimitMs, parseValue, positive } from './value.ts';
 
 interface CliOptions {
   readonly from: QmpAddress;
@@ -82,12 +82,6 @@ export function parseParameter(text: string, all: Record<string, unknown>): Reco
   return { ...all, [text.slice(0, equals)]: onOrOff.get(value) ?? parseValue(value) };
 }
 
-function positive(text: string): number {
-  const value = Number(text);
-  if (!Number.isFinite(value) || value <= 0) throw new InvalidArgumentError('a number above 0');
-  return value;
-}
-
 export function registerMigrate(program: Command): void {
   program
     .command('migrate')
@@ -103,7 +97,7 @@ export function registerMigrate(program: Command): void {
       'a vfio-user device and the migration sockets of its two servers; may be repeated',
       parseDevice,
     )
-    .option('--downtime-limit <ms>', 'longest blackout to aim at', positive, 300)
+    .option('--downtime-limit <ms>', 'longest blackout to aim at', positive, defaultDowntimeLimitMs)
     .option('--max-seconds <s>', 'give up converging after', positive, 300)
     .option('--max-rounds <n>', 'give up converging after so many RAM rounds', positive, 60)
     .option('--max-bandwidth <bytes/s>', 'for RAM; default: as QEMU is set', positive)

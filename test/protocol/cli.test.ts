@@ -141,7 +141,7 @@ it.runIf(existsSync('/dev/full'))('output that is lost on a full disk is no succ
 });
 
 it.each([
-  ['demo', []],
+  ['demo', ['--downtime-limit', '2000']],
   ['migrate', ['--from', 'a', '--to', 'b', '--uri', 'unix:x', '--device', 'dev0=a,b']],
 ])('%s refuses a place for its report before it begins', async (command, args) => {
   const all = [command, ...args, '--report', inFolder('none/report.html')];

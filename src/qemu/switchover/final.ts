@@ -95,7 +95,7 @@ function checkDowntime(run: Run): void {
   throw refusal(
     'VC_DOWNTIME',
     `the blackout would last ${Math.ceil(expectedMs)} ms, the limit is ${run.downtimeLimitMs} ms`,
-    `a downtime limit of about ${Math.ceil(expectedMs * 1.2)} ms would do`,
+    `a downtime limit of about ${Math.ceil(expectedMs * 1.2)} ms would do (--downtime-limit)`,
   );
 }
 

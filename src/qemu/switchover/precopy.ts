@@ -220,7 +220,7 @@ class Governor {
       const hint =
         neededMs === undefined
           ? 'is the way to the destination cut, or its QEMU stopped?'
-          : `a downtime limit of about ${neededMs} ms would have been needed now`;
+          : `a downtime limit of about ${neededMs} ms would have been needed now (--downtime-limit)`;
       throw refusal('VC_NOT_CONVERGED', reason, hint);
     }
     // What is being compiled in the background is finished by the next look.

@@ -1,6 +1,8 @@
 import { expect, it } from 'vitest';
-import { proveEqual } from '../../../qemu-scripts/demo-scene.ts';
+import { migrateAndProve, proveEqual } from '../../../qemu-scripts/demo-scene.ts';
+import type { Testbed } from '../../../src/qemu/index.ts';
 import type { DeviceReport } from '../../../src/report/types.ts';
+import { aReport } from '../report/a-report.ts';
 
 const device: DeviceReport = {
   id: 'nic0',
@@ -41,4 +43,14 @@ it.each<[string, Partial<DeviceReport>, RegExp]>([
 it('throws for RAM that differs or was not compared', () => {
   expect(() => proveEqual({ ram: null, devices: [] })).toThrow(/not compared/);
   expect(() => proveEqual({ ram: { ...ram, differing: 1 }, devices: [] })).toThrow(/1 of 9 pages/);
+});
+
+it('aims at the blackout that was asked for, with everything compared', async () => {
+  let asked: Parameters<Testbed['migrate']>[0];
+  const migrate: Testbed['migrate'] = async (options) => {
+    asked = options;
+    return { ...aReport, ram, devices: [device] };
+  };
+  await migrateAndProve({ migrate }, 2000);
+  expect(asked).toMatchObject({ downtimeLimitMs: 2000, verify: { ram: true, state: true, config: true } });
 });
