@@ -1,3 +1,5 @@
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { DevicePeer } from '../../src/qemu/device-peer.ts';
 import type { Testbed, TestbedMigration } from '../../src/qemu/index.ts';
@@ -32,6 +34,13 @@ async function failing(bed: Testbed, options: TestbedMigration): Promise<Migrati
   );
   expect(error).toBeInstanceOf(MigrationFailed);
   return error as MigrationFailed;
+}
+
+/** TLS credentials of a key that both ends know. */
+function credentials({ folder }: Testbed, endpoint: 'client' | 'server', key: string): object {
+  const dir = mkdtempSync(join(folder, 'psk-'));
+  writeFileSync(join(dir, 'keys.psk'), `qemu:${key.repeat(64)}\n`, { mode: 0o600 });
+  return { 'qom-type': 'tls-creds-psk', id: 'tls0', dir, endpoint };
 }
 
 describe('a guest whose device writes its memory', () => {
@@ -179,6 +188,23 @@ describe('machines, buses and transports', () => {
       const report = await bed.migrate({ verify: everything, ...patient });
       expect(report.ram?.differing).toBe(0);
     }
+  });
+
+  it('migrates by TLS, and not to a QEMU that has another key', async () => {
+    const bed = await bootNothing();
+    const encrypted = async (key: string): Promise<TestbedMigration> => {
+      const destination = await bed.prepare();
+      await destination.vm.qmp.execute('object-add', credentials(bed, 'server', key));
+      return { verify: everything, ...patient, destination, parameters: { 'tls-creds': 'tls0' } };
+    };
+    await bed.current.vm.qmp.execute('object-add', credentials(bed, 'client', 'a'));
+    const failed = await failing(bed, await encrypted('b'));
+    expect(failed).toMatchObject({
+      outcome: 'source',
+      message: expect.stringContaining('TLS handshake failed'),
+    });
+    const report = await bed.migrate(await encrypted('a'));
+    expect(report).toMatchObject({ outcome: 'migrated', ram: { differing: 0 } });
   });
 
   it('migrates through a reboot of the guest', async () => {

@@ -3,19 +3,24 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
 import { DeadlineError } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
-import { numberAt, textAt } from '../switchover/run.ts';
+import { numberAt, type Setting, textAt } from '../switchover/run.ts';
+import { apply } from '../switchover/settings.ts';
+import type { Attempt } from './attempt.ts';
 
 /**
  * What QEMU does on its way to or from a file, whatever it was set to. With `mapped-ram` each page has its place in the file and is read from
  * there into memory, in long runs: that loads twice as fast as a stream. `events` tell of the end.
  */
-export const ramCapabilities = {
+const ramCapabilities = {
   events: true,
   'mapped-ram': true,
   'pause-before-switchover': false,
   'return-path': false,
   multifd: false,
 } as const;
+
+/** What `mapped-ram` does not go with, and is refused for. */
+const plain = { 'multifd-compression': 'none', 'tls-creds': '' } as const;
 
 /** For a guest that stands still there is nobody to be considerate of. Bytes a second. */
 export const unlimitedBandwidth = { 'max-bandwidth': 2 ** 40 } as const;
@@ -24,6 +29,20 @@ const lookMs = 1000;
 /** What any disk gives, bytes a millisecond. */
 const slowestLoad = 10_000;
 const over: readonly string[] = ['completed', 'failed', 'cancelled'];
+
+/**
+ * Sets a QEMU up for its way to or from a file.
+ * @param back as for `apply`
+ */
+export async function setUp(
+  attempt: Attempt,
+  qemu: QmpSession,
+  parameters: Readonly<Record<string, unknown>>,
+  back: Setting[],
+): Promise<void> {
+  await apply(attempt, qemu, {}, plain, back);
+  await apply(attempt, qemu, ramCapabilities, parameters, back);
+}
 
 /** The way by a file, as `migrate` and `migrate-incoming` take it: no character of its path means anything. */
 function channels(path: string): object {

@@ -14,7 +14,7 @@ import { defaultTimeouts, type Timeouts } from '../switchover/options.ts';
 import { placeOf } from '../switchover/place.ts';
 import { type ReplayedDevice, replay } from '../switchover/replay.ts';
 import { refusal, type Setting, textAt } from '../switchover/run.ts';
-import { apply, putBack } from '../switchover/settings.ts';
+import { putBack } from '../switchover/settings.ts';
 import {
   checkConnected,
   checkFits,
@@ -26,7 +26,7 @@ import { Attempt } from './attempt.ts';
 import { checkFile, loadState } from './files.ts';
 import { readManifest, type SavedDevice, type SavedVm, savedPaths } from './manifest.ts';
 import type { RestoreOptions, RestorePhase, RestoreReport } from './options.ts';
-import { loadRam, ramCapabilities } from './ram.ts';
+import { loadRam, setUp } from './ram.ts';
 import { type RestoredDevice, verifyRestored } from './verify.ts';
 
 type RestoringDevice = ReplayedDevice & RestoredDevice;
@@ -177,7 +177,7 @@ class Restoring {
     const { qemu } = this.#side;
     const { ram } = this.#saved;
     const { signal } = this.#attempt;
-    await apply(this.#attempt, qemu, ramCapabilities, {}, this.#settings);
+    await setUp(this.#attempt, qemu, {}, this.#settings);
     // With -S forgotten the QEMU would run the guest as soon as it is loaded.
     await qemu.execute('stop');
     await Promise.all(this.#devices.map(({ destination }) => destination.hold(true)));

@@ -18,13 +18,13 @@ import { addressOf } from '../switchover/place.ts';
 import { frozen, needsBusMaster } from '../switchover/registers.ts';
 import { cancelMigration, resumeGuest, reviveDevice } from '../switchover/revive.ts';
 import { refusal, type Setting } from '../switchover/run.ts';
-import { apply, putBack } from '../switchover/settings.ts';
+import { putBack } from '../switchover/settings.ts';
 import { suspendedMeanwhile } from '../switchover/side-checks.ts';
 import { Attempt } from './attempt.ts';
 import { notWritten, settle, writeState } from './files.ts';
 import { manifestText, type SavedDevice, type SavedFile, type SavedVm, savedPaths } from './manifest.ts';
 import type { SaveOptions, SavePhase, SaveReport } from './options.ts';
-import { ramCapabilities, unlimitedBandwidth, writeRam } from './ram.ts';
+import { setUp, unlimitedBandwidth, writeRam } from './ram.ts';
 import { checkSource, type SavingDevice, savingDevice } from './source.ts';
 
 /**
@@ -202,7 +202,7 @@ class Saving {
   /** The guest is stopped by us, and QEMU has what saving needs; whether it ran until then is what counts. */
   async #stop(): Promise<void> {
     const qemu = this.#qemu;
-    await apply(this.#attempt, qemu, ramCapabilities, unlimitedBandwidth, this.#settings);
+    await setUp(this.#attempt, qemu, unlimitedBandwidth, this.#settings);
     const before = qemu.lastEvent;
     await qemu.execute('stop');
     this.#wasRunning = qemu.seen('STOP', before) !== undefined;

@@ -17,6 +17,7 @@ import {
   checkUnused,
   checkWaiting,
 } from './side-checks.ts';
+import { checkTls } from './tls.ts';
 
 export async function check(run: Run): Promise<void> {
   checkUris(run);
@@ -25,7 +26,7 @@ export async function check(run: Run): Promise<void> {
   );
   checkSourceStatus(status);
   checkWaiting(textAt(waiting, 'status'));
-  const checks = [checkMachines, checkCapabilities, checkInventory];
+  const checks = [checkMachines, checkCapabilities, checkTls, checkInventory];
   await run.all([checkBlockers(run.source), ...checks.map((each) => each(run))]);
   await run.each((device) => checkDevice(run, device));
   run.ecamBase = await run.until(findEcam(run.source));

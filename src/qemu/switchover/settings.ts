@@ -47,8 +47,9 @@ export async function tidyDestination(run: Run): Promise<void> {
   );
 }
 
+/** The last one first: so no settings meet that have not been together before, for QEMU refuses some together. */
 export async function putBack(qemu: QmpSession, settings: readonly Setting[]): Promise<void> {
-  for (const { command, args } of settings) await qemu.execute(command, args);
+  for (const { command, args } of [...settings].reverse()) await qemu.execute(command, args);
 }
 
 function explained(run: Run, error: QmpError, usable: boolean): Error {
@@ -79,14 +80,15 @@ export async function apply(
   const values = await run.until(qemu.execute('query-migrate-parameters'));
   const oldStates = states.filter((entry) => Object.hasOwn(capabilities, textAt(entry, 'capability')));
   const wantedStates = Object.entries(capabilities).map(([capability, state]) => ({ capability, state }));
-  await applyOne(
-    run,
-    qemu,
-    setCapabilities,
-    { capabilities: wantedStates },
-    { capabilities: oldStates },
-    back,
-  );
+  if (wantedStates.length > 0)
+    await applyOne(
+      run,
+      qemu,
+      setCapabilities,
+      { capabilities: wantedStates },
+      { capabilities: oldStates },
+      back,
+    );
   if (Object.keys(parameters).length === 0) return;
   // While it is held back, its bandwidth is changed, too.
   const names = [...Object.keys(parameters), 'max-bandwidth'];

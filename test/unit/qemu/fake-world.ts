@@ -28,6 +28,18 @@ export const tableAddress = 0xfe00_0000;
 const ecam = 0xb000_0000;
 
 const msixTableBytes = 64;
+const objects = '/objects/';
+const notMapped = {
+  error: { class: 'GenericError', desc: 'Mapped-ram only available for non-TLS' },
+} as const;
+
+/** Of a QEMU that nobody has set anything of. */
+export const usualParameters = {
+  'downtime-limit': 300,
+  'max-bandwidth': 1 << 27,
+  'multifd-compression': 'none',
+  'tls-creds': '',
+} as const;
 
 /** Whether `address` is one of the ECAM window. */
 export function inEcam(address: number): boolean {
@@ -302,7 +314,14 @@ export class FakeWorld {
   readonly devices: FakeDevice[];
   /** Commands that a QEMU refuses, as "source migrate". */
   readonly refused = new Set<string>();
-  parameters: Record<string, number> = { 'downtime-limit': 300, 'max-bandwidth': 1 << 27 };
+  parameters: Record<string, number | string> = { ...usualParameters };
+  /** What is set otherwise at the destination. */
+  readonly destinationParameters: Record<string, string> = {};
+  /** Endpoints of TLS credentials, by their ids. */
+  readonly credentials: Record<'source' | 'destination', Record<string, string>> = {
+    source: {},
+    destination: {},
+  };
   capabilities = ['pause-before-switchover', 'events', 'xbzrle'].map((capability) => ({
     capability,
     state: false,
@@ -502,8 +521,12 @@ export class FakeWorld {
                 ? []
                 : [{ name: 'device[0]', type: `child<${this.iommu}>` }],
         };
-      case 'qom-get':
-        return { return: this.#property(side, String(args.path), String(args.property)) };
+      case 'qom-get': {
+        const value = this.#property(side, String(args.path), String(args.property));
+        if (value === undefined)
+          return { error: { class: 'DeviceNotFound', desc: `Device '${String(args.path)}' not found` } };
+        return { return: value };
+      }
       case 'query-pci':
         return { return: [{ bus: 0, devices: this.devices.map((device) => this.#pciDevice(side, device)) }] };
       case 'query-cpus-fast':
@@ -515,11 +538,15 @@ export class FakeWorld {
       case 'query-migrate-capabilities':
         return { return: this.capabilities };
       case 'query-migrate-parameters':
-        return { return: this.parameters };
+        return { return: { ...this.parameters, ...(side === 'destination' && this.destinationParameters) } };
       case 'migrate-set-parameters':
+        if (side === 'source' && this.#unmappable(this.capabilities, { ...this.parameters, ...args }))
+          return notMapped;
         if (side === 'source') Object.assign(this.parameters, args);
         return { return: {} };
       case 'migrate-set-capabilities':
+        if (side === 'source' && this.#unmappable(args.capabilities as FakeWorld['capabilities']))
+          return notMapped;
         if (side === 'source') this.#setCapabilities(args.capabilities as FakeWorld['capabilities']);
         return { return: {} };
       default:
@@ -530,6 +557,7 @@ export class FakeWorld {
 
   #property(side: 'source' | 'destination', path: string, property: string): unknown {
     if (path === '/machine') return this.machines[side];
+    if (path.startsWith(objects)) return this.credentials[side][path.slice(objects.length)];
     const name = path.slice('/machine/peripheral/'.length);
     const bridge = /^port(\d+)$/.exec(name)?.[1];
     const device = this.devices.find(({ id }) => id === name);
@@ -552,6 +580,16 @@ export class FakeWorld {
     // Bridges have no numbers at a QEMU that waits for its guest.
     const numbered = side === 'source' || this.destinationStatus !== 'inmigrate';
     return { qdev_id: `port${behind[side]}`, bus: 0, pci_bridge: numbered ? { devices: [shown] } : {} };
+  }
+
+  /** What QEMU does not combine. */
+  #unmappable(
+    capabilities: FakeWorld['capabilities'],
+    parameters: Record<string, unknown> = this.parameters,
+  ): boolean {
+    const { 'tls-creds': tls = '', 'multifd-compression': compression = 'none' } = parameters;
+    const mapped = capabilities.some(({ capability, state }) => capability === 'mapped-ram' && state);
+    return mapped && (tls !== '' || compression !== 'none');
   }
 
   #setCapabilities(wanted: FakeWorld['capabilities']): void {

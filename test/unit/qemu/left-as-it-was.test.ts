@@ -40,7 +40,9 @@ describe('the settings of a source that is given the guest back', () => {
       cancel.abort();
     };
     const { signal } = cancel;
-    const asked = { capabilities: { multifd: true, xbzrle: false }, maxBandwidth: 99_999 };
+    Object.assign(world.credentials, { source: { tls0: 'client' }, destination: { tls0: 'server' } });
+    const parameters = { 'tls-creds': 'tls0', 'multifd-compression': 'zstd' };
+    const asked = { capabilities: { multifd: true, xbzrle: false }, parameters, maxBandwidth: 99_999 };
     await expect(migrate({ ...world.options(), ...asked, signal, onPhase })).rejects.toMatchObject({
       outcome: 'source',
       code: 'VC_CANCELLED',
@@ -78,8 +80,8 @@ describe('the settings of a destination that has the guest', () => {
       );
     });
     expect(set.slice(2)).toEqual([
-      ['migrate-set-capabilities', { capabilities }],
       ['migrate-set-parameters', { 'max-bandwidth': 1 << 27 }],
+      ['migrate-set-capabilities', { capabilities }],
     ]);
     const { journal } = world;
     expect(journal.lastIndexOf('destination QEMU: migrate-set-capabilities')).toBeGreaterThan(

@@ -27,7 +27,7 @@ import type {
 } from '../../../src/qemu/saved/options.ts';
 import { restoreVm } from '../../../src/qemu/saved/restore.ts';
 import { saveVm } from '../../../src/qemu/saved/save.ts';
-import { FakeWorld, type PeerMethod, tableAddress } from './fake-world.ts';
+import { FakeWorld, type PeerMethod, tableAddress, usualParameters } from './fake-world.ts';
 
 let world: FakeWorld;
 let folder: string;
@@ -88,7 +88,7 @@ function expectUndone(status = 'running'): void {
   }
   expect(readdirSync(world.folder).filter((name) => name.startsWith('saved'))).toEqual([]);
   expect(world.capabilities.every(({ state }) => !state)).toBe(true);
-  expect(world.parameters).toEqual({ 'downtime-limit': 300, 'max-bandwidth': 1 << 27 });
+  expect(world.parameters).toEqual(usualParameters);
 }
 
 describe('saving a VM', () => {
@@ -119,7 +119,15 @@ describe('saving a VM', () => {
     expect(world.source.held).toBe(true);
     expect(world.source.current).toBe(migrationState.STOP_COPY);
     expect(world.capabilities.filter(({ state }) => state)).toEqual([{ capability: 'multifd', state: true }]);
-    expect(world.parameters).toEqual({ 'downtime-limit': 300, 'max-bandwidth': 1 << 27 });
+    expect(world.parameters).toEqual(usualParameters);
+  });
+
+  it('writes RAM as it is where its QEMU is set to migrate by TLS or compressed, and leaves that set', async () => {
+    const set = { 'tls-creds': 'tls0', 'multifd-compression': 'zstd' };
+    Object.assign(world.parameters, set);
+    world.capabilities.push({ capability: 'mapped-ram', state: false });
+    await save();
+    expect(world.parameters).toEqual({ ...usualParameters, ...set });
   });
 
   it('has it go on if that was asked for', async () => {

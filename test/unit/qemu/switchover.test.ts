@@ -770,6 +770,40 @@ describe('what is refused at once', () => {
     expect(world.journal.filter((line) => /setState|hold|QEMU: (migrate|quit)$/.test(line))).toEqual([]);
   });
 
+  it.each([
+    { source: 'client', message: 'the destination QEMU has no TLS credentials tls0' },
+    { destination: 'server', message: 'the source QEMU has no TLS credentials tls0' },
+    {
+      ...{ source: 'server', destination: 'server' },
+      message: "the TLS credentials tls0 of the source QEMU are a server's, and it will be the client",
+    },
+    {
+      ...{ source: 'client', destination: 'client' },
+      message: "the TLS credentials tls0 of the destination QEMU are a client's, and it will be the server",
+    },
+  ])('TLS, where $message', async ({ message, ...ends }) => {
+    for (const [side, endpoint] of Object.entries(ends))
+      world.credentials[side as keyof typeof ends].tls0 = endpoint;
+    const failed = migrate({ ...world.options(), parameters: { 'tls-creds': 'tls0' } });
+    await expect(failed).rejects.toMatchObject({
+      ...{ code: 'VC_TLS', outcome: 'source', message: expect.stringContaining(message) },
+      hint: expect.stringContaining('id=tls0,endpoint='),
+    });
+    expect(world.journal.filter((line) => /setState|hold|QEMU: (migrate|quit)$/.test(line))).toEqual([]);
+  });
+
+  it('TLS that was set at its QEMU only', async () => {
+    world.parameters['tls-creds'] = 'tls0';
+    world.destinationParameters['tls-creds'] = '';
+    await expect(migrate(world.options())).rejects.toMatchObject({
+      ...{
+        code: 'VC_TLS',
+        message: expect.stringMatching(/^only the source QEMU is set to migrate by TLS;/),
+      },
+    });
+    await expect(migrate({ ...world.options(), parameters: { 'tls-creds': '' } })).resolves.toBeDefined();
+  });
+
   it('a second vfio-user device that nobody named, another model, a VM that does not wait', async () => {
     world.destinationStatus = 'running';
     await expect(migrate(world.options())).rejects.toMatchObject({
