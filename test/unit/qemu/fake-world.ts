@@ -418,7 +418,8 @@ export class FakeWorld {
         const peers = this.devices.flatMap(({ source, destination }) => [source, destination]);
         return peers.find(({ name }) => name === path) ?? this.destination;
       },
-      timeouts: { command: 1000, final: 1000, rollback: 1000, connect: 1000 },
+      // Room for a machine with much else to do: what is about deadlines has its own.
+      timeouts: { command: 20_000, final: 20_000, rollback: 20_000, connect: 20_000 },
     };
   }
 

@@ -178,7 +178,8 @@ describe('a destination that', () => {
     world.silent.add('destination cont');
     const { destination } = world.options();
     const kill = async (): Promise<void> => void setTimeout(() => void world.kill('destination'), 20);
-    const failed = migrate({ ...world.options(), destination: { ...destination, kill } });
+    const timeouts = { command: 1000 };
+    const failed = migrate({ ...world.options(), timeouts, destination: { ...destination, kill } });
     await expect(failed).rejects.toMatchObject({ outcome: 'source' });
     expect(world.sourceStatus).toBe('running');
   });

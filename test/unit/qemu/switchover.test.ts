@@ -322,6 +322,7 @@ describe('a destination that has been told all', () => {
     world.loadMs = 60_000;
     const failed = migrate({
       ...world.options(),
+      timeouts: { command: 1000, final: 1000, rollback: 1000 },
       onPhase: (phase) => {
         // The `stop` of the set-up has been answered by then.
         if (phase === 'final') world.silent.add('destination stop');
