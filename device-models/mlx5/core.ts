@@ -75,6 +75,7 @@ export class Mlx5Core {
       get port() {
         return core.portForSending();
       },
+      sent: (head) => core.vport.sent(head),
       comesBack: (head) => core.#comesBack(head),
       loopback: (parts, length) => core.#loopback(parts, length),
     });
@@ -102,8 +103,11 @@ export class Mlx5Core {
       ready: () => this.port.ready(),
     });
     this.cqs.onArm = (cq) => this.receive.armed(cq);
-    this.port.receive((frame) => this.receive.receive(frame));
-    this.port.onLink((up) => this.link.set(up));
+    this.port.receive((frame) => {
+      this.vport.heard(frame);
+      return this.receive.receive(frame);
+    });
+    this.port.onLink((up) => this.setLink(up));
   }
 
   /** Whether frames from the network are looked at. */
@@ -113,6 +117,12 @@ export class Mlx5Core {
       this.vport.portAdmin === portStatus.UP &&
       this.carrier()
     );
+  }
+
+  /** The cable: while it is pulled, an address can go elsewhere unheard. */
+  setLink(up: boolean): void {
+    this.link.set(up);
+    if (!up) this.vport.known = false;
   }
 
   /** Link state as the vport shows it. */
@@ -189,15 +199,19 @@ export class Mlx5Core {
     this.receive.wake();
   }
 
-  /** After a migration: the switch learns at once where this device's addresses live now. */
+  /**
+   * After a migration: the switch learns at once where this device's addresses live now. Not of the interface's own where that was not
+   * known to be here: it would be taken from the card that has it, as from the active one of a bond.
+   */
   #announceAddresses(): void {
     this.#announce = false;
+    this.port.activate();
     if (this.function.phase !== functionPhase.INITIALIZED) return;
-    const { addresses, vlans } = this.vport;
-    for (const mac of addresses) this.port.announce(macBytesOf(mac));
+    const { addresses, known, own, vlans } = this.vport;
+    for (const mac of addresses) if (known || mac !== own) this.port.announce(macBytesOf(mac));
+    if (!known) return;
     // Interfaces in VLANs have the address of the one that they are on; one by one, all of both lists would be too many.
-    const own = macBytesOf(addresses[0] ?? 0);
-    for (const vlan of vlans) this.port.announce(own, vlan);
+    for (const vlan of vlans) this.port.announce(macBytesOf(own), vlan);
   }
 
   close(): void {

@@ -50,7 +50,7 @@ export class Mlx5Device implements Device {
 
   /** Link up or down by an operator, as if the cable were pulled; the guest gets the event. */
   setLink(up: boolean): void {
-    this.core.link.set(up);
+    this.core.setLink(up);
   }
 
   /** The next frame that the guest sends ends in an error completion: to see its driver recover the queue. */

@@ -9,6 +9,7 @@ export function noPort(): NetPort {
     receive: () => {},
     ready: () => {},
     onLink: () => {},
+    activate: () => {},
     announce: () => {},
     close: () => {},
   };

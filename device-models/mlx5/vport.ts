@@ -11,6 +11,8 @@ export const listType = { UC: 0, MC: 1, VLAN: 2 } as const;
 export const portStatus = { UP: 1, DOWN: 2 } as const;
 
 export const macBytes = 6;
+/** Where a frame has its source address. */
+const sourceAt = macBytes;
 
 /** What belongs to the virtual port rather than to an object: addresses, MTU, filters' lists, admin states. */
 export class Vport {
@@ -33,6 +35,11 @@ export class Vport {
   hardMtu = defaultHardMtu;
   /** Whether any TIR asked for frames of this vport itself (see `selfLoopback`). */
   selfLoopback = 0;
+  /**
+   * Whether the network knows the interface's own address to be here: the last frame from it went out by this port. Of two cards of a bond,
+   * which both have its address, that is so of one.
+   */
+  known = false;
 
   constructor(mac: Uint8Array) {
     this.#cardMac = mac;
@@ -68,6 +75,7 @@ export class Vport {
     this.portAdmin = portStatus.UP;
     this.hardMtu = defaultHardMtu;
     this.selfLoopback = 0;
+    this.known = false;
   }
 
   /**
@@ -77,6 +85,21 @@ export class Vport {
   get addresses(): readonly number[] {
     const listed = this.lists[listType.UC];
     return listed.length === 0 ? [macNumber(this.mac)] : listed;
+  }
+
+  /** The interface's own address, as a number. */
+  get own(): number {
+    return this.lists[listType.UC][0] ?? macNumber(this.mac);
+  }
+
+  /** A frame went out. What is for the switch itself, as LACP, all cards of a bond send. */
+  sent(frame: Uint8Array): void {
+    if (!this.known && !isForSwitch(frame)) this.known = macNumber(frame, sourceAt) === this.own;
+  }
+
+  /** A frame came from the network: one with the own address as its source has another sender. */
+  heard(frame: Uint8Array): void {
+    if (this.known && frame.length >= 2 * macBytes) this.known = macNumber(frame, sourceAt) !== this.own;
   }
 
   /** VLANs in use. 0, which Linux lists on every interface, is the tag of a priority only. */
@@ -90,9 +113,14 @@ export class Vport {
   }
 }
 
-/** The address that `bytes` begin with. */
-function macNumber(bytes: Uint8Array): number {
-  return uint16(bytes, 0) * 2 ** 32 + uint32(bytes, 2);
+/** To one of the addresses that a standard has given a purpose (01-80-C2-…). */
+function isForSwitch([first, second, third]: Uint8Array): boolean {
+  return first === 0x01 && second === 0x80 && third === 0xc2;
+}
+
+/** The address at byte `at`. */
+function macNumber(bytes: Uint8Array, at = 0): number {
+  return uint16(bytes, at) * 2 ** 32 + uint32(bytes, at + 2);
 }
 
 /** The address of which `number` is the number. */

@@ -52,6 +52,18 @@ export function vlanTag(vlan: number): Buffer {
   return tag;
 }
 
+/** 01-80-C2-00-00-00 to -0F. */
+const reserved = { high: 0x0180, low: 0xc2000000, lowMask: 0xfffffff0 } as const;
+
+/**
+ * Whether the frame at byte `at` is for the bridge at the other end of the cable (LACP, LLDP, STP, PAUSE): none forwards it (IEEE 802.1Q
+ * 8.6.3). A bond whose cards hear each other's LACP takes it for a loop.
+ */
+export function isForBridge(bytes: Buffer, at: number): boolean {
+  if (bytes.readUInt16BE(at) !== reserved.high) return false;
+  return (bytes.readUInt32BE(at + 2) & reserved.lowMask) >>> 0 === reserved.low;
+}
+
 const RARP_REQUEST = 3;
 const HARDWARE_ETHERNET = 1;
 

@@ -63,8 +63,6 @@ export interface HostPort extends NetPort {
   drain(timeoutMs: number): void;
   /** Not (yet) in charge: receives nothing, sends nothing. For a destination that waits for its state. */
   standby(): void;
-  /** In charge (again): takes over what is parked for this port's identity. `announce` does so, too. */
-  activate(): void;
   /** As `receive`, for a user that can take frames whose checksum or segmentation is still to be done. */
   receiveOffloaded(handler: OffloadedHandler, accepts: ReceiveOffloads): void;
 }

@@ -43,6 +43,8 @@ export interface NetPort {
   ready(): void;
   /** Called whenever the other end comes or goes. */
   onLink(handler: (up: boolean) => void): void;
+  /** In charge (again): takes over what is parked for this port's identity. `announce` does so, too. */
+  activate(): void;
   /**
    * Tells the network where this MAC address lives now (after a migration), untagged or in a VLAN: bridges that filter by VLAN know
    * its place in each of them. Best effort.

@@ -1,8 +1,19 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { configureGuest, type Network, plainNet } from '../../qemu-scripts/network.ts';
+import { canUseTaps } from '../../src/net/testnet.ts';
 import { serveDevice, type Testbed } from '../../src/qemu/index.ts';
 import { deviceArgument } from '../../src/qemu/vm-arguments.ts';
-import { boot, card, closeAll, expectPings, makeNetwork, proven, slot, warnings } from './mlx5-world.ts';
+import {
+  boot,
+  card,
+  closeAll,
+  expectPings,
+  expectWhole,
+  makeNetwork,
+  proven,
+  slot,
+  warnings,
+} from './mlx5-world.ts';
 
 afterEach(closeAll);
 
@@ -100,6 +111,47 @@ describe('the network card', () => {
     await bed.agent.check(`echo ${slot()} >${driver}/unbind`);
     expect(await warnings(bed)).toEqual([]);
   });
+
+  it.skipIf(!canUseTaps().ok)(
+    'as one of two in a bond: the active one is heard of after migrations, with a guest that says nothing',
+    async () => {
+      const network = await makeNetwork();
+      const bed = await boot({ devices: [card(network), card(network, 1)], vm: { memoryMiB: 512 } }, false);
+      await bed.agent.check(
+        'sysctl -qw net.ipv6.conf.all.disable_ipv6=1; modprobe bonding max_bonds=0; ' +
+          'ip link add bond0 type bond mode active-backup miimon 100; ' +
+          'ip link set eth0 master bond0; ip link set eth1 master bond0; ip link set bond0 up; ' +
+          `ip addr add ${plainNet.guest}/24 dev bond0; ` +
+          `until ping -c 1 -W 1 ${plainNet.peer} >/dev/null; do :; done`,
+      );
+      // To an address that is not its own: it counts that and answers nothing, not even by ARP.
+      const strange = '10.77.0.9';
+      const mac = await bed.agent.check('cat /sys/class/net/bond0/address');
+      const entry = [strange, 'lladdr', mac, 'dev', 'br0', 'nud', 'permanent'];
+      await network.testNet?.run('ip', 'neigh', 'replace', ...entry);
+      const talk = `exec 3>/dev/udp/${strange}/7000; while :; do echo >&3; sleep 0.05; done`;
+      await network.spawn('talk', 'bash', '-c', talk);
+      /** InAddrErrors. */
+      const heard = async (): Promise<number> =>
+        Number(await bed.agent.check("grep '^Ip: [0-9]' /proc/net/snmp | cut -d' ' -f6"));
+      const expectMore = async (): Promise<void> => {
+        const before = await heard();
+        await expect.poll(heard, { timeout: 20_000 }).toBeGreaterThan(before + 20);
+      };
+      const active = () => bed.agent.check('cat /sys/class/net/bond0/bonding/active_slave');
+      const first = await active();
+      for (let hop = 0; hop < 2; hop += 1) {
+        expectWhole(await bed.migrate(proven));
+        await expectMore();
+      }
+      network.setLink(first === 'eth0' ? 'nic0' : 'nic1', false);
+      await expect.poll(active, { timeout: 20_000 }).not.toBe(first);
+      await expectMore();
+      expectWhole(await bed.migrate(proven));
+      await expectMore();
+      expect(await warnings(bed)).toEqual([]);
+    },
+  );
 
   it('by messages alone, where guest memory is not shared', async () => {
     const network = await makeNetwork();

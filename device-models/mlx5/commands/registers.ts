@@ -46,6 +46,7 @@ const paos: Register = {
     require(admin === portStatus.UP ||
       admin === portStatus.DOWN, 'badRegisterValue', `admin_status ${admin}`);
     core.vport.portAdmin = admin;
+    if (admin === portStatus.DOWN) core.vport.known = false;
   },
 };
 

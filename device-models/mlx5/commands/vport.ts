@@ -96,6 +96,7 @@ function modifyNicVportContext(core: Mlx5Core, input: Buffer): void {
   const mtu = nicVportContext.get(input, 'mtu', at);
   if (asks('mtu')) require(mtu >= minHardMtu && mtu <= maxHardMtu, 'badSize', `vport MTU ${mtu}`);
   const given = asks('addresses_list') ? readList(input, at) : undefined;
+  const { own } = vport;
   if (given !== undefined) {
     vport.lists = [
       given.type === listType.UC ? given.list : vport.lists[0],
@@ -113,6 +114,7 @@ function modifyNicVportContext(core: Mlx5Core, input: Buffer): void {
     const mac = at + nicVportContext.byte('permanent_address') + macInLayout;
     vport.mac = Uint8Array.from(input.subarray(mac, mac + macBytes));
   }
+  if (vport.own !== own) vport.known = false;
 }
 
 function queryVportCounter(core: Mlx5Core, input: Buffer, output: Buffer): void {

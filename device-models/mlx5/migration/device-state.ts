@@ -11,11 +11,14 @@ import type { StateReader } from './reader.ts';
 
 /**
  * Versions of the saved state. Version 1 had `cycles` in one number and no factory address. A server that knows only that is refused before
- * anything is touched; without a new version it would refuse when the guest stands still, or pass over the address. Version 3 is as 2, but
- * its driver was offered commands that older servers refuse (QUERY_VNIC_ENV, registers of the firmware): there its log would fill with errors.
+ * anything is touched; without a new version it would refuse when the guest stands still, or pass over the address. Version 2 did not
+ * tell whether the network knows the interface's address to be here, and its driver was offered less: asked by one of version 3, older servers
+ * would fill its log with errors (QUERY_VNIC_ENV, registers of the firmware).
  */
 export const stateVersions = { current: 3, first: 1 } as const;
 
+/** The version that first tells whether the network knows the own address. */
+const knownSince = 3;
 const maxMac = 2 ** 48 - 1;
 const wordValues = 2 ** 32;
 
@@ -72,6 +75,7 @@ export function saveDevice(core: Mlx5Core, commands: CommandInterface): Record<s
       adminState: vport.adminState,
       portAdmin: vport.portAdmin,
       hardMtu: vport.hardMtu,
+      known: vport.known,
     },
     counters: {
       portRx: saveTraffic(counters.port.rx),
@@ -135,6 +139,7 @@ export function loadDevice(
   vport.adminState = port.number('adminState', vportAdminState.DOWN, vportAdminState.AUTO);
   vport.portAdmin = port.number('portAdmin', portStatus.UP, portStatus.DOWN);
   vport.hardMtu = port.number('hardMtu', 0, maxHardMtu);
+  vport.known = version < knownSince || port.boolean('known');
   const counted = state.record('counters');
   loadTraffic(counters.port.rx, counted.record('portRx'));
   loadTraffic(counters.port.tx, counted.record('portTx'));

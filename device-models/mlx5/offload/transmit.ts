@@ -37,6 +37,8 @@ export interface TransmitSink {
   /** The port, or undefined while the link is down: frames are counted as discarded. */
   readonly port: NetPort | undefined;
   readonly counters: Counters;
+  /** A frame with this head went to the port. */
+  sent(head: Uint8Array): void;
   /** Whether a frame with this head comes back to this vport, and never sees a port. */
   comesBack(head: Uint8Array): boolean;
   /** Takes a frame that comes back. */
@@ -208,6 +210,7 @@ export class Transmitter {
       counters.count('txDiscards', segments);
       return;
     }
+    this.#sink.sent(this.head.view());
     const headers = segments === 1 ? 0 : (segments - 1) * (offload?.headerLength ?? 0);
     counters.sent(cast, length + headers, segments);
   }

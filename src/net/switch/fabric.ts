@@ -1,5 +1,5 @@
 import type { RawArea } from '../../posix/index.ts';
-import { ethernet } from '../ethernet.ts';
+import { ethernet, isForBridge } from '../ethernet.ts';
 import { RECORD_HEADER } from '../frame-queue.ts';
 import { type ForwardingOptions, ForwardingTable } from './forwarding-table.ts';
 import type { Member } from './member.ts';
@@ -91,6 +91,8 @@ export class Fabric {
     }
     stats.inFrames++;
     stats.inBytes += end - at;
+    // It teaches nothing either: cards of a bond, which have one address, all send LACP.
+    if (isForBridge(bytes, at)) return DROP;
     const sourceHigh = bytes.readUInt16BE(at + ethernet.source);
     // A parked port is about to be somewhere else: a late frame of it teaches nothing. Nor does one of its successor, as
     // long as that waits. Group addresses are nobody's.

@@ -137,6 +137,7 @@ export class FakePort implements NetPort {
   readonly sent: Buffer[] = [];
   readonly sentOffloads: (FrameOffload | undefined)[] = [];
   readonly announced: string[] = [];
+  activated = 0;
   readonly kept: Buffer[] = [];
   closed = false;
   #handler: (frame: Uint8Array) => boolean = () => true;
@@ -165,6 +166,10 @@ export class FakePort implements NetPort {
 
   onLink(handler: (up: boolean) => void): void {
     this.#link = handler;
+  }
+
+  activate(): void {
+    this.activated += 1;
   }
 
   announce(mac: Uint8Array, vlan?: number): void {

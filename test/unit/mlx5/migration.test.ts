@@ -5,7 +5,7 @@ import * as prm from '../../../device-models/mlx5/prm/index.ts';
 import { type StateRecord, StateRefused } from '../../../src/device/index.ts';
 import type { FakeDriver } from './driver.ts';
 import { FakeHost } from './fake-host.ts';
-import { buildFrame } from './frames.ts';
+import { broadcast, buildFrame } from './frames.ts';
 import { type Bench, bench, running, testMac } from './setup.ts';
 
 /** A record as it arrives: packed and unpacked. */
@@ -76,7 +76,7 @@ describe('migration', () => {
     const source = running(2);
     const frame = buildFrame({ dst: source.driver.mac, payload: Buffer.alloc(100, 1) });
     for (let index = 0; index < 10; index++) source.port.inject(frame);
-    source.driver.send(frame);
+    source.driver.send(buildFrame({ dst: broadcast, src: source.driver.mac, payload: Buffer.alloc(100, 1) }));
     source.driver.poll();
     stop(source);
     const cycles = age(source);
@@ -227,8 +227,10 @@ describe('migration', () => {
     const source = running();
     const permanent = source.driver.mac.toString('hex');
     let vlans: number[] = [];
+    let known = true;
     const announced = (...inUse: number[]) => {
       source.device.core.vport.lists = [inUse, [], vlans];
+      source.device.core.vport.known = known;
       const to = destination(source, source.device.migration.save());
       resume(to);
       return to.port.announced;
@@ -245,6 +247,76 @@ describe('migration', () => {
       '020000000009 in 5',
       '020000000009 in 4094',
     ]);
+    // Its own may be at another card now; others are not its own.
+    known = false;
+    expect(announced(0x020000000009, 0x020000000001)).toEqual(['020000000001']);
+  });
+
+  describe('of two cards with one address, as those of a bond', () => {
+    const own = '020000000007';
+    const ownFrame = buildFrame({ dst: broadcast, src: Buffer.from(own, 'hex') });
+
+    /** What the destination announces of a card to which `happens`. */
+    function announcedAfter(happens: (card: Bench) => void): string[] {
+      const source = running();
+      source.device.core.vport.lists = [[Number.parseInt(own, 16)], [], []];
+      happens(source);
+      stop(source);
+      const to = destination(source, source.device.migration.save());
+      resume(to);
+      expect(to.port.activated).toBe(1);
+      return to.port.announced;
+    }
+    const speak = ({ driver }: Bench) => driver.send(ownFrame);
+
+    it('announces the one that spoke last: the address of the active one was taken away from it', () => {
+      expect(announcedAfter(speak)).toEqual([own]);
+      expect(announcedAfter(() => {})).toEqual([]);
+      const lacp = Buffer.from('0180c2000002', 'hex');
+      expect(
+        announcedAfter(({ driver }) => driver.send(buildFrame({ dst: lacp, src: Buffer.from(own, 'hex') }))),
+      ).toEqual([]);
+      expect(
+        announcedAfter((card) => {
+          speak(card);
+          card.port.inject(ownFrame);
+        }),
+      ).toEqual([]);
+      expect(
+        announcedAfter((card) => {
+          card.port.inject(ownFrame);
+          speak(card);
+          card.port.inject(buildFrame({ dst: broadcast }));
+        }),
+      ).toEqual([own]);
+    });
+
+    it.each<[string, (card: Bench) => void]>([
+      ['link has failed', ({ port }) => port.setLink(false)],
+      ['port was taken down', ({ driver }) => driver.down()],
+    ])('announces none whose %s, for another one may speak meanwhile unheard', (_what, happens) => {
+      const announced = announcedAfter((card) => {
+        speak(card);
+        happens(card);
+      });
+      expect(announced).not.toContain(own);
+    });
+
+    it('announces none whose frames went nowhere', () => {
+      const announced = announcedAfter((card) => {
+        card.port.accepting = false;
+        speak(card);
+      });
+      expect(announced).toEqual([]);
+    });
+
+    it('announces none that has got the address and not used it yet', () => {
+      expect(
+        announcedAfter((card) => {
+          card.driver.send(buildFrame({ dst: broadcast, src: card.driver.mac }));
+        }),
+      ).toEqual([]);
+    });
   });
 
   it('executes at the destination what was begun and not done: commands, doorbells, frames', () => {

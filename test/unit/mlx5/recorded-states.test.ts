@@ -14,7 +14,7 @@ const words = 2 ** 32;
 
 type Fields = Record<string, unknown>;
 
-/** What version 2 has made of a record of version 1: the clock in two words, and a factory address of its own. */
+/** What later versions have made of a record of version 1: the clock in two words, a factory address of its own, whether the address is known. */
 function asNow(record: StateRecord): unknown {
   if (record.section !== 'device' || !('value' in record)) return record;
   const value = record.value as Fields;
@@ -24,7 +24,11 @@ function asNow(record: StateRecord): unknown {
       : value.cycles;
   return {
     ...record,
-    value: { ...value, cycles: clock, vport: { ...(value.vport as Fields), factoryMac: undefined } },
+    value: {
+      ...value,
+      cycles: clock,
+      vport: { ...(value.vport as Fields), factoryMac: undefined, known: undefined },
+    },
   };
 }
 

@@ -86,6 +86,16 @@ describe('a frame', () => {
     expect(taken()).toEqual([[], [], []]);
   });
 
+  test('for the bridge itself goes to nobody and teaches nothing: a bond took the LACP of its own cards for a loop', () => {
+    const { fabric: network, receive, taken } = fabric(2);
+    for (const to of ['0180c2000000', '0180c2000002', '0180c200000f']) receive(0, frame(to, a, 1));
+    expect(taken()).toEqual([[], []]);
+    expect(network.table.size).toBe(0);
+    for (const to of ['0180c2000010', '0180c2010002', '0180c2000102', '0380c2000002'])
+      receive(0, frame(to, a, 2));
+    expect(taken()).toEqual([[], [2, 2, 2, 2]]);
+  });
+
   test('from a group address teaches nothing; one too short for addresses and type is dropped', () => {
     const { fabric: network, ports, receive, taken } = fabric(2);
     receive(0, frame(broadcast, '03000000000a', 1));

@@ -24,6 +24,7 @@ function cable(change: (frame: Buffer) => Buffer = (frame) => frame): {
     },
     ready: () => {},
     onLink: () => {},
+    activate: () => {},
     announce: () => {},
     close: () => {},
   });
