@@ -45,7 +45,7 @@ export interface ErrorDetails {
   /** What goes on the wire when this error answers a request; a `errno` value. */
   readonly errno?: number;
   /** The way out, one sentence for the person who reads it. */
-  readonly hint?: string;
+  readonly hint?: string | undefined;
   readonly cause?: unknown;
 }
 
@@ -82,6 +82,11 @@ export class StateRefused extends CompanionError {
   constructor(message: string, details: ErrorDetails = {}) {
     super('VC_STATE_REFUSED', message, { errno: errno.EINVAL, ...details });
   }
+}
+
+/** What an error says, whatever it was that was thrown. */
+export function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** The errno that answers a request which failed with `error`: its own, or EIO for a foreign error. */

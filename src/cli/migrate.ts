@@ -157,14 +157,14 @@ function toMigrateOptions(
     source: { qmp: options.from },
     destination: { qmp: options.to },
     uri: options.uri,
-    ...(options.listen === undefined ? {} : { listenUri: options.listen }),
+    listenUri: options.listen,
     devices: options.device,
     downtimeLimitMs: options.downtimeLimit,
     maxSeconds: options.maxSeconds,
     maxRounds: options.maxRounds,
     capabilities: options.capability,
     parameters: options.parameter,
-    ...(options.maxBandwidth === undefined ? {} : { maxBandwidth: options.maxBandwidth }),
+    maxBandwidth: options.maxBandwidth,
     carryPages: options.carry,
     verify: {
       ram: options.verifyRam === true,
@@ -173,7 +173,7 @@ function toMigrateOptions(
     },
     signal,
     log: createLogger({ name: 'migrate', level: options.log }),
-    ...(onProgress === undefined ? {} : { onProgress }),
+    onProgress,
   };
 }
 
@@ -205,7 +205,7 @@ export async function writeReports(
   const [first] = failed;
   if (first === undefined || failed.length === 1) return first;
   return new CompanionError('VC_REPORT', failed.map(({ message }) => message).join('; '), {
-    ...(first.hint === undefined ? {} : { hint: first.hint }),
+    hint: first.hint,
     cause: first,
   });
 }

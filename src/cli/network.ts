@@ -10,7 +10,7 @@ export interface ServedNetworkOptions {
   /** The device starts held: its ports wait in stand-by until it takes over. */
   readonly held: boolean;
   /** Capture file. */
-  readonly pcap?: string;
+  readonly pcap?: string | undefined;
 }
 
 /** A network that takes nothing for so long in a blackout loses what is left. */
@@ -31,7 +31,7 @@ export class ServedNetwork implements RuntimeExtension {
 
   readonly open = (spec: string): HostPort => {
     const { reactor, log, held, pcap } = this.#options;
-    const port = openPort(spec, { reactor, log, ...(pcap !== undefined && { pcap }) });
+    const port = openPort(spec, { reactor, log, pcap });
     if (held) port.standby();
     this.#ports.push(port);
     return port;

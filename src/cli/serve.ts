@@ -108,12 +108,7 @@ async function serve(modelName: string, options: ServeOptions): Promise<void> {
   // A source finds out by itself what it needs: its device runs, and is asked for state, long before the guest stops. A
   // model of the user's own may do more when it is created than be a device.
   if (held && !isModelPath(modelName)) rehearseMigration(await findModel(modelName), log);
-  const network = new ServedNetwork({
-    reactor,
-    log,
-    held,
-    ...(options.pcap !== undefined && { pcap: options.pcap }),
-  });
+  const network = new ServedNetwork({ reactor, log, held, pcap: options.pcap });
   const runtime = new DeviceRuntime(await findModel(modelName, network.open), {
     reactor,
     log,

@@ -5,24 +5,20 @@ import { copyFrom, copyTo } from './copy.ts';
 import { DmaFault } from './fault.ts';
 import { FileWindows, identify } from './file-windows.ts';
 import { makeRegion, noRegion, noSpan, type Region, type Span } from './region.ts';
-import { type DirtySink, type DmaRegion, dmaProt, type GuestMemory, type MessageDma } from './types.ts';
+import {
+  type DirtySink,
+  type DmaMapRequest,
+  type DmaRegion,
+  dmaProt,
+  type GuestMemory,
+  type MessageDma,
+} from './types.ts';
 
 /** Most mappings of one client; what QEMU takes for granted (`max_dma_maps`, vfio-user.rst VERSION). */
 export const MAX_DMA_REGIONS = 65535;
 
 /** Addresses are JavaScript numbers, exact up to here. */
 const ADDRESS_LIMIT = 2 ** 53;
-
-/** A `VFIO_USER_DMA_MAP` request. */
-export interface DmaMapRequest {
-  readonly iova: number;
-  readonly size: number;
-  /** `dmaProt` bits. */
-  readonly prot: number;
-  /** Shared memory that holds the region's bytes at `fdOffset`; without it, it is reached by messages. */
-  readonly fd?: number;
-  readonly fdOffset: number;
-}
 
 type Access = 'read' | 'write';
 const protOf = { read: dmaProt.read, write: dmaProt.write } as const;

@@ -1,6 +1,17 @@
 /** Permission bits of a DMA mapping (vfio-user DMA_MAP flags, `VFIO_DMA_MAP_FLAG_READ/WRITE`). */
 export const dmaProt = { read: 1, write: 2 } as const;
 
+/** A `VFIO_USER_DMA_MAP` request. */
+export interface DmaMapRequest {
+  readonly iova: number;
+  readonly size: number;
+  /** `dmaProt` bits. */
+  readonly prot: number;
+  /** Shared memory that holds the region's bytes at `fdOffset`; without it, it is reached by messages. */
+  readonly fd?: number | undefined;
+  readonly fdOffset: number;
+}
+
 /** One mapping that the client made: I/O virtual addresses `[iova, iova + size)`. */
 export interface DmaRegion {
   readonly iova: number;

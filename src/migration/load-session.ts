@@ -1,4 +1,4 @@
-import { StateRefused } from '../errors.ts';
+import { reasonOf, StateRefused } from '../errors.ts';
 import type { StateSource } from './sections.ts';
 import { StreamDecoder } from './stream/decoder.ts';
 import { frameworkPrefix, limits, type StreamHeader } from './stream/format.ts';
@@ -31,11 +31,6 @@ export class LoadSession {
     this.#decoder.write(source);
   }
 
-  /** The header of the state, once it has come and was accepted. */
-  get header(): StreamHeader | undefined {
-    return this.#header;
-  }
-
   /** RESUMING → STOP: the device becomes what was loaded, if that is complete. */
   finish(): void {
     const { device, framework, model } = this.#target;
@@ -47,10 +42,8 @@ export class LoadSession {
     }
     const version = this.#header.frameworkVersion;
     for (const section of framework) {
-      if (!this.#values.has(section.section)) {
-        if (section.optional) continue;
+      if (!this.#values.has(section.section))
         throw new StateRefused(`the state has no section "${section.section}"`);
-      }
       this.#checked(section.section, () => section.load(this.#values.get(section.section), version));
     }
     this.#checked(model.name, () => device?.endLoad());
@@ -110,7 +103,7 @@ export class LoadSession {
       load();
     } catch (error) {
       if (error instanceof StateRefused) throw error;
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = reasonOf(error);
       throw new StateRefused(`${quoted(what)} can't be loaded: ${reason}`, { cause: error });
     }
   }

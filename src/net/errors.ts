@@ -5,11 +5,7 @@ import { PosixError } from '../posix/index.ts';
 /** A network port that can't be made or used as asked. */
 export class NetError extends CompanionError {
   constructor(message: string, hint?: string, cause?: unknown) {
-    super('VC_NET', message, {
-      errno: errno.EINVAL,
-      ...(hint === undefined ? {} : { hint }),
-      ...(cause === undefined ? {} : { cause }),
-    });
+    super('VC_NET', message, { errno: errno.EINVAL, hint, cause });
   }
 }
 

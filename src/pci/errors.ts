@@ -3,7 +3,7 @@ import { CompanionError, errno } from '../errors.ts';
 /** A `PciDescription` that no PCI function can have; the message names the field. */
 export class PciDescriptionError extends CompanionError {
   constructor(message: string, hint?: string) {
-    super('VC_PCI_DESCRIPTION', message, { errno: errno.EINVAL, ...(hint === undefined ? {} : { hint }) });
+    super('VC_PCI_DESCRIPTION', message, { errno: errno.EINVAL, hint });
   }
 }
 

@@ -9,7 +9,7 @@ export class PosixError extends CompanionError {
   constructor(call: string, errnoValue: number, hint?: string) {
     super('VC_POSIX', `${call}: ${names.get(errnoValue) ?? `errno ${errnoValue}`}`, {
       errno: errnoValue,
-      ...(hint === undefined ? {} : { hint }),
+      hint,
     });
   }
 }

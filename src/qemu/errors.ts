@@ -18,30 +18,20 @@ export class QmpError extends CompanionError {
 /** The monitor connection is gone, was never there, or spoke something else than QMP. */
 export class QmpConnectionError extends CompanionError {
   constructor(message: string, hint?: string, cause?: unknown) {
-    super('VC_QMP_LOST', message, {
-      errno: errno.ECONNRESET,
-      ...(hint === undefined ? {} : { hint }),
-      ...(cause === undefined ? {} : { cause }),
-    });
+    super('VC_QMP_LOST', message, { errno: errno.ECONNRESET, hint, cause });
   }
 }
 
 /** Something did not happen in its time. */
 export class DeadlineError extends CompanionError {
   constructor(what: string, timeoutMs: number, hint?: string) {
-    super('VC_DEADLINE', `${what}: nothing within ${timeoutMs} ms`, {
-      errno: errno.ETIMEDOUT,
-      ...(hint === undefined ? {} : { hint }),
-    });
+    super('VC_DEADLINE', `${what}: nothing within ${timeoutMs} ms`, { errno: errno.ETIMEDOUT, hint });
   }
 }
 
 /** A process that we started ended before it was ready, or could not be started. */
 export class LaunchError extends CompanionError {
   constructor(message: string, hint?: string, cause?: unknown) {
-    super('VC_LAUNCH', message, {
-      ...(hint === undefined ? {} : { hint }),
-      ...(cause === undefined ? {} : { cause }),
-    });
+    super('VC_LAUNCH', message, { hint, cause });
   }
 }

@@ -66,8 +66,8 @@ export class ManagedProcess {
       if (file === undefined) throw new LaunchError('no program to start');
       const child = spawn(file, args, {
         stdio: ['ignore', options.onLine === undefined ? log : 'pipe', log],
-        ...(options.env === undefined ? {} : { env: options.env }),
-        ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+        env: options.env,
+        cwd: options.cwd,
       });
       if (options.onLine !== undefined && child.stdout !== null) splitLines(child.stdout, options.onLine);
       const started = new Promise<void>((resolve, reject) => {

@@ -3,7 +3,7 @@
  * HMP lines, events with their data and QEMU's time stamps.
  */
 import { EventEmitter } from 'node:events';
-import { notOursHint } from '../errors.ts';
+import { notOursHint, reasonOf } from '../errors.ts';
 import { startTimer } from '../start-timer.ts';
 import { DeadlineError, QmpConnectionError, QmpError } from './errors.ts';
 import { ForeignClock } from './foreign-clock.ts';
@@ -127,6 +127,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
   readonly #clock = new ForeignClock();
   #version: QmpVersion = { major: 0, minor: 0, micro: 0, package: '' };
   #events = 0;
+  /** Why the session ended; undefined while it lives or after our own `close()`. */
   #lost: QmpConnectionError | undefined;
   #closing = false;
   readonly #ended: Promise<void>;
@@ -168,7 +169,7 @@ export class Qmp extends EventEmitter<QmpEvents> {
         },
       });
       const failed = (error: unknown): void => {
-        const reason = error instanceof Error ? error.message : String(error);
+        const reason = reasonOf(error);
         const message = `can't connect to QMP at ${qmp.address}: ${reason}`;
         const { code } = error as NodeJS.ErrnoException;
         fail(new QmpConnectionError(message, connectHints[code ?? ''], error));
@@ -208,11 +209,6 @@ export class Qmp extends EventEmitter<QmpEvents> {
   /** Sequence number of the last event; give it to `waitFor({ after })` before a command that causes one. */
   get lastEvent(): number {
     return this.#events;
-  }
-
-  /** Why the session ended; undefined while it lives or after our own `close()`. */
-  get lost(): QmpConnectionError | undefined {
-    return this.#lost;
   }
 
   get open(): boolean {

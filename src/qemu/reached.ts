@@ -11,11 +11,10 @@ export async function reached<T>(what: string, connecting: Promise<T>, wayOut?: 
     return await connecting;
   } catch (error) {
     if (!(error instanceof CompanionError)) throw error;
-    const hint = error.hint ?? wayOut;
     throw new CompanionError(error.code, `${what}: ${error.message}`, {
       errno: error.errno,
       cause: error,
-      ...(hint === undefined ? {} : { hint }),
+      hint: error.hint ?? wayOut,
     });
   }
 }

@@ -15,13 +15,13 @@ export interface ServedDeviceOptions {
   /** Folder for sockets and log; left out: a temporary one, removed by `close()`. */
   readonly folder?: string;
   /** Options of the model (`--set`). */
-  readonly set?: Readonly<Record<string, string | number | boolean>>;
+  readonly set?: Readonly<Record<string, string | number | boolean>> | undefined;
   /** Start held: for the destination of a migration. */
   readonly held?: boolean;
   /** Another version of `vfio-companion` to run (its main.js); default this one. */
-  readonly program?: string;
+  readonly program?: string | undefined;
   /** Further arguments of `serve`. */
-  readonly args?: readonly string[];
+  readonly args?: readonly string[] | undefined;
   /** Environment variables beside our own. */
   readonly env?: Readonly<Record<string, string>>;
   /** Deadline for its ready line; default 30 s. */

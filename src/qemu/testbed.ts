@@ -247,9 +247,9 @@ async function startSide(
           name: id,
           folder: own,
           held: incoming,
-          ...(set === undefined ? {} : { set }),
-          ...(args === undefined ? {} : { args }),
-          ...(program === undefined ? {} : { program }),
+          set,
+          args,
+          program,
         });
         started.push(server);
         servers.set(id, server);
@@ -259,8 +259,8 @@ async function startSide(
     const devices = options.devices.map(({ id, bus, addr }) => ({
       id,
       socket: servers.get(id)?.socket ?? '',
-      ...(bus === undefined ? {} : { bus }),
-      ...(addr === undefined ? {} : { addr }),
+      bus,
+      addr,
     }));
     const description: VmDescription = {
       ...options.vm,

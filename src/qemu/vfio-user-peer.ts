@@ -128,10 +128,9 @@ function parseResults(name: string, value: unknown, count: number): DmaResult[] 
 
 /** Connects to the migration socket at `path`; default deadlines, ms, are those of `AsyncVfioUserClient`. */
 export async function connectPeer(path: string, timeouts: Partial<PeerTimeouts> = {}): Promise<DevicePeer> {
-  const { connect, command } = timeouts;
   const client = await AsyncVfioUserClient.connect(path, {
-    ...(connect !== undefined && { connectTimeoutMs: connect }),
-    ...(command !== undefined && { timeoutMs: command }),
+    connectTimeoutMs: timeouts.connect,
+    timeoutMs: timeouts.command,
   });
   if (!client.server.companion) {
     client.close();

@@ -6,9 +6,9 @@ export interface VfioUserDevice {
   /** The device server's socket. */
   readonly socket: string;
   /** Bus to sit on (the id of a root port); default the machine's root bus. */
-  readonly bus?: string;
+  readonly bus?: string | undefined;
   /** Slot[.function] in hex, as QEMU's `addr`; must be the same on both sides of a migration. */
-  readonly addr?: string;
+  readonly addr?: string | undefined;
   /** Further properties of `vfio-user-pci`. */
   readonly properties?: Readonly<Record<string, unknown>>;
 }
@@ -66,8 +66,8 @@ export function deviceArgument(device: VfioUserDevice): string {
     driver: 'vfio-user-pci',
     id: device.id,
     socket: { type: 'unix', path: device.socket },
-    ...(device.bus === undefined ? {} : { bus: device.bus }),
-    ...(device.addr === undefined ? {} : { addr: device.addr }),
+    bus: device.bus,
+    addr: device.addr,
     ...device.properties,
   });
 }

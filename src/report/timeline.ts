@@ -38,12 +38,12 @@ export class Timeline {
   }
 
   /** Runs `work` and notes how long it took. */
-  async span<T>(part: BlackoutPart, work: () => Promise<T>, device?: string): Promise<T> {
+  async span<T>(part: BlackoutPart, work: () => Promise<T>): Promise<T> {
     const start = Timeline.now();
     try {
       return await work();
     } finally {
-      this.add(part, start, Timeline.now(), device === undefined ? {} : { device });
+      this.add(part, start, Timeline.now());
     }
   }
 

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { constants, fstatSync, type Stats } from 'node:fs';
 import { access, lstat, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { CompanionError } from '../errors.ts';
+import { CompanionError, reasonOf } from '../errors.ts';
 
 /** What a full disk, a used-up quota, a limit on files, or a broken disk comes to. */
 const full: readonly unknown[] = ['ENOSPC', 'EDQUOT', 'EFBIG', 'EIO'];
@@ -15,7 +15,7 @@ export async function writeWhole(path: string, text: string): Promise<void> {
   try {
     await writeTo(path, text);
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = reasonOf(error);
     throw new CompanionError('VC_REPORT', `the report can't be written to ${path}: ${reason}`, {
       hint: 'the migration itself is not affected; give it another place, with room',
       cause: error,

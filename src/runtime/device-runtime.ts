@@ -1,6 +1,7 @@
 import type { DeviceMigration } from '../device/migration.ts';
 import type { Device, DeviceModel, OptionTable } from '../device/model.ts';
 import { createDirtyLog, type DirtyScopeName, type DirtyTracker, GuestMemoryMap } from '../dma/index.ts';
+import type { DmaMapRequest } from '../dma/types.ts';
 import { errno, RequestError } from '../errors.ts';
 import { limitedLogger } from '../limited-logger.ts';
 import type { Logger } from '../log.ts';
@@ -289,7 +290,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
     this.#regions.write(index, offset, count, source, at);
   }
 
-  dmaMap(region: { iova: number; size: number; prot: number; fd?: number; fdOffset: number }): void {
+  dmaMap(region: DmaMapRequest): void {
     try {
       this.memory.map(region);
     } catch (error) {

@@ -262,7 +262,7 @@ export class PrivateApt {
     return await execa('apt-get', ['-q', ...args], {
       reject: false,
       env: { APT_CONFIG: join(this.#root, 'apt.conf'), LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' },
-      ...(cwd === undefined ? {} : { cwd }),
+      ...(cwd !== undefined && { cwd }),
     });
   }
 }

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import koffi, { type LibraryHandle } from 'koffi';
+import { reasonOf } from '../errors.ts';
 
 /**
  * Looks at a `libvfio-user.so` before anything in it is called.
@@ -59,7 +60,7 @@ export function libraryFault(path: string): string | undefined {
   try {
     library = koffi.load(path);
   } catch (error) {
-    return `cannot be loaded (${error instanceof Error ? error.message : String(error)})`;
+    return `cannot be loaded (${reasonOf(error)})`;
   }
   const missing = requiredSymbols.find((name) => !has(library, name));
   if (missing !== undefined) return `has no symbol ${missing}`;

@@ -1,6 +1,7 @@
 import { chmodSync, cpSync, existsSync, mkdirSync, rmSync, symlinkSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { execa } from 'execa';
+import { reasonOf } from '../errors.ts';
 import { type PackageFile, PrivateApt } from './apt.ts';
 import type { PackageSet, ReleaseName } from './catalog.ts';
 import { SetupError } from './errors.ts';
@@ -178,7 +179,7 @@ async function compile(compiler: string, source: string, tools: string, out: str
     try {
       await execa(compiler, [...common, ...includes, ...job, join(out, jsonC), ...runpath]);
     } catch (cause) {
-      const stderr = cause instanceof Error ? cause.message : String(cause);
+      const stderr = reasonOf(cause);
       const line =
         stderr.split('\n').find((text) => /error|cannot find|No such file/i.test(text)) ?? 'no message';
       throw new SetupError(

@@ -1,4 +1,4 @@
-import type { DirtySink, MessageDma } from '../dma/types.ts';
+import type { DirtySink, DmaMapRequest, MessageDma } from '../dma/types.ts';
 
 /** `VFIO_REGION_INFO_FLAG_*` (vfio.h). */
 export const regionFlags = { read: 1, write: 2, mmap: 4, caps: 8 } as const;
@@ -127,7 +127,7 @@ export interface ServedDevice {
   checkRegionWrite(index: number, offset: number, count: number): void;
   regionWrite(index: number, offset: number, count: number, source: Buffer, at: number): void;
   /** Takes the descriptor (if any). Throws EEXIST/EINVAL and leaves the descriptor to the caller then. */
-  dmaMap(region: { iova: number; size: number; prot: number; fd?: number; fdOffset: number }): void;
+  dmaMap(region: DmaMapRequest): void;
   /** All mappings in the range, none of which may be cut; throws ENOENT. The range may end above 2^53, where nothing is. */
   dmaUnmap(iova: number, size: number): void;
   dmaUnmapAll(): void;

@@ -11,15 +11,15 @@ export interface ServerOptions {
   readonly path?: string;
   readonly log: Logger;
   /** DMA messages in flight; default 64. */
-  readonly dmaWindow?: number;
+  readonly dmaWindow?: number | undefined;
   /** Single-byte writes in flight; default 256. */
-  readonly dmaBatchWindow?: number;
+  readonly dmaBatchWindow?: number | undefined;
   /** How long a DMA reply may take; default 5000 ms, as long as QEMU itself waits for one. */
-  readonly dmaTimeoutMs?: number;
+  readonly dmaTimeoutMs?: number | undefined;
   /** How long a client may take to send VERSION; default 10,000 ms. */
-  readonly negotiationTimeoutMs?: number;
+  readonly negotiationTimeoutMs?: number | undefined;
   /** Called while a DMA reply is waited for: lets a test run its client on the same thread. */
-  readonly whileWaiting?: () => void;
+  readonly whileWaiting?: (() => void) | undefined;
   /** A client has gone, after `device.detach()`. */
   readonly onClientGone?: () => void;
 }

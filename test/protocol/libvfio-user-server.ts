@@ -15,17 +15,8 @@ export function throughLibrary(library: LibvfioUser): CreateServer {
   return ({ reactor, device, log, whileWaiting, ...options }) => {
     const { dmaWindow, dmaBatchWindow, dmaTimeoutMs, negotiationTimeoutMs, messagePatienceMs = 20 } = options;
     return new LibvfioUserServer({
-      library,
-      reactor,
-      device,
-      log,
-      socketTimeoutMs: 100,
-      messagePatienceMs,
-      ...(whileWaiting !== undefined && { whileWaiting }),
-      ...(dmaWindow !== undefined && { dmaWindow }),
-      ...(dmaBatchWindow !== undefined && { dmaBatchWindow }),
-      ...(dmaTimeoutMs !== undefined && { dmaTimeoutMs }),
-      ...(negotiationTimeoutMs !== undefined && { negotiationTimeoutMs }),
+      ...{ library, reactor, device, log, socketTimeoutMs: 100, messagePatienceMs },
+      ...{ whileWaiting, dmaWindow, dmaBatchWindow, dmaTimeoutMs, negotiationTimeoutMs },
     });
   };
 }

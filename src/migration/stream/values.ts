@@ -1,5 +1,5 @@
 import { Packr } from 'msgpackr';
-import { CompanionError, StateRefused } from '../../errors.ts';
+import { CompanionError, reasonOf, StateRefused } from '../../errors.ts';
 import { checkMsgpack, plainMsgpack, unpackPlain } from '../../msgpack.ts';
 import { limits } from './format.ts';
 import { quoted } from './header.ts';
@@ -18,11 +18,10 @@ export function packValue(value: unknown, where: string): Buffer {
     bytes = packr.pack(value);
     checkMsgpack(bytes);
   } catch (error) {
-    throw new CompanionError(
-      'VC_STATE_UNSAVABLE',
-      `section "${where}" can't be saved: ${error instanceof Error ? error.message : String(error)}`,
-      { cause: error, hint: 'Save plain objects, arrays, numbers, strings and byte arrays.' },
-    );
+    throw new CompanionError('VC_STATE_UNSAVABLE', `section "${where}" can't be saved: ${reasonOf(error)}`, {
+      cause: error,
+      hint: 'Save plain objects, arrays, numbers, strings and byte arrays.',
+    });
   }
   if (bytes.length > limits.payload) {
     throw new CompanionError(
@@ -39,9 +38,8 @@ export function unpackValue(bytes: Uint8Array, where: string): unknown {
   try {
     return unpackPlain(bytes);
   } catch (error) {
-    throw new StateRefused(
-      `section ${quoted(where)} is no readable value: ${error instanceof Error ? error.message : String(error)}`,
-      { cause: error },
-    );
+    throw new StateRefused(`section ${quoted(where)} is no readable value: ${reasonOf(error)}`, {
+      cause: error,
+    });
   }
 }

@@ -1,7 +1,7 @@
 /** The files of a saved VM: written by a device server or QEMU, looked at again, and given back. */
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
-import { CompanionError, notOursHint } from '../../errors.ts';
+import { CompanionError, notOursHint, reasonOf } from '../../errors.ts';
 import { crc32 } from '../../migration/stream/crc32.ts';
 import { nextData } from '../../posix/index.ts';
 import type { DevicePeer } from '../device-peer.ts';
@@ -20,7 +20,7 @@ const copiedHint = 'was the folder copied whole?';
 /** The error of a file that can't be written. */
 export function notWritten(path: string, cause: unknown): CompanionError {
   const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = reasonOf(cause);
   return new CompanionError('VC_SAVE', `${path} can't be written: ${reason}`, {
     cause,
     hint: full.includes(code) ? 'save it where there is more room' : 'save it where you may write',

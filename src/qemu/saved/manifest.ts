@@ -104,7 +104,7 @@ export async function readManifest(folder: string): Promise<SavedVm> {
 function noSavedVm(folder: string, why: string, cause?: unknown): CompanionError {
   return new CompanionError('VC_SAVED_VM', `there is no saved VM in ${folder}: ${why}`, {
     hint: 'give the folder that `save` was given',
-    ...(cause === undefined ? {} : { cause }),
+    cause,
   });
 }
 

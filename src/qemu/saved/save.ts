@@ -4,7 +4,7 @@
  */
 import { mkdtemp, open, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { CompanionError } from '../../errors.ts';
+import { CompanionError, reasonOf } from '../../errors.ts';
 import { type Logger, silentLogger } from '../../log.ts';
 import { ConfigPorts } from '../config-ports.ts';
 import { QmpConnectionError } from '../errors.ts';
@@ -154,8 +154,7 @@ class Saving {
     const troubles: string[] = [];
     const attempt = async (what: string, work: Promise<unknown> | undefined): Promise<void> => {
       await work?.catch((error: unknown) => {
-        if (!(error instanceof QmpConnectionError))
-          troubles.push(`${what}: ${error instanceof Error ? error.message : String(error)}`);
+        if (!(error instanceof QmpConnectionError)) troubles.push(`${what}: ${reasonOf(error)}`);
       });
     };
     const qemu = this.#unfenced;

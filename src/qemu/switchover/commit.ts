@@ -1,5 +1,5 @@
 /** Step 8: `cont` at the destination, the commit point; and what follows it. */
-import { CompanionError } from '../../errors.ts';
+import { CompanionError, reasonOf } from '../../errors.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { DeadlineError, QmpError } from '../errors.ts';
 import type { QmpEvent } from '../qmp.ts';
@@ -32,7 +32,7 @@ export async function commit(run: Run): Promise<void> {
   if (failed.length > 0)
     throw new CompanionError(
       'VC_RELEASE',
-      `device ${failed.map(({ id }) => id).join(', ')} could not be released at the destination (${reason instanceof Error ? reason.message : String(reason)})`,
+      `device ${failed.map(({ id }) => id).join(', ')} could not be released at the destination (${reasonOf(reason)})`,
     );
 }
 
@@ -112,8 +112,6 @@ async function noteResume(run: Run, after: number): Promise<void> {
     });
     run.resumeUs = resumed.localUs;
   } catch (error) {
-    run.warn(
-      `no RESUME event of the destination (${error instanceof Error ? error.message : String(error)})`,
-    );
+    run.warn(`no RESUME event of the destination (${reasonOf(error)})`);
   }
 }

@@ -1,5 +1,5 @@
 /** The companion switchover from its first connection to its report. */
-import { CompanionError } from '../../errors.ts';
+import { CompanionError, reasonOf } from '../../errors.ts';
 import type { DeviceReport, MigrationReport, Outcome } from '../../report/types.ts';
 import type { QmpSession } from '../qmp.ts';
 import { check } from './check.ts';
@@ -75,8 +75,7 @@ async function steps(run: Run): Promise<void> {
 
 function asCompanionError(error: unknown): CompanionError {
   if (error instanceof CompanionError) return error;
-  const message = error instanceof Error ? error.message : String(error);
-  return new CompanionError('VC_INTERNAL', message, { cause: error });
+  return new CompanionError('VC_INTERNAL', reasonOf(error), { cause: error });
 }
 
 /** What is behind a failure: a guest that has ended, or QEMU's own reason for that of its migration. */
@@ -87,9 +86,7 @@ async function explained(run: Run, cause: CompanionError): Promise<CompanionErro
   const state = await run.unfenced.execute('query-migrate').catch(() => undefined);
   const reason = textAt(state, 'error-desc');
   const { code, message, hint } = cause;
-  return reason === ''
-    ? cause
-    : new CompanionError(code, `${message} (${reason})`, { cause, ...(hint === undefined ? {} : { hint }) });
+  return reason === '' ? cause : new CompanionError(code, `${message} (${reason})`, { cause, hint });
 }
 
 function version(qmp: QmpSession): string {
@@ -143,7 +140,7 @@ function reportOf(
         : {
             code: cause.code,
             message: cause.message,
-            ...(hint === undefined ? {} : { hint }),
+            ...(hint !== undefined && { hint }),
             phase,
           },
     warnings: run.warnings,

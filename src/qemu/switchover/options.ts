@@ -30,7 +30,7 @@ export interface MigrateOptions {
   /** Where RAM travels: "unix:/path" or "tcp:host:port". */
   readonly uri: string;
   /** Where the destination listens, when that is written differently ("tcp:0.0.0.0:4444"); default `uri`. */
-  readonly listenUri?: string;
+  readonly listenUri?: string | undefined;
   /** Every vfio-user device of the VM; one that is left out would be lost, so that is refused. */
   readonly devices: readonly MigratedDevice[];
   /** Longest blackout to aim at, ms; default 300. */
@@ -45,7 +45,7 @@ export interface MigrateOptions {
   /** Parameters for both QEMUs, as `{ 'multifd-channels': 4 }`. */
   readonly parameters?: Readonly<Record<string, unknown>>;
   /** Bytes a second for RAM; default: as QEMU is set. */
-  readonly maxBandwidth?: number;
+  readonly maxBandwidth?: number | undefined;
   /** What is compared before the guest resumes; each lengthens the blackout. */
   readonly verify?: { readonly ram?: boolean; readonly state?: boolean; readonly config?: boolean };
   /** Marking of the pages that devices wrote. Off only to show that the RAM proof notices. */
@@ -55,7 +55,7 @@ export interface MigrateOptions {
   /** Cancels, up to the commit point. */
   readonly signal?: AbortSignal;
   readonly log?: Logger;
-  readonly onProgress?: (progress: Progress) => void;
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
   /** Called at the start of each phase; the migration waits for it. For tests that inject faults. */
   readonly onPhase?: (phase: Phase) => Promise<void> | void;
   /** Deadlines, ms. */
@@ -106,11 +106,10 @@ export class MigrationFailed extends CompanionError {
       lost: 'the guest is lost',
       unknown: 'where the guest runs is unknown',
     };
-    const hint = hintOf(cause, outcome);
     super(cause.code, `${cause.message}; ${where[outcome]}`, {
       errno: cause.errno,
       cause,
-      ...(hint === undefined ? {} : { hint }),
+      hint: hintOf(cause, outcome),
     });
     this.outcome = outcome;
     this.report = report;

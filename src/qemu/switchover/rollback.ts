@@ -2,7 +2,9 @@
  * What is done when a migration fails before the commit point: the guest runs at the source again, and the
  * destination never will. Nothing in here may hang, and nothing may stop the rest.
  */
+
 import { setTimeout as delay } from 'node:timers/promises';
+import { reasonOf } from '../../errors.ts';
 import type { Outcome } from '../../report/types.ts';
 import { within } from '../deadline.ts';
 import { DeadlineError, QmpConnectionError } from '../errors.ts';
@@ -146,7 +148,7 @@ async function resumeSource(run: Run): Promise<Outcome> {
     return 'unknown';
   } catch (error) {
     if (!source.open) return goneSource(run);
-    run.warn(`the source QEMU does not answer: ${error instanceof Error ? error.message : String(error)}`);
+    run.warn(`the source QEMU does not answer: ${reasonOf(error)}`);
     return error instanceof DeadlineError ? 'unknown' : 'source';
   }
 }

@@ -250,10 +250,7 @@ export class Run {
 
 /** A migration refused or given up, with the way out. */
 export function refusal(code: string, message: string, hint?: string): CompanionError {
-  return new CompanionError(code, message, {
-    errno: errno.EOPNOTSUPP,
-    ...(hint === undefined ? {} : { hint }),
-  });
+  return new CompanionError(code, message, { errno: errno.EOPNOTSUPP, hint });
 }
 
 /** An own property of an answer of QEMU. */

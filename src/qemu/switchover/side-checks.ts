@@ -172,7 +172,7 @@ export async function checkAddresses(
     });
     if (!other) return;
     if (look === addressLooks) throw otherServer(source, id, 'source');
-    await delay(addressPauseMs, undefined, signal === undefined ? {} : { signal });
+    await delay(addressPauseMs, undefined, { signal });
   }
 }
 

@@ -119,8 +119,7 @@ export class DeviceAdapter implements ContextHandlers {
     const fd = mapped ? offered?.fd : undefined;
     if (mapped && fd === undefined)
       this.#log.warn({ iova, length }, 'a mapped DMA region came without a file');
-    const region = { iova, size: length, prot, fdOffset: offered?.fdOffset ?? 0 };
-    this.#device.dmaMap(fd === undefined ? region : { ...region, fd });
+    this.#device.dmaMap({ iova, size: length, prot, fd, fdOffset: offered?.fdOffset ?? 0 });
     if (offered !== undefined && fd !== undefined) offered.fd = undefined;
   }
 

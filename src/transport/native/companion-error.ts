@@ -1,4 +1,4 @@
-import { CompanionError } from '../../errors.ts';
+import { CompanionError, reasonOf } from '../../errors.ts';
 import { packPlain } from '../../msgpack.ts';
 
 /**
@@ -10,6 +10,6 @@ export function describeError(error: unknown): Buffer {
     const { code, message, hint } = error;
     return packPlain(hint === undefined ? { code, message } : { code, message, hint });
   }
-  const message = error instanceof Error ? error.message : String(error);
+  const message = reasonOf(error);
   return packPlain({ code: 'VC_DEVICE_FAILED', message: `the device failed: ${message}` });
 }

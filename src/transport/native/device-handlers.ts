@@ -168,7 +168,7 @@ const dmaMap = handler(messages.DMA_MAP, onDevice, ({ device }, { value, fds }) 
   if (!Number.isSafeInteger(addr + size)) refuse('DMA_MAP: the region ends above 2^53');
   if (!Number.isSafeInteger(offset + size)) refuse('DMA_MAP: the file offset ends above 2^53');
   const prot = flags & (dmaMapFlags.read | dmaMapFlags.write);
-  device.dmaMap({ iova: addr, size, prot, fdOffset: offset, ...(fd === undefined ? {} : { fd }) });
+  device.dmaMap({ iova: addr, size, prot, fd, fdOffset: offset });
   return { value: {} };
 });
 

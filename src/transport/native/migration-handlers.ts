@@ -1,4 +1,4 @@
-import { errno, RequestError } from '../../errors.ts';
+import { errno, RequestError, reasonOf } from '../../errors.ts';
 import { packPlain, unpackPlain } from '../../msgpack.ts';
 import { messages } from '../../vfio-user/messages.ts';
 import * as s from '../../vfio-user/structs.ts';
@@ -86,7 +86,7 @@ const companion = handler(
     try {
       request = unpackPlain(data);
     } catch (cause) {
-      const reason = cause instanceof Error ? cause.message : String(cause);
+      const reason = reasonOf(cause);
       throw new RequestError(errno.EINVAL, `COMPANION: the payload is not plain msgpack: ${reason}`, {
         cause,
       });

@@ -14,9 +14,9 @@ import { finish } from './reply.ts';
 export interface AsyncClientOptions {
   readonly capabilities?: Partial<OfferedCapabilities>;
   /** How long each reply may take, unless the request says otherwise; default 10,000 ms. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /** How long connecting and negotiating may take; default as above. */
-  readonly connectTimeoutMs?: number;
+  readonly connectTimeoutMs?: number | undefined;
 }
 
 interface Waiting {

@@ -173,7 +173,7 @@ export function setIrqs(request: IrqRequest): Operation<void> {
     messages.DEVICE_SET_IRQS,
     { argsz, flags: kind | actionFlag[action], index, start, count },
     () => undefined,
-    { ...(data === undefined ? {} : { data }), ...(eventfds === undefined ? {} : { fds: eventfds }) },
+    { data, fds: eventfds },
   );
 }
 

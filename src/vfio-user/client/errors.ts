@@ -3,23 +3,23 @@ import { unpackPlain } from '../../msgpack.ts';
 import { command as vfioUserCommand } from '../constants.ts';
 import { commandName } from '../messages.ts';
 
+/** What a server says of an error, where it has negotiated `vfio_companion`. */
+interface PeerErrorDetail {
+  readonly code?: string | undefined;
+  readonly message?: string | undefined;
+  readonly hint?: string | undefined;
+}
+
 /** The server answered a request with an error. `code`, message and hint are the server's where it sends them. */
 export class PeerError extends CompanionError {
   /** Name of the command that was refused. */
   readonly command: string;
 
-  constructor(
-    command: string,
-    errnoValue: number,
-    detail?: { code?: string; message?: string; hint?: string },
-  ) {
+  constructor(command: string, errnoValue: number, detail: PeerErrorDetail = {}) {
     const taken = command === commandName(vfioUserCommand.VERSION) && errnoValue === errno.EBUSY;
     const why = taken ? 'it serves another client already' : errnoName(errnoValue);
-    const message = detail?.message ?? `the server refused ${command}: ${why}`;
-    super(detail?.code ?? 'VC_PEER_REFUSED', message, {
-      errno: errnoValue,
-      ...(detail?.hint === undefined ? {} : { hint: detail.hint }),
-    });
+    const message = detail.message ?? `the server refused ${command}: ${why}`;
+    super(detail.code ?? 'VC_PEER_REFUSED', message, { errno: errnoValue, hint: detail.hint });
     this.command = command;
   }
 }
@@ -36,11 +36,7 @@ export class ConnectionError extends CompanionError {
   constructor(errnoValue: number, message: string, cause?: unknown, hint?: string) {
     const refused = cause instanceof Error && 'code' in cause && cause.code === 'EACCES';
     const wayOut = refused ? notOursHint : hint;
-    super('VC_CONNECTION', message, {
-      errno: errnoValue,
-      ...(wayOut === undefined ? {} : { hint: wayOut }),
-      ...(cause === undefined ? {} : { cause }),
-    });
+    super('VC_CONNECTION', message, { errno: errnoValue, hint: wayOut, cause });
   }
 }
 
@@ -65,12 +61,9 @@ export function peerError(command: string, errnoValue: number, payload: Buffer):
   }
   if (typeof decoded !== 'object' || decoded === null) return new PeerError(command, value);
   const from = decoded as Record<string, unknown>;
-  const code = text(from, 'code');
-  const message = text(from, 'message');
-  const hint = text(from, 'hint');
   return new PeerError(command, value, {
-    ...(code === undefined ? {} : { code }),
-    ...(message === undefined ? {} : { message }),
-    ...(hint === undefined ? {} : { hint }),
+    code: text(from, 'code'),
+    message: text(from, 'message'),
+    hint: text(from, 'hint'),
   });
 }

@@ -26,7 +26,7 @@ export function operation<Q extends FieldTable, R extends FieldTable, T>(
   spec: MessageSpec<Q, R>,
   value: StructValue<Q>,
   parse: (reply: ReplyMessage<R>) => T,
-  extra: { data?: Uint8Array; fds?: readonly number[] } = {},
+  extra: { data?: Uint8Array | undefined; fds?: readonly number[] | undefined } = {},
 ): Operation<T> {
   return {
     spec: spec as unknown as MessageSpec,
