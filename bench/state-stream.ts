@@ -44,7 +44,7 @@ function controller(received = { bytes: 0 }): MigrationController {
     model: { name: 'bench', stateVersion: 1 },
     device: device(received),
     framework: [],
-    hooks: { quiesce: nothing, stop: nothing, start: nothing, resume: nothing, failed: nothing },
+    hooks: { quiesce: nothing, stop: nothing, resume: nothing, failed: nothing },
     dirtyLog: createDirtyLog({ scope: 'precise', memory: { regions: () => [] }, attach: nothing }),
     log: silentLogger,
   });

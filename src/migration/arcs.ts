@@ -102,11 +102,3 @@ export function pathBetween(
   }
   return undefined;
 }
-
-/** First step of the walk (`vfio_mig_get_next_state`); ERROR when there is none. */
-export function nextState(features: FeatureSet, from: MigrationState, to: MigrationState): MigrationState {
-  const path = pathBetween(features, from, to);
-  const first = path?.[0];
-  if (path === undefined) return s.ERROR;
-  return first === undefined ? to : arcTable[first][1];
-}

@@ -19,8 +19,6 @@ export interface MigrationHooks {
   quiesce(): void;
   /** RUNNING_P2P → STOP: nothing changes by itself any more, and nothing from outside changes it. */
   stop(): void;
-  /** STOP → RUNNING_P2P: answers others again. */
-  start(): void;
   /** RUNNING_P2P → RUNNING. */
   resume(): void;
   /** The device is in ERROR; only a reset helps. */
@@ -77,10 +75,6 @@ export class MigrationController implements ServedMigration {
       onError: (error) => this.#onError(error),
       onEnter: (state, from) => this.#log.debug(`migration: ${stateName(from)} → ${stateName(state)}`),
     });
-  }
-
-  get features(): FeatureSet {
-    return this.#machine.features;
   }
 
   get flags(): number {
@@ -176,17 +170,17 @@ export class MigrationController implements ServedMigration {
   }
 
   #handlers(): ArcHandlers {
-    const { quiesce, stop, start, resume } = this.#bound();
+    const quiesce = () => this.#hooks.quiesce();
+    const stop = () => this.#hooks.stop();
+    const resume = () => this.#hooks.resume();
     return {
       RUNNING_RUNNING_P2P: quiesce,
       RUNNING_P2P_RUNNING: resume,
       RUNNING_P2P_STOP: stop,
-      STOP_RUNNING_P2P: start,
+      // It answers others again by itself.
+      STOP_RUNNING_P2P: () => {},
       RUNNING_STOP: () => this.#stopAll(),
-      STOP_RUNNING: () => {
-        start();
-        resume();
-      },
+      STOP_RUNNING: resume,
       RUNNING_PRE_COPY: () => this.#openSave(true),
       RUNNING_P2P_PRE_COPY_P2P: () => this.#openSave(true),
       PRE_COPY_RUNNING: () => this.#closeSessions(),
@@ -204,15 +198,6 @@ export class MigrationController implements ServedMigration {
         this.#load?.finish();
         this.#load = undefined;
       },
-    };
-  }
-
-  #bound() {
-    return {
-      quiesce: () => this.#hooks.quiesce(),
-      stop: () => this.#hooks.stop(),
-      start: () => this.#hooks.start(),
-      resume: () => this.#hooks.resume(),
     };
   }
 
@@ -247,10 +232,8 @@ export class MigrationController implements ServedMigration {
 
   #onReset(): void {
     const { state } = this.#machine;
-    const quiet = state === s.RUNNING_P2P || state === s.PRE_COPY_P2P;
     const running = state === s.RUNNING || state === s.PRE_COPY;
     this.#attempt('ending the session', () => this.#closeSessions());
-    if (!quiet && !running) this.#attempt('starting', () => this.#hooks.start());
     if (!running) this.#attempt('resuming', () => this.#hooks.resume());
   }
 

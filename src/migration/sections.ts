@@ -14,8 +14,6 @@ export interface FrameworkSection {
    * `endLoad`. `value` is hostile until checked; `version` is that of the framework which saved it.
    */
   load(value: unknown, version: number): void;
-  /** A state without this section loads (it is newer than some states); otherwise it is refused. */
-  readonly optional?: boolean;
 }
 
 /** The parts of a model that matter to its saved state. */

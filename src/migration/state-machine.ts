@@ -34,6 +34,7 @@ export class StateMachine {
   readonly flags: number;
   readonly #options: StateMachineOptions;
   #state: MigrationState = migrationState.RUNNING;
+  /** The arc, read or write that is running, for messages. */
   #running: string | undefined;
   #resetWanted = false;
   #resets = 0;
@@ -48,11 +49,6 @@ export class StateMachine {
 
   get state(): MigrationState {
     return this.#state;
-  }
-
-  /** What is running (an arc, a read …), or undefined: for assertions and messages. */
-  get running(): string | undefined {
-    return this.#running;
   }
 
   /**
@@ -79,7 +75,7 @@ export class StateMachine {
         try {
           handler();
         } catch (error) {
-          if (before === migrationState.RESUMING) this.#toError(error);
+          if (before === migrationState.RESUMING) this.fail(error);
           throw error;
         }
         this.#enter(arcTable[name][1]);
@@ -117,7 +113,8 @@ export class StateMachine {
 
   /** ERROR, because of `error`; for failures outside an arc (a chunk that can't be loaded). */
   fail(error: unknown): void {
-    this.#toError(error);
+    this.#enter(migrationState.ERROR);
+    this.#options.onError(error);
   }
 
   #reset(): void {
@@ -125,11 +122,6 @@ export class StateMachine {
     this.#resets++;
     this.#options.onReset();
     this.#enter(migrationState.RUNNING);
-  }
-
-  #toError(error: unknown): void {
-    this.#enter(migrationState.ERROR);
-    this.#options.onError(error);
   }
 
   #enter(state: MigrationState): void {

@@ -184,11 +184,6 @@ export class ConfigSpace {
     return { ...layout, base, decoded, address: decoded && isAssigned(layout, base) ? base : undefined };
   }
 
-  /** Where the guest reaches a BAR now; undefined when it does not. */
-  barAddress(index: BarIndex): number | undefined {
-    return this.bar(index)?.address;
-  }
-
   /** Interrupt Status of the status register: the level of INTx, whether it is disabled or not. */
   setInterruptStatus(on: boolean): void {
     const old = readRegister(this.#bytes, this.#status.offset, 2);

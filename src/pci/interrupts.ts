@@ -9,10 +9,11 @@
 import type { Interrupts } from '../device/model.ts';
 import type { PciDescription } from '../device/pci-description.ts';
 import type { IrqInfo, IrqSet } from '../transport/served-device.ts';
+import { pciIrq } from '../vfio-user/constants.ts';
 import { NoSuchVector } from './errors.ts';
 import { checkInterruptState, type InterruptState } from './interrupt-state.ts';
 import { IntxLine } from './intx-line.ts';
-import { checkIrqSet, describeIrqs, irqIndex, irqInfoOf } from './irq-requests.ts';
+import { checkIrqSet, describeIrqs, irqInfoOf } from './irq-requests.ts';
 import { type DescriptorPort, MessageVectors } from './message-vectors.ts';
 import type { MsiView, MsixView } from './message-views.ts';
 import { type BarWindow, checkWindow, MsixTable } from './msix-table.ts';
@@ -111,7 +112,7 @@ export class InterruptController implements Interrupts {
     else if (request.count === 0) this.#disable(request.index);
     else if (request.data.type === 'eventfd') this.#connect(request.index, request.start, request);
     else this.#loopback(request);
-    if (request.index === irqIndex.msi) this.#claimForMsi();
+    if (request.index === pciIrq.msi) this.#claimForMsi();
     // Connecting messages switches INTx off, and disconnecting them on again.
     this.#intx.evaluate();
   }
@@ -174,11 +175,6 @@ export class InterruptController implements Interrupts {
   /** Tells the client of an unrecoverable error (index ERR); false when it does not listen. */
   signalError(): boolean {
     return this.#err.connected > 0 && this.#err.trigger(0);
-  }
-
-  /** Asks the client to give the device back (index REQ); false when it does not listen. */
-  requestRelease(): boolean {
-    return this.#req.connected > 0 && this.#req.trigger(0);
   }
 
   /** Reads the MSI-X pending bit array. Throws EINVAL beyond it. */
@@ -247,13 +243,13 @@ export class InterruptController implements Interrupts {
   }
 
   #vectorsOf(index: number): MessageVectors {
-    if (index === irqIndex.msi) return this.#msi;
-    if (index === irqIndex.msix) return this.#msix;
-    return index === irqIndex.err ? this.#err : this.#req;
+    if (index === pciIrq.msi) return this.#msi;
+    if (index === pciIrq.msix) return this.#msix;
+    return index === pciIrq.err ? this.#err : this.#req;
   }
 
   #disable(index: number): void {
-    if (index !== irqIndex.intx) {
+    if (index !== pciIrq.intx) {
       this.#vectorsOf(index).disconnect();
       return;
     }
@@ -266,7 +262,7 @@ export class InterruptController implements Interrupts {
     for (let i = 0; i < request.count; i++) {
       const fd = fds[i];
       const usable = fd !== undefined && fd >= 0 ? fd : undefined;
-      if (index === irqIndex.intx) this.#intx.connect(usable);
+      if (index === pciIrq.intx) this.#intx.connect(usable);
       else this.#vectorsOf(index).connect(start + i, usable);
     }
   }
@@ -275,7 +271,7 @@ export class InterruptController implements Interrupts {
   #loopback(request: IrqSet): void {
     for (let i = 0; i < request.count; i++) {
       if (request.data.type === 'bool' && request.data.values[i] !== true) continue;
-      if (request.index === irqIndex.intx) {
+      if (request.index === pciIrq.intx) {
         if (!this.#config.intxDisabled) this.#intx.loopback();
         continue;
       }

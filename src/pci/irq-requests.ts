@@ -2,18 +2,14 @@
 
 import { errno, RequestError } from '../errors.ts';
 import { type IrqInfo, type IrqSet, irqFlags } from '../transport/served-device.ts';
-
-/** Interrupt indices of a PCI device (`VFIO_PCI_*_IRQ_INDEX`). */
-export const irqIndex = { intx: 0, msi: 1, msix: 2, err: 3, req: 4 } as const;
-/** `VFIO_PCI_NUM_IRQS`. */
-export const irqIndexCount = 5;
+import { pciIrq } from '../vfio-user/constants.ts';
 
 /** Interrupts per index, as irqInfo tells a client. */
 export function describeIrqs(counts: readonly number[]): IrqInfo[] {
   return counts.map((count, index) => ({
     count,
     flags:
-      index === irqIndex.intx
+      index === pciIrq.intx
         ? irqFlags.eventfd | irqFlags.maskable | irqFlags.automasked
         : // Single vectors may be set at any time, so `noresize` is never claimed.
           irqFlags.eventfd,

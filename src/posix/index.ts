@@ -38,7 +38,6 @@ export {
   bytesWaiting,
   connectUnix,
   listenUnix,
-  type SocketType,
   setSocketBuffers,
   setSocketTimeout,
   shutdownSocket,

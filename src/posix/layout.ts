@@ -6,7 +6,6 @@
 /** `struct msghdr` (POSIX sys/socket.h, glibc bits/socket.h). */
 export const msghdr = {
   name: 0,
-  namelen: 8,
   iov: 16,
   iovlen: 24,
   control: 32,
@@ -58,11 +57,8 @@ export const msgFlag = {
 
 export const openFlag = {
   RDONLY: 0,
-  WRONLY: 1,
   RDWR: 2,
   PATH: 0o10000000,
-  CREAT: 0o100,
-  EXCL: 0o200,
   TRUNC: 0o1000,
   NONBLOCK: 0o4000,
   CLOEXEC: 0o2000000,

@@ -342,7 +342,6 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
         this.#doorbells.drain();
         this.#health.check();
       },
-      start: () => {},
       resume: () => this.#activity.resume(),
       failed: () => this.#activity.silence(),
     };

@@ -6,12 +6,7 @@ import { cacheRoot, setupCommand } from './paths.ts';
 import { findPrivateQemu, findSystemQemu, type Qemu } from './qemu.ts';
 import { Store } from './store.ts';
 
-export type { Accelerator } from './accel.ts';
-export type { KernelName } from './catalog.ts';
-export { SetupError } from './errors.ts';
-export type { GuestKernel } from './image.ts';
 export { cacheRoot, checkoutRoot } from './paths.ts';
-export type { Qemu } from './qemu.ts';
 
 let located: Promise<Qemu> | undefined;
 

@@ -1,3 +1,2 @@
 /** The vfio-user server: sockets, sessions, dispatch. What it serves is a `ServedDevice`. */
-export type { Role } from './handler.ts';
 export { NativeServer, type NativeServerOptions } from './server.ts';

@@ -1,9 +1,10 @@
 import fc from 'fast-check';
 import { pack, unpack } from 'msgpackr';
 import { describe, expect, it } from 'vitest';
-import { StateSummary, migrationState as s } from '../../../src/migration/index.ts';
+import { migrationState as s } from '../../../src/migration/index.ts';
 import { type Chunk, cut, join } from './chunks.ts';
 import { FakeDevice, fakeMigration, readAll } from './fake-device.ts';
+import { StateSummary } from './state-summary.ts';
 
 const memorySize = 8192;
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { arcsOf, arcTable, isSaving, nextState, pathBetween } from '../../../src/migration/arcs.ts';
+import { arcsOf, arcTable, isSaving, pathBetween } from '../../../src/migration/arcs.ts';
 import {
   type FeatureSet,
   featureSets,
@@ -59,6 +59,14 @@ function givenArcs(features: FeatureSet): string[] {
     .sort();
 }
 
+/** The first step of our walk, as `vfio_mig_get_next_state` tells it; ERROR when there is none. */
+function firstStep(features: FeatureSet, from: MigrationState, to: MigrationState): MigrationState {
+  const path = pathBetween(features, from, to);
+  if (path === undefined) return s.ERROR;
+  const [first] = path;
+  return first === undefined ? to : arcTable[first][1];
+}
+
 /** All shortest paths that obey the rule about the saving group, by brute force. */
 function shortestPaths(features: FeatureSet, from: MigrationState, to: MigrationState): MigrationState[][] {
   const arcs = givenArcs(features).map((arc) => arc.split('>').map((name) => s[name as keyof typeof s]));
@@ -91,7 +99,7 @@ describe.each(featureSets)('features p2p=$p2p preCopy=$preCopy', (features) => {
     for (const [from, to] of pairs) {
       if (to === s.ERROR) expect(pathBetween(features, from, to)).toBeUndefined();
       else {
-        expect(stateName(nextState(features, from, to)), `${stateName(from)} to ${stateName(to)}`).toBe(
+        expect(stateName(firstStep(features, from, to)), `${stateName(from)} to ${stateName(to)}`).toBe(
           stateName(tableStep(features, from, to)),
         );
       }

@@ -130,7 +130,6 @@ export function fakeMigration(
   const hooks: MigrationHooks = {
     quiesce: called('quiesce'),
     stop: called('stop'),
-    start: called('start'),
     resume: called('resume'),
     failed: called('failed'),
   };

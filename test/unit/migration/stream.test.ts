@@ -52,7 +52,7 @@ function load(bytes: Buffer, cuts: readonly number[] = []): string {
     message = (error as Error).message;
     if ((error as { code?: string }).code !== 'VC_STATE_REFUSED') throw error;
     if (controller.state !== s.ERROR) throw new Error(`state ${controller.state} after: ${message}`);
-    if (device.loaded === 'yes' || calls.includes('start')) throw new Error(`went live after: ${message}`);
+    if (device.loaded === 'yes' || calls.includes('resume')) throw new Error(`went live after: ${message}`);
     device.reset();
     controller.reset();
     if (Number(controller.state) !== s.RUNNING) throw new Error('a reset did not help');

@@ -68,7 +68,7 @@ describe('addresses', () => {
     put(config, bar0 + 4, 4, 0x38);
     expect(config.bar(0)).toMatchObject({ base: 0x38_fe10_0000, decoded: false, address: undefined });
     put(config, commandOffset, 2, 2);
-    expect(config.barAddress(0)).toBe(0x38_fe10_0000);
+    expect(config.bar(0)?.address).toBe(0x38_fe10_0000);
     expect(config.bar(1)).toBeUndefined();
     expect(config.bar(3)).toMatchObject({ kind: 'io', base: 0, address: undefined });
   });
@@ -77,18 +77,18 @@ describe('addresses', () => {
     const config = new ConfigSpace(fullDescription);
     put(config, 0x1c, 4, 0xc040);
     put(config, commandOffset, 2, 2);
-    expect(config.barAddress(3)).toBeUndefined();
+    expect(config.bar(3)?.address).toBeUndefined();
     put(config, commandOffset, 2, 1);
-    expect(config.barAddress(3)).toBe(0xc040);
+    expect(config.bar(3)?.address).toBe(0xc040);
   });
 
   test('unassigned and half-sized BARs have no address', () => {
     const config = new ConfigSpace(fullDescription);
     put(config, commandOffset, 2, 2);
-    expect(config.barAddress(0)).toBeUndefined();
+    expect(config.bar(0)?.address).toBeUndefined();
     put(config, bar0, 4, 0xffff_ffff);
     put(config, bar0 + 4, 4, 0xffff_ffff);
-    expect(config.barAddress(0)).toBeUndefined();
+    expect(config.bar(0)?.address).toBeUndefined();
   });
 
   test('hooks tell of BARs only when one changed', () => {

@@ -225,14 +225,14 @@ describe('power management', () => {
     put(config, 0x10, 4, 0xfe00_0000);
     put(config, 0x04, 2, 6);
     put(config, pmcsr, 2, 3);
-    expect([config.powerState, config.busMaster, config.memorySpace, config.barAddress(0)]).toEqual([
+    expect([config.powerState, config.busMaster, config.memorySpace, config.bar(0)?.address]).toEqual([
       'D3hot',
       false,
       false,
       undefined,
     ]);
     put(config, pmcsr, 2, 0);
-    expect([config.busMaster, config.barAddress(0)]).toEqual([true, 0xfe00_0000]);
+    expect([config.busMaster, config.bar(0)?.address]).toEqual([true, 0xfe00_0000]);
     expect(states).toEqual(['D0>D3hot', 'D3hot>D0']);
   });
 

@@ -1,12 +1,12 @@
 import { describe, expect, test } from 'vitest';
-import { irqIndex } from '../../../src/pci/index.ts';
 import type { IrqSet } from '../../../src/transport/served-device.ts';
+import { pciIrq } from '../../../src/vfio-user/constants.ts';
 import { get, makeFunction, put } from './fixtures.ts';
 
 const commandOffset = 0x04;
 const intxDisable = 0x0400;
 const request = (action: IrqSet['action'], data: IrqSet['data'] = { type: 'none' }): IrqSet => ({
-  index: irqIndex.intx,
+  index: pciIrq.intx,
   start: 0,
   count: 1,
   action,
@@ -16,7 +16,7 @@ const request = (action: IrqSet['action'], data: IrqSet['data'] = { type: 'none'
 describe('INTx', () => {
   test('fires once, masks itself, and fires again after unmask while the level stands', () => {
     const { fds, interrupts, connect } = makeFunction();
-    const [fd] = connect(irqIndex.intx, 0, 1);
+    const [fd] = connect(pciIrq.intx, 0, 1);
     interrupts.setIntx(true);
     interrupts.setIntx(true);
     expect(fds.taken()).toEqual([fd]);
@@ -31,7 +31,7 @@ describe('INTx', () => {
 
   test('a masked line waits; bool data acts where true', () => {
     const { fds, interrupts, connect } = makeFunction();
-    const [fd] = connect(irqIndex.intx, 0, 1);
+    const [fd] = connect(pciIrq.intx, 0, 1);
     interrupts.setIrqs(request('mask', { type: 'bool', values: [true] }));
     interrupts.setIntx(true);
     interrupts.setIrqs(request('unmask', { type: 'bool', values: [false] }));
@@ -42,7 +42,7 @@ describe('INTx', () => {
 
   test('the status bit follows the level, and Interrupt Disable stops events only', () => {
     const { fds, config, interrupts, connect } = makeFunction();
-    const [fd] = connect(irqIndex.intx, 0, 1);
+    const [fd] = connect(pciIrq.intx, 0, 1);
     put(config, commandOffset, 2, intxDisable);
     expect(interrupts.mode).toBe('none');
     interrupts.setIntx(true);
@@ -57,7 +57,7 @@ describe('INTx', () => {
 
   test('is silent while messages are on, and speaks when they are off again', () => {
     const { fds, config, interrupts, connect } = makeFunction();
-    const [fd] = connect(irqIndex.intx, 0, 1);
+    const [fd] = connect(pciIrq.intx, 0, 1);
     const control = (config.msix?.capability ?? 0) + 2;
     put(config, control, 2, 0x8000);
     interrupts.setIntx(true);
@@ -66,20 +66,20 @@ describe('INTx', () => {
     expect(fds.taken()).toEqual([fd]);
     // The same for a client that connects vectors and writes no configuration space.
     interrupts.setIntx(false);
-    connect(irqIndex.msix, 0, 1);
+    connect(pciIrq.msix, 0, 1);
     interrupts.setIrqs(request('unmask'));
     interrupts.setIntx(true);
     expect([interrupts.mode, fds.taken()]).toEqual(['msix', []]);
-    interrupts.setIrqs({ ...request('trigger'), index: irqIndex.msix, count: 0 });
+    interrupts.setIrqs({ ...request('trigger'), index: pciIrq.msix, count: 0 });
     expect([interrupts.mode, fds.taken()]).toEqual(['intx', [fd]]);
   });
 
   test('a descriptor that comes late gets the event; one that replaces another keeps the mask', () => {
     const { fds, interrupts, connect } = makeFunction();
     interrupts.setIntx(true);
-    const [first] = connect(irqIndex.intx, 0, 1);
+    const [first] = connect(pciIrq.intx, 0, 1);
     expect(fds.taken()).toEqual([first]);
-    const [second] = connect(irqIndex.intx, 0, 1);
+    const [second] = connect(pciIrq.intx, 0, 1);
     expect(fds.taken()).toEqual([]);
     expect([...fds.open]).toEqual([second]);
     interrupts.setIrqs(request('unmask'));
@@ -88,19 +88,19 @@ describe('INTx', () => {
 
   test('a client that leaves takes its descriptors with it, and the next one starts unmasked', () => {
     const { fds, interrupts, connect } = makeFunction();
-    connect(irqIndex.intx, 0, 1);
+    connect(pciIrq.intx, 0, 1);
     interrupts.setIrqs(request('unmask', { type: 'eventfd', fds: [fds.create()] }));
     interrupts.setIntx(true);
     fds.taken();
     interrupts.setIrqs({ ...request('trigger'), count: 0 });
     expect([fds.open.size, fds.watches.size]).toEqual([0, 0]);
-    const [fd] = connect(irqIndex.intx, 0, 1);
+    const [fd] = connect(pciIrq.intx, 0, 1);
     expect(fds.taken()).toEqual([fd]);
   });
 
   test('unmask by eventfd', () => {
     const { fds, interrupts, connect } = makeFunction();
-    const [fd] = connect(irqIndex.intx, 0, 1);
+    const [fd] = connect(pciIrq.intx, 0, 1);
     const resample = fds.create();
     interrupts.setIrqs(request('unmask', { type: 'eventfd', fds: [resample] }));
     interrupts.setIntx(true);
@@ -114,7 +114,7 @@ describe('INTx', () => {
   test('loopback fires without changing level or mask', () => {
     const { fds, interrupts, connect } = makeFunction();
     interrupts.setIrqs(request('trigger'));
-    const [fd] = connect(irqIndex.intx, 0, 1);
+    const [fd] = connect(pciIrq.intx, 0, 1);
     interrupts.setIrqs(request('trigger'));
     interrupts.setIrqs(request('trigger', { type: 'bool', values: [true] }));
     interrupts.setIrqs(request('trigger', { type: 'bool', values: [false] }));
@@ -125,7 +125,7 @@ describe('INTx', () => {
 
   test('a held function remembers the level, and fireAll repeats an event that may be lost', () => {
     const { fds, interrupts, connect } = makeFunction();
-    const [fd] = connect(irqIndex.intx, 0, 1);
+    const [fd] = connect(pciIrq.intx, 0, 1);
     interrupts.hold();
     interrupts.setIntx(true);
     expect(fds.taken()).toEqual([]);

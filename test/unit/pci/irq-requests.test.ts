@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { RequestError } from '../../../src/errors.ts';
-import { irqIndex } from '../../../src/pci/index.ts';
 import { type IrqSet, irqFlags } from '../../../src/transport/served-device.ts';
+import { pciIrq } from '../../../src/vfio-user/constants.ts';
 import { makeFunction, plainDescription } from './fixtures.ts';
 
 describe('irqInfo', () => {
@@ -110,5 +110,5 @@ test('no sequence of requests leaks a descriptor, closes one twice or signals a 
     }),
     { numRuns: 400 },
   );
-  expect(irqIndex.req).toBe(4);
+  expect(pciIrq.req).toBe(4);
 });

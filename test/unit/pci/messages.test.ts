@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { irqIndex, NoSuchVector } from '../../../src/pci/index.ts';
+import { NoSuchVector } from '../../../src/pci/index.ts';
 import { MessageVectors } from '../../../src/pci/message-vectors.ts';
+import { pciIrq } from '../../../src/vfio-user/constants.ts';
 import { fullDescription, get, makeFunction, plainDescription, put } from './fixtures.ts';
 
 const disable = (index: number) =>
@@ -11,13 +12,13 @@ const drop = (index: number, start: number, count: number) =>
 describe('MSI-X', () => {
   test('a connected vector is signaled, another is remembered until its descriptor comes', () => {
     const { fds, interrupts, connect } = makeFunction();
-    const made = connect(irqIndex.msix, 0, 2);
+    const made = connect(pciIrq.msix, 0, 2);
     interrupts.trigger(1);
     interrupts.trigger(5);
     interrupts.trigger(5);
     expect(fds.taken()).toEqual([made[1]]);
     expect(interrupts.pendingVectors).toEqual([5]);
-    const [late] = connect(irqIndex.msix, 5, 1);
+    const [late] = connect(pciIrq.msix, 5, 1);
     expect(fds.taken()).toEqual([late]);
     expect(interrupts.pendingVectors).toEqual([]);
   });
@@ -36,7 +37,7 @@ describe('MSI-X', () => {
 
   test('a function mask of an enabled function holds back, clearing it sends', () => {
     const { fds, config, interrupts, connect } = makeFunction();
-    const made = connect(irqIndex.msix, 0, 8);
+    const made = connect(pciIrq.msix, 0, 8);
     const control = (config.msix?.capability ?? 0) + 2;
     put(config, control, 2, 0xc000);
     interrupts.trigger(3);
@@ -47,7 +48,7 @@ describe('MSI-X', () => {
 
   test('a function mask of a function that is not enabled holds nothing back', () => {
     const { fds, config, interrupts, connect } = makeFunction();
-    const [fd] = connect(irqIndex.msix, 3, 1);
+    const [fd] = connect(pciIrq.msix, 3, 1);
     put(config, (config.msix?.capability ?? 0) + 2, 2, 0x4000);
     interrupts.trigger(3);
     expect(fds.taken()).toEqual([fd]);
@@ -55,9 +56,9 @@ describe('MSI-X', () => {
 
   test('a descriptor that is set again stays open', () => {
     const { fds, interrupts, connect } = makeFunction();
-    const [fd] = connect(irqIndex.msix, 0, 1);
+    const [fd] = connect(pciIrq.msix, 0, 1);
     interrupts.setIrqs({
-      index: irqIndex.msix,
+      index: pciIrq.msix,
       start: 0,
       count: 1,
       action: 'trigger',
@@ -69,7 +70,7 @@ describe('MSI-X', () => {
 
   test('a client that connects and never writes configuration space is served', () => {
     const { fds, config, interrupts, connect } = makeFunction();
-    const [fd] = connect(irqIndex.msix, 2, 1);
+    const [fd] = connect(pciIrq.msix, 2, 1);
     expect(config.msix?.enabled).toBe(false);
     interrupts.trigger(2);
     expect(fds.taken()).toEqual([fd]);
@@ -77,22 +78,22 @@ describe('MSI-X', () => {
 
   test('dropping descriptors, some or all, closes them and keeps what waits', () => {
     const { fds, interrupts, connect } = makeFunction();
-    connect(irqIndex.msix, 0, 8);
-    interrupts.setIrqs(drop(irqIndex.msix, 2, 3));
+    connect(pciIrq.msix, 0, 8);
+    interrupts.setIrqs(drop(pciIrq.msix, 2, 3));
     expect(fds.open.size).toBe(5);
     interrupts.trigger(3);
-    interrupts.setIrqs(disable(irqIndex.msix));
+    interrupts.setIrqs(disable(pciIrq.msix));
     expect(fds.open.size).toBe(0);
     interrupts.trigger(0);
     expect([fds.taken(), interrupts.pendingVectors]).toEqual([[], [0, 3]]);
-    const made = connect(irqIndex.msix, 0, 8);
+    const made = connect(pciIrq.msix, 0, 8);
     expect(fds.taken()).toEqual([made[0], made[3]]);
   });
 
   test('loopback signals connected vectors only and leaves no pending bit', () => {
     const { fds, interrupts, connect } = makeFunction();
-    const made = connect(irqIndex.msix, 0, 2);
-    const loop = { index: irqIndex.msix, start: 0, count: 4, action: 'trigger' } as const;
+    const made = connect(pciIrq.msix, 0, 2);
+    const loop = { index: pciIrq.msix, start: 0, count: 4, action: 'trigger' } as const;
     interrupts.setIrqs({ ...loop, data: { type: 'none' } });
     expect(fds.taken()).toEqual(made);
     interrupts.setIrqs({ ...loop, data: { type: 'bool', values: [false, true, true, false] } });
@@ -103,7 +104,7 @@ describe('MSI-X', () => {
   test('hold gathers, release sends; fireAll sends every vector once', () => {
     const { fds, config, interrupts, connect } = makeFunction();
     put(config, (config.msix?.capability ?? 0) + 2, 2, 0x8000);
-    const made = connect(irqIndex.msix, 0, 3);
+    const made = connect(pciIrq.msix, 0, 3);
     interrupts.hold();
     interrupts.trigger(0);
     interrupts.trigger(0);
@@ -121,7 +122,7 @@ describe('MSI-X', () => {
 
   test('reset forgets what waits and keeps descriptors; detach the other way round', () => {
     const { fds, interrupts, connect } = makeFunction();
-    connect(irqIndex.msix, 0, 1);
+    connect(pciIrq.msix, 0, 1);
     interrupts.trigger(4);
     interrupts.reset();
     expect([interrupts.pendingVectors, fds.open.size]).toEqual([[], 1]);
@@ -147,7 +148,7 @@ describe('MSI', () => {
   test('vectors wrap around the messages granted', () => {
     const { fds, config, interrupts, connect } = makeFunction(msiOnly);
     enable(config, 2);
-    const made = connect(irqIndex.msi, 0, 2);
+    const made = connect(pciIrq.msi, 0, 2);
     for (const vector of [0, 1, 2, 3]) interrupts.trigger(vector);
     expect(fds.taken()).toEqual([made[0], made[1], made[0], made[1]]);
     expect([interrupts.mode, interrupts.fireAll()]).toEqual(['msi', 2]);
@@ -156,7 +157,7 @@ describe('MSI', () => {
   test('a mask bit holds back and shows the pending bit', () => {
     const { fds, config, interrupts, connect } = makeFunction(msiOnly);
     enable(config, 4);
-    const made = connect(irqIndex.msi, 0, 4);
+    const made = connect(pciIrq.msi, 0, 4);
     const mask = config.layout.register('msi.mask').offset;
     put(config, mask, 4, 0x4);
     interrupts.trigger(2);
@@ -173,7 +174,7 @@ describe('MSI', () => {
     interrupts.reset();
     expect([get(config, pending, 4), interrupts.pendingVectors]).toEqual([0, []]);
     enable(config, 4);
-    connect(irqIndex.msi, 0, 4);
+    connect(pciIrq.msi, 0, 4);
     expect(fds.taken()).toEqual([]);
   });
 
@@ -182,7 +183,7 @@ describe('MSI', () => {
     interrupts.trigger(1);
     expect(interrupts.mode).toBe('intx');
     enable(config, 4);
-    const made = connect(irqIndex.msi, 0, 4);
+    const made = connect(pciIrq.msi, 0, 4);
     expect(fds.taken()).toEqual([made[1]]);
   });
 
@@ -191,7 +192,7 @@ describe('MSI', () => {
     interrupts.trigger(3);
     enable(config, granted);
     expect(interrupts.pendingVectors).toEqual([3 % granted]);
-    const made = connect(irqIndex.msi, 0, granted);
+    const made = connect(pciIrq.msi, 0, granted);
     expect(fds.taken()).toEqual([made[3 % granted]]);
     expect(interrupts.pendingVectors).toEqual([]);
   });
@@ -203,7 +204,7 @@ describe('MSI', () => {
       interrupts.trigger(1);
       interrupts.trigger(6);
       if (how === 'enabled') enable(config, 2);
-      const made = connect(irqIndex.msi, 0, 4);
+      const made = connect(pciIrq.msi, 0, 4);
       const sent = how === 'enabled' ? [made[0], made[1]] : [made[1], made[2]];
       expect([interrupts.mode, new Set(fds.taken())]).toEqual(['msi', new Set(sent)]);
       expect(interrupts.save()).toMatchObject({ msiPending: [], msixPending: [] });
@@ -213,7 +214,7 @@ describe('MSI', () => {
   test('a remembered message is sent when the descriptor is there before MSI is enabled', () => {
     const { fds, config, interrupts, connect } = makeFunction(msiOnly);
     interrupts.trigger(2);
-    const made = connect(irqIndex.msi, 0, 1);
+    const made = connect(pciIrq.msi, 0, 1);
     enable(config, 1);
     expect([fds.taken(), interrupts.pendingVectors]).toEqual([made, []]);
   });
@@ -222,11 +223,19 @@ describe('MSI', () => {
 describe('errors and release requests', () => {
   test('reach a client that listens', () => {
     const { fds, interrupts, connect } = makeFunction();
-    expect([interrupts.signalError(), interrupts.requestRelease()]).toEqual([false, false]);
-    const [err] = connect(irqIndex.err, 0, 1);
-    const [req] = connect(irqIndex.req, 0, 1);
+    expect(interrupts.signalError()).toBe(false);
+    const [err] = connect(pciIrq.err, 0, 1);
+    const [req] = connect(pciIrq.req, 0, 1);
     expect(fds.taken()).toEqual([]);
-    expect([interrupts.signalError(), interrupts.requestRelease()]).toEqual([true, true]);
+    expect(interrupts.signalError()).toBe(true);
+    const request = {
+      index: pciIrq.req,
+      start: 0,
+      count: 1,
+      action: 'trigger',
+      data: { type: 'none' },
+    } as const;
+    interrupts.setIrqs(request);
     expect(fds.taken()).toEqual([err, req]);
   });
 });

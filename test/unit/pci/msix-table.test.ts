@@ -1,8 +1,9 @@
 import { pack, unpack } from 'msgpackr';
 import { describe, expect, test } from 'vitest';
 import type { BarHandler } from '../../../src/device/model.ts';
-import { irqIndex, overlayBar, PciStateError } from '../../../src/pci/index.ts';
+import { overlayBar, PciStateError } from '../../../src/pci/index.ts';
 import { MsixTable } from '../../../src/pci/msix-table.ts';
+import { pciIrq } from '../../../src/vfio-user/constants.ts';
 import { makeFunction, plainDescription } from './fixtures.ts';
 
 function control(vector: number, masked: boolean): [number, number, Buffer, number] {
@@ -15,7 +16,7 @@ describe('MSI-X table written through the BAR', () => {
   test('a written mask bit holds back, opening it sends; unwritten ones mask nothing', () => {
     const { fds, interrupts, connect } = makeFunction();
     const table = interrupts.msixTable;
-    const made = connect(irqIndex.msix, 0, 8);
+    const made = connect(pciIrq.msix, 0, 8);
     interrupts.trigger(1);
     expect(fds.taken()).toEqual([made[1]]);
     table?.write(...control(1, true));
@@ -173,7 +174,7 @@ describe('saved interrupts', () => {
     target.interrupts.load(saved);
     expect(target.interrupts.save()).toEqual(source.interrupts.save());
     expect(target.config.snapshot().readUInt16LE(6) & 8).toBe(8);
-    const made = target.connect(irqIndex.msix, 0, 8);
+    const made = target.connect(pciIrq.msix, 0, 8);
     target.interrupts.trigger(2);
     expect(target.fds.taken()).toEqual([]);
     target.interrupts.release();
@@ -188,7 +189,7 @@ describe('saved interrupts', () => {
   test('INTx fires at the destination when its descriptor comes', () => {
     const { fds, interrupts, connect } = makeFunction();
     interrupts.load({ intxAsserted: true, msiPending: [], msixPending: [] });
-    const [fd] = connect(irqIndex.intx, 0, 1);
+    const [fd] = connect(pciIrq.intx, 0, 1);
     expect(fds.taken()).toEqual([fd]);
   });
 

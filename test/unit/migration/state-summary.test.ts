@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { StateSummary, migrationState as s } from '../../../src/migration/index.ts';
+import { migrationState as s } from '../../../src/migration/index.ts';
 import { FakeDevice, fakeMigration, readAll } from './fake-device.ts';
+import { StateSummary } from './state-summary.ts';
 
 function summary(...streams: Buffer[]): StateSummary {
   const made = new StateSummary();

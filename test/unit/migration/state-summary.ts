@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
-import { crc32 } from './stream/crc32.ts';
-import { StreamDecoder } from './stream/decoder.ts';
-import type { StreamHeader } from './stream/format.ts';
+import { crc32 } from '../../../src/migration/stream/crc32.ts';
+import { StreamDecoder } from '../../../src/migration/stream/decoder.ts';
+import type { StreamHeader } from '../../../src/migration/stream/format.ts';
 
 const pageSize = 4096;
 const zeroPage = new Uint8Array(pageSize);
