@@ -28,7 +28,7 @@ export {
   socketError,
   unanswered,
 } from './inet.ts';
-export { mmapProt, openFlag, PAGE_SIZE } from './layout.ts';
+export { longestSocketPath, mmapProt, openFlag, PAGE_SIZE } from './layout.ts';
 export { MappedMemory, WINDOW_SIZE } from './memory.ts';
 export { peekBytes, peekMessage, recvBytes, recvMessage, sendMessage } from './messages.ts';
 export { inNetworkNamespace } from './namespace.ts';

@@ -37,6 +37,8 @@ export const timespec = { sec: 0, nsec: 8, size: 16 } as const;
 
 /** `struct sockaddr_un` (sys/un.h). */
 export const sockaddrUn = { family: 0, path: 2, pathSize: 108, size: 110 } as const;
+/** Bytes of the longest path that a socket may have: a zero ends it. */
+export const longestSocketPath = sockaddrUn.pathSize - 1;
 
 export const AF_UNIX = 1;
 export const SOL_SOCKET = 1;

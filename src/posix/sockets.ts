@@ -8,6 +8,7 @@ import { checkPath, ioctl } from './files.ts';
 import {
   AF_UNIX,
   FIONREAD,
+  longestSocketPath,
   SHUT_RDWR,
   SOCK_CLOEXEC,
   SOCK_NONBLOCK,
@@ -37,11 +38,11 @@ const SOCKET_MODE = 0o600;
 function putAddress(path: string, call: string): number {
   checkPath(path, call);
   const length = Buffer.byteLength(path);
-  if (length >= sockaddrUn.pathSize)
+  if (length > longestSocketPath)
     throw new PosixError(
       `${call} ${path}`,
       errno.EINVAL,
-      `a socket path has at most ${sockaddrUn.pathSize - 1} bytes, this one ${length}: choose a shorter directory`,
+      `a socket path has at most ${longestSocketPath} bytes, this one ${length}: choose a shorter directory`,
     );
   address.bytes.fill(0);
   address.bytes.writeUInt16LE(AF_UNIX, sockaddrUn.family);
@@ -139,7 +140,7 @@ export function listenUnix(path: string, options: { type?: SocketType; backlog?:
     const length = putAddress(path, 'listen');
     const temporary = join(dirname(path), `.${randomBytes(4).toString('hex')}`);
     // In a deep directory the temporary name may be too long where the path is not: then it is named first.
-    const early = Buffer.byteLength(temporary) >= sockaddrUn.pathSize;
+    const early = Buffer.byteLength(temporary) > longestSocketPath;
     const bound = early ? length : putAddress(temporary, 'listen');
     if (libc.bind(fd, address.address, bound) === -1) {
       const error = lastErrno();

@@ -130,15 +130,10 @@ export interface SharedPages {
   ): Promise<{ readonly pages: number; readonly next: number; readonly microseconds: number }>;
   /** Has the pages that these slots name mapped in advance. */
   touch(slot: number, pages: number): Promise<void>;
-  /** Copies what `markDirty` has kept into the window. */
-  carry(): Promise<PagesMoved>;
+  /** Copies what `markDirty` has kept into the window; resolves to the number of pages. */
+  carry(): Promise<number>;
   /** Writes the first `pages` of the window to guest memory. */
-  place(pages: number): Promise<PagesMoved>;
-}
-
-export interface PagesMoved {
-  readonly pages: number;
-  readonly microseconds: number;
+  place(pages: number): Promise<void>;
 }
 
 /**

@@ -35,3 +35,8 @@ export class LaunchError extends CompanionError {
     super('VC_LAUNCH', message, { hint, cause });
   }
 }
+
+/** A migration refused or given up, with the way out. */
+export function refusal(code: string, message: string, hint?: string): CompanionError {
+  return new CompanionError(code, message, { errno: errno.EOPNOTSUPP, hint });
+}

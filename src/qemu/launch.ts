@@ -1,6 +1,7 @@
 /** Starts a QEMU from a typed description; see `launchVm`. */
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { longestSocketPath } from '../posix/index.ts';
 import { locateKernel, locateQemu, probeAccelerator } from '../setup/index.ts';
 import { temporaryFolder } from '../temporary-folder.ts';
 import { LaunchError, QmpConnectionError } from './errors.ts';
@@ -105,10 +106,8 @@ async function resolve(description: VmDescription, folder: string, name: string)
 /** How much of the guest's console a story has. */
 const consoleLines = 6;
 
-/** UNIX socket paths end at 107 bytes; QEMU's own message for it comes late and short. */
-const longestSocketPath = 107;
-
 async function connectWhenUp(process: ManagedProcess, path: string, timeoutMs: number): Promise<Qmp> {
+  // QEMU's own message for it comes late and short.
   if (Buffer.byteLength(path) > longestSocketPath)
     throw new LaunchError(
       `socket path too long (${Buffer.byteLength(path)} bytes): ${path}`,

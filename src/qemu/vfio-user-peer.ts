@@ -1,6 +1,5 @@
 /** A device server's migration socket, through the vfio-user client. What it answers is checked here. */
 import { CompanionError, errno } from '../errors.ts';
-import { migrationState } from '../migration/state.ts';
 import { AsyncVfioUserClient } from '../vfio-user/client/index.ts';
 import type {
   BarrierResult,
@@ -79,7 +78,6 @@ function parseInfo(name: string, value: unknown): PeerInfo {
   const info = fields(value);
   const msix = info.msix === undefined || info.msix === null ? undefined : fields(info.msix);
   const table = fields(msix?.table);
-  const state = Object.entries(migrationState).find(([key]) => key === info.state)?.[1];
   return {
     // The first one did not tell.
     protocol: info.protocol === undefined ? 1 : whole(info.protocol),
@@ -98,7 +96,7 @@ function parseInfo(name: string, value: unknown): PeerInfo {
           },
     clientConnected: info.clientConnected === true,
     held: info.held === true,
-    state: state ?? whole(info.state),
+    state: whole(info.state),
     hasNet: info.net !== undefined && info.net !== null,
   };
 }
@@ -182,14 +180,8 @@ class VfioUserPeer implements DevicePeer {
       return { pages: whole(pages), next: whole(next), microseconds: whole(microseconds) };
     },
     touch: async (slot, pages) => void (await this.#client.companion('touchPages', { slot, pages })),
-    carry: async () => {
-      const { pages, microseconds } = fields(await this.#client.companion('carryPages'));
-      return { pages: whole(pages), microseconds: whole(microseconds) };
-    },
-    place: async (pages) => {
-      const { microseconds } = fields(await this.#client.companion('placePages', { pages }));
-      return { pages, microseconds: whole(microseconds) };
-    },
+    carry: async () => whole(fields(await this.#client.companion('carryPages')).pages),
+    place: async (pages) => void (await this.#client.companion('placePages', { pages })),
   };
   stopLogging = (): Promise<void> => this.#client.stopDmaLogging();
 

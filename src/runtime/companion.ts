@@ -86,71 +86,41 @@ export class CompanionService {
     this.#pages = new PageWindow(target.memory);
     this.#operations = {
       info: () => target.info(),
-      hold: ({ on }) => {
-        target.hold(flag(on, 'on'));
-        return {};
-      },
-      reset: () => {
-        target.reset();
-        return {};
-      },
+      hold: ({ on }) => target.hold(flag(on, 'on')),
+      reset: () => target.reset(),
       barrier: () => this.#barrier(),
       rest: (request) => this.#rest(request),
       halt: () => this.#halt(),
       dma: (request) => this.#dma(request),
-      quiet: ({ on }) => {
-        this.#quiet(flag(on, 'on'));
-        return {};
-      },
+      quiet: ({ on }) => this.#quiet(flag(on, 'on')),
       markDirty: ({ keep }) => this.#markDirty(keep === undefined ? 0 : size(keep, pageWindow.maxSlots)),
       rehearseMarking: ({ pages }) =>
         this.#marked((client) => rehearseMarking(target.memory, client, size(pages, rehearsalLimit))),
       dirtyEstimate: () => ({ pages: target.dirtyPageEstimate() }),
       fireVectors: () => ({ fired: target.fireVectors() }),
-      openPageWindow: (request) => {
-        this.#pages.open(place(request), size(request.slots, pageWindow.maxSlots));
-        return {};
-      },
-      closePageWindow: () => {
-        this.#pages.close();
-        return {};
-      },
+      openPageWindow: (request) => this.#pages.open(place(request), size(request.slots, pageWindow.maxSlots)),
+      closePageWindow: () => this.#pages.close(),
       lookAtPages: ({ from, slot, limit }) =>
         this.#timed(() =>
           this.#pages.look(target.peekDirtyPages, address(from), address(slot), size(limit, lookLimit)),
         ),
       touchPages: ({ slot, pages }) =>
-        this.#timed(() => {
-          this.#pages.touch(address(slot), size(pages, lookLimit));
-          return {};
-        }),
+        this.#timed(() => this.#pages.touch(address(slot), size(pages, lookLimit))),
       carryPages: (_request, sendReplies) => {
         // QEMU's last pass of RAM is waiting for one of them.
         sendReplies();
         return this.#timed(() => ({ pages: this.#pages.carry() }));
       },
-      placePages: ({ pages }) =>
-        this.#timed(() => {
-          this.#pages.place(size(pages, pageWindow.maxSlots));
-          return {};
-        }),
-      openStateWindow: (request) => {
-        this.#window.open(place(request));
-        return {};
-      },
-      closeStateWindow: () => {
-        this.#window.close();
-        return {};
-      },
+      placePages: ({ pages }) => this.#timed(() => this.#pages.place(size(pages, pageWindow.maxSlots))),
+      openStateWindow: (request) => this.#window.open(place(request)),
+      closeStateWindow: () => this.#window.close(),
       readState: ({ offset, length }, sendReplies) => {
         // What was asked before it may be what a blackout waits for; this is not.
         sendReplies();
         return { length: this.#window.read(this.#migration(), address(offset), address(length)) };
       },
-      writeState: ({ offset, length }) => {
-        this.#window.write(this.#migration(), address(offset), address(length));
-        return {};
-      },
+      writeState: ({ offset, length }) =>
+        this.#window.write(this.#migration(), address(offset), address(length)),
     };
   }
 
@@ -162,7 +132,8 @@ export class CompanionService {
     const given = request as Request;
     const { op } = given;
     if (typeof op !== 'string') throw new RequestError(errno.EINVAL, 'a companion request needs an "op"');
-    if (Object.hasOwn(this.#operations, op)) return this.#operations[op]?.(given, sendReplies);
+    // Most have nothing to tell but that they are done.
+    if (Object.hasOwn(this.#operations, op)) return this.#operations[op]?.(given, sendReplies) ?? {};
     return this.#target.modelOperation(op, given);
   }
 
@@ -313,7 +284,7 @@ export class CompanionService {
   }
 
   /** `work`, and what it took. */
-  #timed<T extends object>(work: () => T): T & { microseconds: number } {
+  #timed<T>(work: () => T): T & { microseconds: number } {
     const start = this.#now();
     const done = work();
     return { ...done, microseconds: (this.#now() - start) / nsPerMicrosecond };

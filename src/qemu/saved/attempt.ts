@@ -1,6 +1,6 @@
 /** Work that can be given up: by who has asked for it, or because a party is gone. */
 import type { CompanionError } from '../../errors.ts';
-import { refusal } from '../switchover/run.ts';
+import { refusal } from '../errors.ts';
 
 export class Attempt {
   readonly #controller = new AbortController();

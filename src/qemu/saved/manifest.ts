@@ -1,10 +1,10 @@
 /** `vm.json` of a saved VM: all that is neither RAM nor device state. What stands in it is checked as anything that comes from a file. */
 import { join } from 'node:path';
 import { CompanionError, notOursHint } from '../../errors.ts';
+import { field, listAt } from '../answers.ts';
 import type { PeerInfo } from '../device-peer.ts';
 import type { PciAddress } from '../pci-address.ts';
 import type { Machine } from '../switchover/machine.ts';
-import { field, listAt } from '../switchover/run.ts';
 import { openFile } from './files.ts';
 
 const manifestName = 'vm.json';

@@ -1,9 +1,10 @@
 /** RAM of a VM to a file and back, by QEMU's own migration. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
+import { numberAt, textAt } from '../answers.ts';
 import { DeadlineError } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
-import { numberAt, type Setting, textAt } from '../switchover/run.ts';
+import type { Setting } from '../switchover/run.ts';
 import { apply } from '../switchover/settings.ts';
 import type { Attempt } from './attempt.ts';
 

@@ -3,9 +3,10 @@ import { resolve } from 'node:path';
 import { silentLogger } from '../../log.ts';
 import { migrationState } from '../../migration/state.ts';
 import { Timeline } from '../../report/timeline.ts';
+import { textAt } from '../answers.ts';
 import { ConfigPorts } from '../config-ports.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
-import { QmpConnectionError } from '../errors.ts';
+import { QmpConnectionError, refusal } from '../errors.ts';
 import { type ConnectedSide, connectSide, watchSide } from '../side.ts';
 import { release } from '../switchover/commit.ts';
 import { checkNamed } from '../switchover/inventory.ts';
@@ -13,7 +14,7 @@ import { compareMachines, describeMachine } from '../switchover/machine.ts';
 import { defaultTimeouts, type Timeouts } from '../switchover/options.ts';
 import { placeOf } from '../switchover/place.ts';
 import { type ReplayedDevice, replay } from '../switchover/replay.ts';
-import { refusal, type Setting, textAt } from '../switchover/run.ts';
+import type { Setting } from '../switchover/run.ts';
 import { putBack } from '../switchover/settings.ts';
 import {
   checkConnected,

@@ -1,4 +1,6 @@
 /** The VM that is saved: what must be so before it is touched. */
+
+import { textAt } from '../answers.ts';
 import { type DevicePeer, noInfo, type PeerInfo } from '../device-peer.ts';
 import type { PciAddress } from '../pci-address.ts';
 import type { QmpSession } from '../qmp.ts';
@@ -7,7 +9,6 @@ import { checkNamed } from '../switchover/inventory.ts';
 import { checkIommu } from '../switchover/iommu.ts';
 import { describeMachine, findEcam, type Machine } from '../switchover/machine.ts';
 import { placeOf } from '../switchover/place.ts';
-import { textAt } from '../switchover/run.ts';
 import {
   checkAddresses,
   checkBlockers,

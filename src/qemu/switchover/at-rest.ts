@@ -2,9 +2,10 @@
 import { errno, errnoName } from '../../errors.ts';
 import { migrationFlags, migrationState } from '../../migration/state.ts';
 import type { BarrierResult, DevicePeer, PeerInfo } from '../device-peer.ts';
+import { refusal } from '../errors.ts';
 import { formatAddress } from '../pci-address.ts';
 import { msixTableAddress, needsBusMaster } from './registers.ts';
-import { type DeviceRun, refusal } from './run.ts';
+import type { DeviceRun } from './run.ts';
 
 /** What a device that has come to rest tells. */
 export interface Rested extends BarrierResult {

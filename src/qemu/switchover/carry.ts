@@ -108,8 +108,8 @@ export function carry(run: Run, device: DeviceRun): void {
   const pages = device.source.pages;
   if (kept === 0 || pages === undefined) return;
   const start = Timeline.now();
-  device.carried = pages.carry().then((moved) => {
-    if (moved.pages !== kept) throw lostPages(device, moved.pages, kept);
+  device.carried = pages.carry().then((carried) => {
+    if (carried !== kept) throw lostPages(device, carried, kept);
     run.timeline.add('carry', start, Timeline.now(), { device: device.id, note: `${kept} pages` });
     return kept;
   });

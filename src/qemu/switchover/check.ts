@@ -1,10 +1,13 @@
 /** Step 1: refuse, while nothing has been touched, what could not be brought to its end. */
+
+import { listAt, textAt } from '../answers.ts';
+import { refusal } from '../errors.ts';
 import { checkNamed } from './inventory.ts';
 import { checkIommu } from './iommu.ts';
 import { checkUris } from './listen.ts';
 import { compareMachines, describeMachine, findEcam } from './machine.ts';
 import { addressOf, placeOf } from './place.ts';
-import { type DeviceRun, listAt, type Run, refusal, textAt } from './run.ts';
+import type { DeviceRun, Run } from './run.ts';
 import {
   checkAddresses,
   checkBlockers,

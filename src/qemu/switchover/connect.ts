@@ -1,11 +1,13 @@
 /** Step 0: reach all parties, and notice when one of them goes away. */
 import { CompanionError } from '../../errors.ts';
+import { textAt } from '../answers.ts';
 import { type DevicePeer, noInfo } from '../device-peer.ts';
+import { refusal } from '../errors.ts';
 import { Qmp } from '../qmp.ts';
 import { reached, socketHint } from '../reached.ts';
 import { fenced } from './fence.ts';
 import { defaultTimeouts, type MigrateOptions } from './options.ts';
-import { type DeviceRun, Run, refusal, textAt } from './run.ts';
+import { type DeviceRun, Run } from './run.ts';
 import { suspendedMeanwhile } from './side-checks.ts';
 import { StopWatch } from './stop-watch.ts';
 

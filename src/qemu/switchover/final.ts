@@ -2,11 +2,11 @@
 import { migrationState } from '../../migration/state.ts';
 import { Timeline } from '../../report/timeline.ts';
 import { within } from '../deadline.ts';
-import { DeadlineError } from '../errors.ts';
+import { DeadlineError, refusal } from '../errors.ts';
 import { placePages } from './carry.ts';
 import { pumpRate, pumpRest } from './pump.ts';
 import { isTold, startTold } from './replay.ts';
-import { type DeviceRun, type Run, refusal } from './run.ts';
+import type { DeviceRun, Run } from './run.ts';
 
 /** Replay and resume, ms: what comes after the data. */
 const tailMs = 4;

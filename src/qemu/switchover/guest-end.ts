@@ -1,7 +1,8 @@
 /** A guest that ends by itself while it is migrated, as one that is shut down from within: nothing is lost then. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
-import { type Run, textAt } from './run.ts';
+import { textAt } from '../answers.ts';
+import type { Run } from './run.ts';
 
 /** A QEMU whose guest has ended is gone within this time, unless it was started with -no-shutdown. */
 const endingMs = 2000;

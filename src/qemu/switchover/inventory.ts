@@ -1,6 +1,8 @@
 /** The devices that a VM's command line has made. */
+
+import { listAt, textAt } from '../answers.ts';
+import { refusal } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
-import { listAt, refusal, textAt } from './run.ts';
 
 const vfioUserType = 'vfio-user-pci';
 

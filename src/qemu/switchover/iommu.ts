@@ -2,11 +2,11 @@
 import { errno, errnoName } from '../../errors.ts';
 import { command } from '../../pci/index.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
+import { refusal } from '../errors.ts';
 import { formatAddress, type PciAddress } from '../pci-address.ts';
 import type { QmpSession } from '../qmp.ts';
 import { peripherals } from './inventory.ts';
 import { commandOf, msixTableAddress } from './registers.ts';
-import { refusal } from './run.ts';
 
 /** How a DMA by message ends of which QEMU has said nothing. */
 const unanswered: readonly number[] = [errno.ETIMEDOUT, errno.ECANCELED];

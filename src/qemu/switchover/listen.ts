@@ -1,16 +1,16 @@
 /** Where the destination listens for RAM. It gets one try: a QEMU that could not bind takes no other address (11.1.3). */
 import { readlinkSync, statSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
-import { QmpError } from '../errors.ts';
+import { longestSocketPath } from '../../posix/index.ts';
+import { textAt } from '../answers.ts';
+import { QmpError, refusal } from '../errors.ts';
 import type { MigrationEnd } from './options.ts';
 import { listenerAt } from './processes.ts';
-import { type Run, refusal, textAt } from './run.ts';
+import type { Run } from './run.ts';
 
 /** Ways that QEMU's migration may take ("Migration URI" of its manual). */
 const transports = ['tcp', 'unix', 'vsock', 'fd', 'exec', 'rdma', 'file'];
 const unixPrefix = 'unix:';
-/** What fits into a `sockaddr_un` with its final zero. */
-const longestSocketPath = 107;
 
 /** Refuses what could not be listened at, or not be found by the source, as far as that can be told from here. */
 export function checkUris(run: Run): void {

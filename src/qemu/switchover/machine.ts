@@ -1,6 +1,8 @@
 /** What two VMs must have in common for a guest to move from one to the other. */
+
+import { listAt, numberAt } from '../answers.ts';
+import { refusal } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
-import { listAt, numberAt, refusal } from './run.ts';
 
 /** A VM as its command line has made it. */
 export interface Machine {

@@ -1,6 +1,7 @@
 /** The companion switchover from its first connection to its report. */
 import { CompanionError, reasonOf } from '../../errors.ts';
 import type { DeviceReport, MigrationReport, Outcome } from '../../report/types.ts';
+import { textAt } from '../answers.ts';
 import type { QmpSession } from '../qmp.ts';
 import { check } from './check.ts';
 import { commit } from './commit.ts';
@@ -12,7 +13,7 @@ import { preCopy } from './precopy.ts';
 import { quiesce } from './quiesce.ts';
 import { replay } from './replay.ts';
 import { rollback } from './rollback.ts';
-import { type DeviceRun, type Run, textAt } from './run.ts';
+import type { DeviceRun, Run } from './run.ts';
 import { prepareQemus, tidyDestination } from './settings.ts';
 import { setUp } from './setup.ts';
 import { checkProof, verify } from './verify.ts';

@@ -1,8 +1,9 @@
 /** Where a device sits: in which slot, behind which bridges, and on which bus the guest finds it. */
-import { QmpError } from '../errors.ts';
+
+import { listAt, numberAt, textAt } from '../answers.ts';
+import { QmpError, refusal } from '../errors.ts';
 import type { PciAddress } from '../pci-address.ts';
 import type { QmpSession } from '../qmp.ts';
-import { listAt, numberAt, refusal, textAt } from './run.ts';
 
 /** More bridges one behind the other than there are buses. */
 const deepest = 256;

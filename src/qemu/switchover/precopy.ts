@@ -1,12 +1,14 @@
 /** Step 3: RAM by QEMU and device state by us, side by side, until a switchover is short enough. */
 import type { PrecopySample } from '../../report/types.ts';
+import { numberAt, textAt } from '../answers.ts';
 import { type ConvergenceOptions, type Decision, type DeviceSample, decide } from '../convergence.ts';
+import { refusal } from '../errors.ts';
 import { pagesToCarry, prepareCarrying } from './carry.ts';
 import { anticipate } from './final.ts';
 import { Pauses } from './pauses.ts';
 import { preset } from './preset.ts';
 import { pump, pumpRate } from './pump.ts';
-import { type DeviceRun, numberAt, type Run, refusal, textAt } from './run.ts';
+import type { DeviceRun, Run } from './run.ts';
 import { holdLimitMs } from './settings.ts';
 import { canPreCopy } from './setup.ts';
 import { assumedCost, type SwitchoverCosts, warmUp } from './warm-up.ts';

@@ -2,13 +2,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
 import { migrationState, stateName } from '../../migration/state.ts';
+import { field, listAt, textAt } from '../answers.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
+import { refusal } from '../errors.ts';
 import type { QmpAddress, QmpSession } from '../qmp.ts';
 import { connectSide } from '../side.ts';
 import { checkNamed } from './inventory.ts';
 import { defaultTimeouts, type MigrateOptions, type Timeouts } from './options.ts';
 import { cancelMigration, endedStatuses, resumeGuest, reviveDevice } from './revive.ts';
-import { field, listAt, refusal, textAt } from './run.ts';
 
 export interface RecoverOptions {
   /** The QEMU's QMP socket, which nobody else may be using. */

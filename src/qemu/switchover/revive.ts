@@ -2,11 +2,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { migrationState } from '../../migration/state.ts';
 import { startTimer } from '../../start-timer.ts';
+import { textAt } from '../answers.ts';
 import { within } from '../deadline.ts';
 import type { DevicePeer } from '../device-peer.ts';
 import { DeadlineError } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
-import { textAt } from './run.ts';
 
 /** QEMU resumes the vCPUs of a failed migration by itself within this time, or we do it. */
 const selfResumeMs = 500;

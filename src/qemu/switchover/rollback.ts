@@ -6,12 +6,13 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { reasonOf } from '../../errors.ts';
 import type { Outcome } from '../../report/types.ts';
+import { field } from '../answers.ts';
 import { within } from '../deadline.ts';
 import { DeadlineError, QmpConnectionError } from '../errors.ts';
 import { Qmp, type QmpAddress, type QmpSession } from '../qmp.ts';
 import { guestHasEnded } from './guest-end.ts';
 import { cancelMigration, endedStatuses, resumeGuest, reviveDevice } from './revive.ts';
-import { type DeviceRun, field, type Run } from './run.ts';
+import type { DeviceRun, Run } from './run.ts';
 
 const probeMs = 1000;
 const pollMs = 5;

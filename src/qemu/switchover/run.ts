@@ -1,5 +1,4 @@
 import { quietEngine } from '../../engine.ts';
-import { CompanionError, errno } from '../../errors.ts';
 import { type Logger, silentLogger } from '../../log.ts';
 import { Timeline } from '../../report/timeline.ts';
 import type { Phase, PrecopySample, RamReport } from '../../report/types.ts';
@@ -246,34 +245,4 @@ export class Run {
     this.warnings.push(message);
     this.log.warn(message);
   }
-}
-
-/** A migration refused or given up, with the way out. */
-export function refusal(code: string, message: string, hint?: string): CompanionError {
-  return new CompanionError(code, message, { errno: errno.EOPNOTSUPP, hint });
-}
-
-/** An own property of an answer of QEMU. */
-export function field(value: unknown, ...path: string[]): unknown {
-  let at: unknown = value;
-  for (const name of path) {
-    if (typeof at !== 'object' || at === null || !Object.hasOwn(at, name)) return undefined;
-    at = (at as Record<string, unknown>)[name];
-  }
-  return at;
-}
-
-export function numberAt(value: unknown, ...path: string[]): number {
-  const found = field(value, ...path);
-  return typeof found === 'number' ? found : 0;
-}
-
-export function textAt(value: unknown, ...path: string[]): string {
-  const found = field(value, ...path);
-  return typeof found === 'string' ? found : '';
-}
-
-export function listAt(value: unknown, ...path: string[]): readonly unknown[] {
-  const found = path.length === 0 ? value : field(value, ...path);
-  return Array.isArray(found) ? found : [];
 }

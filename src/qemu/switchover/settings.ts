@@ -1,8 +1,10 @@
 /** The migration settings of both QEMUs: the first that is changed, because only QEMU can judge them. */
-import { QmpError } from '../errors.ts';
+
+import { field, listAt, textAt } from '../answers.ts';
+import { QmpError, refusal } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
 import { listen, maySayAnother } from './listen.ts';
-import { field, listAt, type Run, refusal, type Setting, textAt } from './run.ts';
+import type { Run, Setting } from './run.ts';
 
 /** `downtime-limit` while QEMU is to be held back, ms. */
 export const holdLimitMs = 1;

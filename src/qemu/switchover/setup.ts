@@ -7,6 +7,7 @@ import { commandOf } from './registers.ts';
 import type { DeviceRun, Run } from './run.ts';
 import { otherServer } from './side-checks.ts';
 import { openChannel } from './state-channel.ts';
+
 export async function setUp(run: Run): Promise<void> {
   // With -S forgotten the destination would run the guest as soon as it is loaded; `stop` in state
   // "inmigrate" turns that off.

@@ -3,11 +3,12 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type CompanionError, StateRefused } from '../../errors.ts';
 import { migrationState, stateName } from '../../migration/state.ts';
 import { checkLoadable } from '../../migration/stream/header.ts';
+import { listAt, numberAt, textAt } from '../answers.ts';
 import type { DevicePeer, PeerInfo } from '../device-peer.ts';
+import { refusal } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
 import { pciDevice } from './place.ts';
 import { commandOf } from './registers.ts';
-import { listAt, numberAt, refusal, textAt } from './run.ts';
 
 type SideName = 'source' | 'destination';
 

@@ -1,6 +1,8 @@
 /** Who has stopped the guest at the source, as far as it may have been somebody else than this migration. */
+
+import { textAt } from '../answers.ts';
 import type { QmpEvent } from '../qmp.ts';
-import { type Run, textAt } from './run.ts';
+import type { Run } from './run.ts';
 
 /**
  * QEMU stops the vCPUs for the switchover and tells of both at once. If it tells of the stop alone for so long, somebody else may have

@@ -1,7 +1,9 @@
 /** RAM goes by TLS where the migration parameter `tls-creds` names credentials: an object of each QEMU, which whoever started it has made. */
-import { QmpError } from '../errors.ts';
+
+import { textAt } from '../answers.ts';
+import { QmpError, refusal } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
-import { type Run, refusal, textAt } from './run.ts';
+import type { Run } from './run.ts';
 
 const parameter = 'tls-creds';
 /** What the credentials of a side are for (`endpoint`): the source connects. */

@@ -4,13 +4,14 @@ import { migrationState } from '../../migration/state.ts';
 import { compareConfigs } from '../../pci/index.ts';
 import { ConfigPorts, type Monitor } from '../config-ports.ts';
 import type { DevicePeer, DmaOperation } from '../device-peer.ts';
+import { refusal } from '../errors.ts';
 import { ecamOffset } from '../pci-address.ts';
 import { comparableRam, foreignQemuHint, isForeignUnixSocket, verifyRamInTurns } from '../ram-proof.ts';
 import { compareStates, type StateComparison } from './compare-state.ts';
 import type { MigrationEnd } from './options.ts';
 import { listenerAt } from './processes.ts';
-import { commandOf, frozen, msixTableAddress, neededBits } from './registers.ts';
-import { type DeviceRun, type Run, refusal } from './run.ts';
+import { frozen, msixTableAddress, needsBusMaster } from './registers.ts';
+import type { DeviceRun, Run } from './run.ts';
 
 /** What the ports reach, and all that a replay writes. */
 const configBytes = 256;
@@ -106,45 +107,47 @@ export interface Comparing extends Pick<Run, 'ecamBase' | 'until' | 'all' | 'war
 
 /** Reads configuration and MSI-X table back from the destination QEMU. */
 async function verifyConfig(run: Comparing, device: ComparedDevice, ports: ConfigPorts): Promise<void> {
-  const info = frozen(device);
-  const needed = neededBits(device);
-  const reachable = (commandOf(info.config) & needed) === needed && device.address.bus >= 0;
-  device.configCompared = reachable;
-  if (!reachable) {
-    const why =
-      device.address.bus < 0
-        ? 'its bus has no number'
-        : 'the guest has its memory or bus mastering switched off';
-    run.warn(`device ${device.id}: ${why}, so its configuration and MSI-X table could not be compared`);
+  const { id, address, msixTable, destination } = device;
+  const why = outOfReach(device);
+  device.configCompared = why === undefined;
+  if (why !== undefined) {
+    run.warn(`device ${id}: ${why}, so its configuration and MSI-X table could not be compared`);
     return;
   }
+  const info = frozen(device);
+  const tableAt = msixTable === undefined ? undefined : msixTableAddress(info);
   const operations: DmaOperation[] = [];
-  const table = msixTableAddress(info);
-  const withTable = table !== undefined && device.msixTable !== undefined;
-  if (withTable && device.msixTable !== undefined)
-    operations.push({ read: table, length: device.msixTable.length });
-  const viaEcam = run.ecamBase !== undefined;
-  if (viaEcam)
-    operations.push({ read: (run.ecamBase ?? 0) + ecamOffset(device.address), length: configBytes });
-  const results = operations.length === 0 ? [] : await device.destination.dma(operations);
-  if (withTable) {
-    const bytes = results[0]?.bytes;
-    device.msixTableEqual = bytes !== undefined && device.msixTable?.equals(bytes) === true;
-  }
-  const config = viaEcam ? results.at(-1)?.bytes : await readByPorts(ports, device);
-  if (config === undefined) device.configDifferences = ['unreadable'];
-  else
-    device.configDifferences = compareConfigs(info.config, Buffer.from(config)).map(
-      ({ name, source, destination }) =>
-        `${name}: 0x${source.toString(16)} became 0x${destination.toString(16)}`,
-    );
-  if (device.msixTableEqual === false || device.configDifferences.length > 0) {
-    const what = [...device.configDifferences, ...(device.msixTableEqual === false ? ['MSI-X table'] : [])];
+  if (msixTable !== undefined && tableAt !== undefined)
+    operations.push({ read: tableAt, length: msixTable.length });
+  if (run.ecamBase !== undefined)
+    operations.push({ read: run.ecamBase + ecamOffset(address), length: configBytes });
+  const results = operations.length === 0 ? [] : await destination.dma(operations);
+  if (tableAt !== undefined) device.msixTableEqual = same(msixTable, results[0]?.bytes);
+  const config = run.ecamBase === undefined ? await readByPorts(ports, device) : results.at(-1)?.bytes;
+  device.configDifferences = config === undefined ? ['unreadable'] : differences(info.config, config);
+  const what = [...device.configDifferences, ...(device.msixTableEqual === false ? ['MSI-X table'] : [])];
+  if (what.length > 0)
     throw new CompanionError(
       'VC_CONFIG_DIFFERS',
-      `device ${device.id} differs at the destination: ${what.join(', ')}`,
+      `device ${id} differs at the destination: ${what.join(', ')}`,
     );
-  }
+}
+
+/** Why a device's own DMA does not reach its registers; undefined: it does. */
+function outOfReach(device: ComparedDevice): string | undefined {
+  if (device.address.bus < 0) return 'its bus has no number';
+  return needsBusMaster(device) ? 'the guest has its memory or bus mastering switched off' : undefined;
+}
+
+function same(was: Buffer | undefined, bytes: Uint8Array | undefined): boolean {
+  return was !== undefined && bytes !== undefined && was.equals(bytes);
+}
+
+function differences(was: Buffer, config: Uint8Array): string[] {
+  return compareConfigs(was, Buffer.from(config)).map(
+    ({ name, source, destination }) =>
+      `${name}: 0x${source.toString(16)} became 0x${destination.toString(16)}`,
+  );
 }
 
 /** Saves the device again on both sides, in full, and compares the two while they come. */

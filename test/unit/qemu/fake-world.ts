@@ -273,12 +273,9 @@ export class FakePeer implements DevicePeer {
     touch: (slot) => this.#call('pages.touch', `slot ${slot}`),
     carry: async () => {
       await this.#call('pages.carry');
-      return { pages: this.carries ?? this.#kept, microseconds: 1 };
+      return this.carries ?? this.#kept;
     },
-    place: async (pages) => {
-      await this.#call('pages.place', String(pages));
-      return { pages, microseconds: 1 };
-    },
+    place: (pages) => this.#call('pages.place', String(pages)),
   };
   async fireVectors(): Promise<void> {
     await this.#call('fireVectors');
