@@ -2,13 +2,10 @@
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { closeFd, listenUnix } from '../../src/posix/index.ts';
+import { type CommandEnd, endsOf } from './command-lines.ts';
 
-/** The program as it is built; `make test-fast` builds it first. */
-const program = fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url));
 /** Root may do anything as long as it has its capabilities. */
 const unprivileged = process.getuid?.() === 0 ? ['setpriv', '--bounding-set=-all', '--inh-caps=-all'] : [];
 
@@ -111,12 +108,22 @@ const refusals: readonly { what: string; args: () => string[]; says: RegExp; hin
 ];
 
 describe('a user who may not have', () => {
-  it.concurrent.each(refusals)('$what is told so, and what to do', async ({ args, says, hint = notOurs }) => {
-    const [command = '', ...rest] = [...unprivileged, process.execPath, program, ...args()];
-    const result = await execa(command, rest, { reject: false });
-    expect(result.stderr).toMatch(says);
-    expect(result.stderr).toMatch(hint);
-    expect(result.stderr).not.toMatch(/^\s+at /m);
-    expect(result).toMatchObject({ exitCode: 1, stdout: '' });
+  let ends: CommandEnd[];
+  beforeAll(async () => {
+    ends = await endsOf(
+      refusals.map(({ args }) => args()),
+      unprivileged,
+    );
   });
+
+  it.each(refusals.map((refusal, index) => ({ ...refusal, index })))(
+    '$what is told so, and what to do',
+    ({ index, says, hint = notOurs }) => {
+      const { stderr, ...end } = ends[index] ?? expect.fail('not run');
+      expect(stderr).toMatch(says);
+      expect(stderr).toMatch(hint);
+      expect(stderr).not.toMatch(/^\s+at /m);
+      expect(end).toEqual({ exitCode: 1, stdout: '' });
+    },
+  );
 });
