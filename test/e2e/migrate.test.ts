@@ -5,6 +5,7 @@ import type { DevicePeer } from '../../src/qemu/device-peer.ts';
 import type { Testbed, TestbedMigration } from '../../src/qemu/index.ts';
 import { MigrationFailed } from '../../src/qemu/index.ts';
 import { connectPeer } from '../../src/qemu/vfio-user-peer.ts';
+import { rejectionOf } from '../thrown.ts';
 import {
   alive,
   boot,
@@ -27,14 +28,8 @@ afterEach(endOfTest);
 afterAll(closeGuest);
 
 /** Migrates and expects that to fail; returns the error. */
-async function failing(bed: Testbed, options: TestbedMigration): Promise<MigrationFailed> {
-  const error: unknown = await bed.migrate(options).then(
-    () => undefined,
-    (reason: unknown) => reason,
-  );
-  expect(error).toBeInstanceOf(MigrationFailed);
-  return error as MigrationFailed;
-}
+const failing = (bed: Testbed, options: TestbedMigration): Promise<MigrationFailed> =>
+  rejectionOf(MigrationFailed, bed.migrate(options));
 
 /** TLS credentials of a key that both ends know. */
 function credentials({ folder }: Testbed, endpoint: 'client' | 'server', key: string): object {

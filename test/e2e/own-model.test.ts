@@ -6,6 +6,7 @@ import { pathToFileURL } from 'node:url';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { counterModule } from '../../qemu-scripts/counter/guest.ts';
 import { MigrationFailed, type Testbed, type TestbedMigration } from '../../src/qemu/index.ts';
+import { rejectionOf } from '../thrown.ts';
 import { bootNothing, closeAll, patient } from './migration-world.ts';
 
 let folder: string;
@@ -25,8 +26,7 @@ function variant(name: string, changes: string): string {
 
 /** The migration fails, and the guest runs on at the source. */
 async function refused(bed: Testbed, options: TestbedMigration): Promise<MigrationFailed> {
-  const error: unknown = await bed.migrate({ ...patient, ...options }).catch((reason: unknown) => reason);
-  if (!(error instanceof MigrationFailed)) throw new Error('was not refused', { cause: error });
+  const error = await rejectionOf(MigrationFailed, bed.migrate({ ...patient, ...options }));
   expect(error.outcome).toBe('source');
   expect(await bed.current.vm.qmp.execute('query-status')).toMatchObject({ status: 'running' });
   return error;

@@ -17,6 +17,7 @@ import {
   verifyRam,
 } from '../../src/qemu/index.ts';
 import { checkoutRoot } from '../../src/setup/index.ts';
+import { rejectionOf } from '../thrown.ts';
 import {
   alive,
   boot,
@@ -66,15 +67,6 @@ async function restoreInto(
   });
   for (const device of report.devices) expect(device.stateEqual).toBe(true);
   bed.follow(side);
-}
-
-async function failure(work: Promise<unknown>): Promise<CompanionError> {
-  const error: unknown = await work.then(
-    () => undefined,
-    (reason: unknown) => reason,
-  );
-  expect(error).toBeInstanceOf(CompanionError);
-  return error as CompanionError;
 }
 
 async function status({ current }: Testbed): Promise<unknown> {
@@ -232,7 +224,8 @@ describe('what goes wrong', () => {
     const bed = await bootNothing();
     const { vm, servers } = bed.current;
     const pids = [vm.pid, servers.get('dev0')?.pid ?? 0];
-    const error = await failure(
+    const error = await rejectionOf(
+      CompanionError,
       bed.save(place(), {
         onPhase: async (phase) => {
           if (phase !== at) return;
@@ -258,14 +251,14 @@ describe('what goes wrong', () => {
         if (phase === 'write') setTimeout(() => cancel.abort(), 20);
       },
     });
-    expect((await failure(cancelled)).code).toBe('VC_CANCELLED');
+    expect((await rejectionOf(CompanionError, cancelled)).code).toBe('VC_CANCELLED');
     await expectWorkload(bed);
     if (process.getuid?.() === 0) {
       const small = place('small');
       execFileSync('mkdir', [small]);
       execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'none', small]);
       try {
-        const error = await failure(bed.save(join(small, 'vm')));
+        const error = await rejectionOf(CompanionError, bed.save(join(small, 'vm')));
         expect(error.message).toMatch(/no space left on device/i);
         expect(error.hint).toMatch('room');
         expect(readdirSync(small)).toEqual([]);
@@ -294,7 +287,7 @@ describe('what goes wrong', () => {
         if (phase !== at) return;
         await (who === 'QEMU' ? side.vm.kill() : side.servers.get('dev0')?.kill());
       });
-      await failure(restoring);
+      await rejectionOf(CompanionError, restoring);
       // What was begun is never to be started by anyone.
       await side.vm.exited;
       await side.close();

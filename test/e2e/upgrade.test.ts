@@ -9,6 +9,7 @@ import {
   wordInTheMiddle,
 } from '../../qemu-scripts/counter/guest.ts';
 import { MigrationFailed, type Testbed } from '../../src/qemu/index.ts';
+import { rejectionOf } from '../thrown.ts';
 import {
   alive,
   boot,
@@ -70,10 +71,7 @@ it('goes from the older version to the newer one, on, and not back', async () =>
 
   const source = bed.current;
   const back = await bed.prepare({ dev0: { model: counterModule(1) } });
-  const error: unknown = await bed
-    .migrate({ destination: back, ...patient })
-    .catch((reason: unknown) => reason);
-  expect(error).toBeInstanceOf(MigrationFailed);
+  const error = await rejectionOf(MigrationFailed, bed.migrate({ destination: back, ...patient }));
   expect(error).toMatchObject({
     code: 'VC_STATE_REFUSED',
     outcome: 'source',

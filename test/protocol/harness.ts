@@ -1,4 +1,3 @@
-import { CompanionError } from '../../src/errors.ts';
 import { silentLogger } from '../../src/log.ts';
 import { createReactor } from '../../src/loop/index.ts';
 import { socketPair } from '../../src/posix/index.ts';
@@ -120,15 +119,4 @@ export const serversUnderTest: readonly ServerUnderTest[] = [nativeServer, ...li
 /** Regions that a server announces: the 2022 library has one more, for migration v1. */
 export function regionsOf({ generation }: ServerUnderTest): number {
   return generation === 'v1' ? 10 : 9;
-}
-
-/** The errno of the `CompanionError` that `act` throws; undefined when it throws nothing. */
-export function errnoThrownBy(act: () => unknown): number | undefined {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof CompanionError) return error.errno;
-    throw error;
-  }
-  return undefined;
 }

@@ -17,14 +17,9 @@ import { VfioUserClient } from '../../src/vfio-user/client/index.ts';
 import { command, headerFlags, pciRegion } from '../../src/vfio-user/constants.ts';
 import { encodeRequest, messages } from '../../src/vfio-user/messages.ts';
 import { openDescriptors } from '../fuzz/target.ts';
+import { errnoThrownBy } from '../thrown.ts';
 import { FakeDevice, FakeMigration } from './fake-device.ts';
-import {
-  errnoThrownBy,
-  libraryServers,
-  nativeServer,
-  type RunningServer,
-  type ServerUnderTest,
-} from './harness.ts';
+import { libraryServers, nativeServer, type RunningServer, type ServerUnderTest } from './harness.ts';
 import { bytes, raw, regionAt, short, u32 } from './raw-messages.ts';
 import { Bench } from './runtime-harness.ts';
 

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { CompanionError, errno, RequestError } from '../../src/errors.ts';
 import { operations, PeerError } from '../../src/vfio-user/client/index.ts';
 import { command } from '../../src/vfio-user/constants.ts';
+import { thrownBy } from '../thrown.ts';
 import { FakeDevice, FakeMigration } from './fake-device.ts';
 import { type RunningServer, type ServerOptions, type ServerUnderTest, serversUnderTest } from './harness.ts';
 import { bytes, raw, u32 } from './raw-messages.ts';
@@ -17,16 +18,6 @@ function start(under: ServerUnderTest, options: ServerOptions = {}) {
   migration = new FakeMigration();
   device = new FakeDevice(migration);
   server = under.serve(device, options);
-}
-
-function thrownBy(act: () => unknown): CompanionError {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof CompanionError) return error;
-    throw error;
-  }
-  throw new Error('nothing was thrown');
 }
 
 afterEach(() => server.close());
@@ -92,7 +83,9 @@ describe.each(withOurMigration)('$name server, migration on the device socket', 
       [3, 0],
       [12, get],
     ] as const) {
-      expect(thrownBy(() => client.run(operations.probeFeature(feature, methods))).errno).toBe(errno.EINVAL);
+      expect(
+        thrownBy(CompanionError, () => client.run(operations.probeFeature(feature, methods))).errno,
+      ).toBe(errno.EINVAL);
     }
   });
 
@@ -116,7 +109,7 @@ describe.each(withOurMigration)('$name server, migration on the device socket', 
       () => client.precopyInfo(),
       () => client.run(operations.probeFeature(1)),
     ]) {
-      expect(thrownBy(act).errno).toBe(errno.EINVAL);
+      expect(thrownBy(CompanionError, act).errno).toBe(errno.EINVAL);
     }
   });
 });
@@ -145,7 +138,7 @@ describe('native server, the migration socket', () => {
       () => client.dmaMap({ iova: 0, size: 4096, prot: 3 }),
       () => client.reset(),
     ]) {
-      expect(thrownBy(act).errno).toBe(errno.EINVAL);
+      expect(thrownBy(CompanionError, act).errno).toBe(errno.EINVAL);
     }
     // The device belongs to the other socket's client.
     expect(device.calls).toEqual([]);
@@ -181,14 +174,14 @@ describe('native server, the migration socket', () => {
     expect(client.companion('info', { bytes, n: 2 ** 40 })).toEqual({
       echo: { op: 'info', bytes, n: 2 ** 40 },
     });
-    const busy = thrownBy(() => client.companion('fail'));
+    const busy = thrownBy(CompanionError, () => client.companion('fail'));
     expect(busy).toBeInstanceOf(PeerError);
     expect(busy).toMatchObject({ errno: errno.EBUSY, message: 'the device is busy', hint: 'wait' });
-    expect(thrownBy(() => client.companion('bug'))).toMatchObject({
+    expect(thrownBy(CompanionError, () => client.companion('bug'))).toMatchObject({
       errno: errno.EIO,
       code: 'VC_DEVICE_FAILED',
     });
-    expect(thrownBy(() => client.setState(9))).toMatchObject({
+    expect(thrownBy(CompanionError, () => client.setState(9))).toMatchObject({
       message: 'no state 9',
       hint: 'ask for another',
     });
@@ -199,21 +192,24 @@ describe('native server, the migration socket', () => {
     start(under, { role: 'migration', companion });
     const plain = server.connect();
     expect(plain.server.companion).toBe(false);
-    expect(thrownBy(() => plain.companion('info')).errno).toBe(errno.EINVAL);
-    expect(thrownBy(() => plain.setState(9))).toMatchObject({ errno: errno.EINVAL, hint: undefined });
+    expect(thrownBy(CompanionError, () => plain.companion('info')).errno).toBe(errno.EINVAL);
+    expect(thrownBy(CompanionError, () => plain.setState(9))).toMatchObject({
+      errno: errno.EINVAL,
+      hint: undefined,
+    });
     server.close();
     start(under, { role: 'migration' });
     const client = server.connect(withCompanion);
     expect(client.server.companion).toBe(false);
-    expect(thrownBy(() => client.companion('info')).errno).toBe(errno.EINVAL);
+    expect(thrownBy(CompanionError, () => client.companion('info')).errno).toBe(errno.EINVAL);
   });
 
   it('refuses a payload that is not msgpack', () => {
     start(under, { role: 'migration', companion });
     const client = server.connect(withCompanion);
     const broken = { ...operations.companion('info'), data: Buffer.from([0x82, 0xa2, 0x6f]) };
-    expect(thrownBy(() => client.run(broken)).errno).toBe(errno.EINVAL);
+    expect(thrownBy(CompanionError, () => client.run(broken)).errno).toBe(errno.EINVAL);
     const empty = { ...operations.companion('info'), data: undefined };
-    expect(thrownBy(() => client.run(empty)).errno).toBe(errno.EINVAL);
+    expect(thrownBy(CompanionError, () => client.run(empty)).errno).toBe(errno.EINVAL);
   });
 });

@@ -7,6 +7,7 @@ import { errno } from '../../src/errors.ts';
 import { closeFd, eventfdCreate, eventfdDrain, MappedMemory, memfdCreate } from '../../src/posix/index.ts';
 import { operations, PeerError, VfioUserClient } from '../../src/vfio-user/client/index.ts';
 import { pciIrq, pciRegion } from '../../src/vfio-user/constants.ts';
+import { thrownBy } from '../thrown.ts';
 
 /** A directory with libvfio-user's `server` (samples/server.c), built; without it there is no peer to test with. */
 const samples = process.env.LIBVFIO_USER_SAMPLES;
@@ -69,15 +70,7 @@ describe.skipIf(sampleServer === undefined)(`our client and libvfio-user’s sam
   });
 
   it('agree on errors', () => {
-    const thrown = (() => {
-      try {
-        client.regionRead(0xdead_beef, 0, 4);
-      } catch (error) {
-        return error;
-      }
-      return undefined;
-    })();
-    expect(thrown).toBeInstanceOf(PeerError);
+    const thrown = thrownBy(PeerError, () => client.regionRead(0xdead_beef, 0, 4));
     expect(thrown).toMatchObject({ errno: errno.EINVAL });
     expect(() => client.run(operations.probeFeature(77))).toThrow(PeerError);
   });

@@ -13,8 +13,9 @@ import {
   messages,
   readHeader,
 } from '../../src/vfio-user/messages.ts';
+import { errnoThrownBy } from '../thrown.ts';
 import { FakeDevice } from './fake-device.ts';
-import { errnoThrownBy, type RunningServer, type ServerOptions, serversUnderTest } from './harness.ts';
+import { type RunningServer, type ServerOptions, serversUnderTest } from './harness.ts';
 
 const { regionRead, regionWrite, irqInfo, dmaMap, reset } = operations;
 const iova = 0x10_0000;

@@ -2,15 +2,7 @@ import { openSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { failureText } from '../../../src/cli/failure.ts';
 import { CompanionError } from '../../../src/errors.ts';
-
-function thrown(act: () => unknown): unknown {
-  try {
-    act();
-  } catch (error) {
-    return error;
-  }
-  return undefined;
-}
+import { thrownBy } from '../../thrown.ts';
 
 it('a failure of ours is a sentence, its code and the way out', () => {
   const error = new CompanionError('VC_X', 'it is so', { hint: 'do this' });
@@ -19,7 +11,7 @@ it('a failure of ours is a sentence, its code and the way out', () => {
 });
 
 it('a failure of the system is a sentence', () => {
-  const missing = thrown(() => openSync('/none', 'r'));
+  const missing = thrownBy(Error, () => openSync('/none', 'r'));
   expect(failureText(missing)).toBe("error: ENOENT: no such file or directory, open '/none'\n");
 });
 

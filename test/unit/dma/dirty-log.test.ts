@@ -3,7 +3,8 @@ import { describe, expect, it } from 'vitest';
 import { DirtyLog } from '../../../src/dma/dirty-log.ts';
 import { createDirtyLog } from '../../../src/dma/dirty-scopes.ts';
 import type { DmaRegion } from '../../../src/dma/types.ts';
-import { CompanionError, errno } from '../../../src/errors.ts';
+import { errno } from '../../../src/errors.ts';
+import { errnoThrownBy } from '../../thrown.ts';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
@@ -25,15 +26,6 @@ function report(log: Pick<DirtyLog, 'report'>, iova: number, length: number, pag
     if (((bitmap[bit >>> 3] ?? 0) >>> (bit & 7)) & 1) pages.push(iova + bit * pageSize);
   }
   return pages;
-}
-
-function errnoThrown(work: () => unknown): number | undefined {
-  try {
-    work();
-    return undefined;
-  } catch (error) {
-    return error instanceof CompanionError ? error.errno : -1;
-  }
 }
 
 /** The 4 KiB pages of a tracked page. */
@@ -144,7 +136,7 @@ describe('page sizes', () => {
     );
     expect(chosen).toEqual([4096, 4096, 4096, 8192, 2 * MiB, 2 * MiB, 2 * MiB]);
     for (const size of [0, -4096, 5000, Number.NaN, 1.5, 2 ** 60, 2 ** 53 - 1, 2 ** 40 + 1]) {
-      expect(errnoThrown(() => new DirtyLog({ scope: 'precise' }).start(size, []))).toBe(errno.EINVAL);
+      expect(errnoThrownBy(() => new DirtyLog({ scope: 'precise' }).start(size, []))).toBe(errno.EINVAL);
     }
   });
 
@@ -200,7 +192,7 @@ describe('ranges', () => {
 
   it('are checked', () => {
     const start = (list: typeof ranges, size = 4096) =>
-      errnoThrown(() => new DirtyLog({ scope: 'precise' }).start(size, list));
+      errnoThrownBy(() => new DirtyLog({ scope: 'precise' }).start(size, list));
     expect(start(ranges)).toBeUndefined();
     expect(
       start([
@@ -230,7 +222,7 @@ describe('requests that are refused', () => {
   it('start twice, with the first one going on', () => {
     const log = precise();
     log.mark(0, 1);
-    expect(errnoThrown(() => log.start(4096, []))).toBe(errno.EINVAL);
+    expect(errnoThrownBy(() => log.start(4096, []))).toBe(errno.EINVAL);
     expect(log.count).toBe(1);
     log.stop();
     log.stop();
@@ -244,7 +236,7 @@ describe('requests that are refused', () => {
     const log = precise(4096, [{ iova: 0, length: MiB }]);
     const bitmap = new Uint8Array(32);
     const refused = (iova: number, length: number, size: number, bytes = bitmap) =>
-      errnoThrown(() => log.report(iova, length, size, bytes));
+      errnoThrownBy(() => log.report(iova, length, size, bytes));
     expect(refused(0, MiB, 4096)).toBeUndefined();
     for (const [iova, length, size] of [
       [0, MiB, 2048],

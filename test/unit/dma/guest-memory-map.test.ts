@@ -12,6 +12,7 @@ import {
   PAGE_SIZE,
   WINDOW_SIZE,
 } from '../../../src/posix/index.ts';
+import { errnoThrownBy } from '../../thrown.ts';
 
 const P = PAGE_SIZE;
 const both = dmaProt.read | dmaProt.write;
@@ -21,16 +22,6 @@ const mappings = () =>
     .split('\n')
     .filter((line) => line.includes(NAME)).length;
 const descriptors = () => readdirSync('/proc/self/fd').length;
-
-/** The errno of what `action` throws. */
-function refusal(action: () => unknown): number | undefined {
-  try {
-    action();
-  } catch (error) {
-    return (error as { errno?: number }).errno;
-  }
-  return undefined;
-}
 
 let memory: GuestMemoryMap;
 let file: number;
@@ -95,7 +86,7 @@ describe('mapping', () => {
     guest[100 + P - 1] = 2;
     expect(memory.view(0, 1)).toEqual(Uint8Array.of(1));
     expect(memory.view(P - 1, 1)).toEqual(Uint8Array.of(2));
-    expect(refusal(() => memory.view(P, 1))).toBe(errno.EFAULT);
+    expect(errnoThrownBy(() => memory.view(P, 1))).toBe(errno.EFAULT);
   });
 
   it('closes the descriptor it takes, and leaves what it refuses', () => {
@@ -105,7 +96,9 @@ describe('mapping', () => {
     expect(descriptors()).toBe(before);
     expect(memory.regions()).toHaveLength(1);
     const fd = dupFd(file);
-    expect(refusal(() => memory.map({ iova: P, size: P, prot: both, fd, fdOffset: 0 }))).toBe(errno.EEXIST);
+    expect(errnoThrownBy(() => memory.map({ iova: P, size: P, prot: both, fd, fdOffset: 0 }))).toBe(
+      errno.EEXIST,
+    );
     closeFd(fd);
     expect(descriptors()).toBe(before);
   });
@@ -125,7 +118,7 @@ describe('mapping', () => {
       { iova: 0, size: 64 * P, prot: both, fdOffset: 0 },
       { iova: 5 * P, size: P, prot: both, fdOffset: 0 },
     ];
-    for (const attempt of attempts) expect(refusal(() => memory.map(attempt))).toBe(errno.EEXIST);
+    for (const attempt of attempts) expect(errnoThrownBy(() => memory.map(attempt))).toBe(errno.EEXIST);
     closeFd(other);
     memory.map({ iova: 3 * P, size: P, prot: both, fdOffset: 0 });
     memory.map({ iova: 8 * P, size: P, prot: both, fdOffset: 0 });
@@ -155,10 +148,10 @@ describe('mapping', () => {
     ];
     for (const request of bad)
       expect(
-        refusal(() => memory.map(request)),
+        errnoThrownBy(() => memory.map(request)),
         JSON.stringify(request),
       ).toBe(errno.EINVAL);
-    expect(refusal(() => memory.map({ ...good, fd: 9999 }))).toBe(errno.EBADF);
+    expect(errnoThrownBy(() => memory.map({ ...good, fd: 9999 }))).toBe(errno.EBADF);
     expect(memory.regions()).toEqual([]);
     memory.map({ ...good, iova: 2 ** 53 - 2 * P, size: P });
   });
@@ -166,7 +159,9 @@ describe('mapping', () => {
   it('bounds the number of mappings', () => {
     const small = new GuestMemoryMap({ maxRegions: 2 });
     for (const iova of [0, P]) small.map({ iova, size: P, prot: both, fdOffset: 0 });
-    expect(refusal(() => small.map({ iova: 2 * P, size: P, prot: both, fdOffset: 0 }))).toBe(errno.ENOSPC);
+    expect(errnoThrownBy(() => small.map({ iova: 2 * P, size: P, prot: both, fdOffset: 0 }))).toBe(
+      errno.ENOSPC,
+    );
     small.map({ iova: 0, size: P, prot: both, fdOffset: 0 });
     small.unmap(0, P);
     small.map({ iova: 2 * P, size: P, prot: both, fdOffset: 0 });
@@ -176,7 +171,7 @@ describe('mapping', () => {
     const before = mappings();
     const size = 1025 * WINDOW_SIZE;
     const huge = memfdCreate(NAME, size);
-    expect(refusal(() => memory.map({ iova: 0, size, prot: both, fd: huge, fdOffset: 0 }))).toBe(
+    expect(errnoThrownBy(() => memory.map({ iova: 0, size, prot: both, fd: huge, fdOffset: 0 }))).toBe(
       errno.ENOSPC,
     );
     closeFd(huge);
@@ -192,7 +187,7 @@ describe('mapping', () => {
     const add = (index: number) => {
       const fd = dupFd(wide);
       const at = index * WINDOW_SIZE;
-      const refused = refusal(() => small.map({ iova: at, size: P, prot: both, fd, fdOffset: at }));
+      const refused = errnoThrownBy(() => small.map({ iova: at, size: P, prot: both, fd, fdOffset: at }));
       if (refused !== undefined) closeFd(fd);
       return refused;
     };
@@ -264,11 +259,11 @@ describe('unmapping', () => {
       [2 ** 53, -4096],
       [2 ** 60, 4096],
     ] as const)
-      expect(refusal(() => memory.unmap(iova, size))).toBe(errno.ENOENT);
+      expect(errnoThrownBy(() => memory.unmap(iova, size))).toBe(errno.ENOENT);
     expect(memory.readUint32BE(4 * P)).toBe(0);
     memory.unmap(4 * P, 4 * P);
-    expect(refusal(() => memory.readUint32BE(4 * P))).toBe(errno.EFAULT);
-    expect(refusal(() => memory.unmap(4 * P, 4 * P))).toBe(errno.ENOENT);
+    expect(errnoThrownBy(() => memory.readUint32BE(4 * P))).toBe(errno.EFAULT);
+    expect(errnoThrownBy(() => memory.unmap(4 * P, 4 * P))).toBe(errno.ENOENT);
   });
 
   it.each([
@@ -283,7 +278,7 @@ describe('unmapping', () => {
       map(at, pages);
     memory.unmap(iova, size);
     expect(memory.regions()).toEqual([]);
-    expect(refusal(() => memory.readUint32BE(9 * P))).toBe(errno.EFAULT);
+    expect(errnoThrownBy(() => memory.readUint32BE(9 * P))).toBe(errno.EFAULT);
   });
 
   it('keeps the mappings beside a range', () => {
@@ -311,8 +306,8 @@ describe('unmapping', () => {
     map(8 * P, 1, dmaProt.read, 0);
     map(0, 1, both, 0);
     map(12 * P, 1, dmaProt.read, 0);
-    expect(refusal(() => memory.writeUint32BE(12 * P, 1))).toBe(errno.EACCES);
-    expect(refusal(() => memory.writableView(12 * P, 4))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.writeUint32BE(12 * P, 1))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.writableView(12 * P, 4))).toBe(errno.EACCES);
     map(4 * P, 2, both, 8 * P);
     expect(mappings()).toBe(before + 2);
     memory.unmap(0, P);
@@ -337,7 +332,7 @@ describe('unmapping', () => {
     const add = (iova: number, fdOffset: number) =>
       memory.map({ iova, size: P, prot: both, fd: dupFd(growing), fdOffset });
     add(0, 0);
-    expect(refusal(() => memory.map({ iova: P, size: P, prot: both, fd: growing, fdOffset: P }))).toBe(
+    expect(errnoThrownBy(() => memory.map({ iova: P, size: P, prot: both, fd: growing, fdOffset: P }))).toBe(
       errno.EINVAL,
     );
     ftruncate(growing, 2 * P);
@@ -369,15 +364,15 @@ describe('access', () => {
     map(2 * P, 1, dmaProt.write, 2 * P);
     guest.fill(5, 0, 3 * P);
     const bytes = Buffer.alloc(8, 9);
-    expect(refusal(() => memory.write(P - 4, bytes))).toBe(errno.EACCES);
-    expect(refusal(() => memory.read(2 * P - 4, bytes))).toBe(errno.EACCES);
-    expect(refusal(() => memory.write(3 * P - 4, bytes))).toBe(errno.EFAULT);
-    expect(refusal(() => memory.writeUint32BE(P, 1))).toBe(errno.EACCES);
-    expect(refusal(() => memory.writeUint8(P, 1))).toBe(errno.EACCES);
-    expect(refusal(() => memory.readUint32LE(2 * P))).toBe(errno.EACCES);
-    expect(refusal(() => memory.readUint16BE(2 * P))).toBe(errno.EACCES);
-    expect(refusal(() => memory.writableView(P, 4))).toBe(errno.EACCES);
-    expect(refusal(() => memory.view(2 * P, 4))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.write(P - 4, bytes))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.read(2 * P - 4, bytes))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.write(3 * P - 4, bytes))).toBe(errno.EFAULT);
+    expect(errnoThrownBy(() => memory.writeUint32BE(P, 1))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.writeUint8(P, 1))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.readUint32LE(2 * P))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.readUint16BE(2 * P))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.writableView(P, 4))).toBe(errno.EACCES);
+    expect(errnoThrownBy(() => memory.view(2 * P, 4))).toBe(errno.EACCES);
     expect(guest.subarray(0, 3 * P).every((byte) => byte === 5)).toBe(true);
     expect(bytes.every((byte) => byte === 9)).toBe(true);
     expect(marks).toEqual([]);
@@ -411,15 +406,15 @@ describe('access', () => {
     map(0, 1);
     for (const iova of [-1, Number.NaN, 2 ** 53, Number.POSITIVE_INFINITY, P, P - 3]) {
       expect(
-        refusal(() => memory.readUint32BE(iova)),
+        errnoThrownBy(() => memory.readUint32BE(iova)),
         `${iova}`,
       ).toBe(errno.EFAULT);
       expect(
-        refusal(() => memory.read(iova, Buffer.alloc(20))),
+        errnoThrownBy(() => memory.read(iova, Buffer.alloc(20))),
         `${iova}`,
       ).toBe(errno.EFAULT);
       expect(
-        refusal(() => memory.writableView(iova, 20)),
+        errnoThrownBy(() => memory.writableView(iova, 20)),
         `${iova}`,
       ).toBe(errno.EFAULT);
     }
@@ -463,7 +458,7 @@ describe('access', () => {
       expect(memory.view(border - 1, 2)).toBeUndefined();
       expect(memory.view(border, 2)?.[0]).toBe('y'.charCodeAt(0));
       memory.writeUint32BE(2 ** 40 + size - 4, 1);
-      expect(refusal(() => memory.writeUint32BE(2 ** 40 + size - 3, 1))).toBe(errno.EFAULT);
+      expect(errnoThrownBy(() => memory.writeUint32BE(2 ** 40 + size - 3, 1))).toBe(errno.EFAULT);
       memory.unmap(2 ** 40, size);
     }
     reader.unmap();
@@ -491,11 +486,11 @@ describe('memory without a descriptor', () => {
   it('faults without a client, and where waiting would deadlock, before anything has moved', () => {
     map(0, 1);
     memory.map({ iova: P, size: P, prot: both, fdOffset: 0 });
-    expect(refusal(() => memory.read(P, Buffer.alloc(4)))).toBe(errno.ENOTCONN);
+    expect(errnoThrownBy(() => memory.read(P, Buffer.alloc(4)))).toBe(errno.ENOTCONN);
     const { messages, log } = messenger();
     memory.setMessageDma(Object.assign(messages, { mayWait: false }));
-    expect(refusal(() => memory.write(P - 4, Buffer.alloc(8, 3)))).toBe(errno.EAGAIN);
-    expect(refusal(() => memory.readUint32LE(P))).toBe(errno.EAGAIN);
+    expect(errnoThrownBy(() => memory.write(P - 4, Buffer.alloc(8, 3)))).toBe(errno.EAGAIN);
+    expect(errnoThrownBy(() => memory.readUint32LE(P))).toBe(errno.EAGAIN);
     expect([guest[P - 1], log, marks]).toEqual([0, [], []]);
     expect(memory.accessible(0, 2 * P, both)).toBe(true);
     memory.readUint32LE(0);
@@ -506,6 +501,6 @@ describe('memory without a descriptor', () => {
     memory.map({ iova: 0, size: P, prot: both, fdOffset: 0 });
     map(P, 1);
     memory.setMessageDma({ ...messages, write: () => memory.unmap(P, P), read: messages.read });
-    expect(refusal(() => memory.write(P - 4, Buffer.alloc(8, 3)))).toBe(errno.EFAULT);
+    expect(errnoThrownBy(() => memory.write(P - 4, Buffer.alloc(8, 3)))).toBe(errno.EFAULT);
   });
 });

@@ -1,17 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { errno, errnoOf } from '../../../src/errors.ts';
 import { migrationState as s } from '../../../src/migration/index.ts';
+import { thrownBy } from '../../thrown.ts';
 import { cut } from './chunks.ts';
 import { FakeDevice, fakeMigration, readAll } from './fake-device.ts';
-
-function failure(work: () => unknown): unknown {
-  try {
-    work();
-  } catch (error) {
-    return error;
-  }
-  throw new Error('nothing was thrown');
-}
 
 function filled(options?: ConstructorParameters<typeof FakeDevice>[0]): FakeDevice {
   const device = new FakeDevice(options);
@@ -42,7 +34,9 @@ describe('a migration', () => {
     expect(target.pci()).toEqual({ command: 6, bars: [1, 2] });
     expect(target.calls).toEqual(['quiesce', 'stop', 'resume']);
     source.controller.setState(s.STOP);
-    expect(failure(() => source.controller.read(Buffer.alloc(1)))).toMatchObject({ errno: errno.EINVAL });
+    expect(thrownBy(Error, () => source.controller.read(Buffer.alloc(1)))).toMatchObject({
+      errno: errno.EINVAL,
+    });
   });
 
   it('with PRE_COPY sends what changed after it was read', () => {
@@ -93,8 +87,12 @@ describe('a migration', () => {
   it('can have P2P and PRE_COPY switched off', () => {
     const { controller } = fakeMigration(new FakeDevice(), { options: { p2p: false, preCopy: false } });
     expect(controller.flags).toBe(1);
-    expect(failure(() => controller.setState(s.RUNNING_P2P))).toMatchObject({ errno: errno.EINVAL });
-    expect(failure(() => controller.setState(s.PRE_COPY))).toMatchObject({ errno: errno.EINVAL });
+    expect(thrownBy(Error, () => controller.setState(s.RUNNING_P2P))).toMatchObject({
+      errno: errno.EINVAL,
+    });
+    expect(thrownBy(Error, () => controller.setState(s.PRE_COPY))).toMatchObject({
+      errno: errno.EINVAL,
+    });
   });
 
   it('of a device without a state of its own carries the framework sections', () => {
@@ -225,7 +223,7 @@ describe('failures', () => {
         if (name === bad) throw new Error('no');
       },
     });
-    expect(failure(() => controller.setState(s.STOP))).toMatchObject({ message: 'no' });
+    expect(thrownBy(Error, () => controller.setState(s.STOP))).toMatchObject({ message: 'no' });
     expect(controller.state).toBe(s.RUNNING);
     expect(calls).toEqual(['quiesce', 'stop', 'resume']);
     controller.setState(s.PRE_COPY);
@@ -243,8 +241,8 @@ describe('failures', () => {
     device.failNextRecord = true;
     expect(() => controller.read(Buffer.alloc(1 << 20))).toThrow('can not read itself');
     device.failNextRecord = false;
-    expect(errnoOf(failure(() => controller.read(Buffer.alloc(100))))).toBe(errno.EIO);
-    expect(errnoOf(failure(() => controller.setState(s.STOP_COPY)))).toBe(errno.EIO);
+    expect(errnoOf(thrownBy(Error, () => controller.read(Buffer.alloc(100))))).toBe(errno.EIO);
+    expect(errnoOf(thrownBy(Error, () => controller.setState(s.STOP_COPY)))).toBe(errno.EIO);
     expect(calls).not.toContain('stop');
     controller.setState(s.RUNNING);
     controller.setState(s.PRE_COPY);
@@ -254,16 +252,16 @@ describe('failures', () => {
   it('of a load end in ERROR, which a reset alone leaves', () => {
     const { controller, calls } = fakeMigration(filled());
     controller.setState(s.RESUMING);
-    expect(failure(() => controller.write(Buffer.from('this is no state at all')))).toMatchObject({
+    expect(thrownBy(Error, () => controller.write(Buffer.from('this is no state at all')))).toMatchObject({
       code: 'VC_STATE_REFUSED',
     });
     expect(controller.state).toBe(s.ERROR);
     expect(calls.at(-1)).toBe('failed');
     for (const state of Object.values(s)) {
-      expect(errnoOf(failure(() => controller.setState(state)))).toBe(errno.EINVAL);
+      expect(errnoOf(thrownBy(Error, () => controller.setState(state)))).toBe(errno.EINVAL);
     }
-    expect(errnoOf(failure(() => controller.write(Buffer.alloc(1))))).toBe(errno.EINVAL);
-    expect(errnoOf(failure(() => controller.read(Buffer.alloc(1))))).toBe(errno.EINVAL);
+    expect(errnoOf(thrownBy(Error, () => controller.write(Buffer.alloc(1))))).toBe(errno.EINVAL);
+    expect(errnoOf(thrownBy(Error, () => controller.read(Buffer.alloc(1))))).toBe(errno.EINVAL);
     controller.reset();
     expect(controller.state).toBe(s.RUNNING);
     expect(calls.slice(-2)).toEqual(['failed', 'resume']);
@@ -288,12 +286,12 @@ describe('failures', () => {
     const fake = fakeMigration(device, {
       hook: (name) => {
         if (name !== 'quiesce') return;
-        errors.push(failure(() => fake.controller.setState(s.STOP)));
+        errors.push(thrownBy(Error, () => fake.controller.setState(s.STOP)));
         fake.controller.reset();
         errors.push(fake.controller.state);
       },
     });
-    expect(errnoOf(failure(() => fake.controller.setState(s.STOP)))).toBe(errno.EIO);
+    expect(errnoOf(thrownBy(Error, () => fake.controller.setState(s.STOP)))).toBe(errno.EIO);
     expect(errnoOf(errors[0])).toBe(errno.EBUSY);
     expect(errors[1]).toBe(s.RUNNING);
     expect(fake.controller.state).toBe(s.RUNNING);
@@ -305,7 +303,7 @@ describe('failures', () => {
     const { controller } = fakeMigration(device);
     controller.setState(s.PRE_COPY);
     device.onNext = () => controller.reset();
-    expect(errnoOf(failure(() => controller.read(Buffer.alloc(100_000))))).toBe(errno.EIO);
+    expect(errnoOf(thrownBy(Error, () => controller.read(Buffer.alloc(100_000))))).toBe(errno.EIO);
     expect(controller.state).toBe(s.RUNNING);
     expect(device.sessions).toBe(0);
   });
@@ -319,7 +317,7 @@ describe('failures', () => {
     controller.setState(s.RESUMING);
     device.endLoad = () => expect.fail('loaded to the end');
     device.beginLoad = () => controller.reset();
-    expect(errnoOf(failure(() => controller.write(stream)))).toBe(errno.EIO);
+    expect(errnoOf(thrownBy(Error, () => controller.write(stream)))).toBe(errno.EIO);
     expect(controller.state).toBe(s.RUNNING);
   });
 });
@@ -358,6 +356,6 @@ describe('sizes', () => {
     controller.setState(s.STOP_COPY);
     const told = controller.dataSize();
     expect(readAll(controller).length).toBeLessThanOrEqual(told);
-    expect(errnoOf(failure(() => controller.precopyInfo()))).toBe(errno.EINVAL);
+    expect(errnoOf(thrownBy(Error, () => controller.precopyInfo()))).toBe(errno.EINVAL);
   });
 });

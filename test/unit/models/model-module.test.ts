@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { modelNames, shippedModel } from '../../../device-models/index.ts';
 import { deviceFaults, modelFaults } from '../../../src/runtime/model-check.ts';
 import { isModelPath, loadModel, ModelModuleError, pickModel } from '../../../src/runtime/model-module.ts';
+import { thrownBy } from '../../thrown.ts';
 import { noState } from '../device/no-state.ts';
 
 const good = {
@@ -14,14 +15,8 @@ const good = {
   create: () => ({}),
 };
 
-function refusal(exports: Record<string, unknown>): ModelModuleError {
-  try {
-    pickModel(exports, './x.js');
-  } catch (error) {
-    if (error instanceof ModelModuleError) return error;
-  }
-  throw new Error('was not refused');
-}
+const refusal = (exports: Record<string, unknown>): ModelModuleError =>
+  thrownBy(ModelModuleError, () => pickModel(exports, './x.js'));
 
 describe('what is a model', () => {
   it.each(modelNames)('%s is, by that name', async (name) => {

@@ -7,6 +7,7 @@ import { connectAll, disconnectAll } from '../../../src/qemu/switchover/connect.
 import { fenced } from '../../../src/qemu/switchover/fence.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
 import { type MigrateOptions, MigrationFailed } from '../../../src/qemu/switchover/options.ts';
+import { rejectionOf } from '../../thrown.ts';
 import { type FakePeer, FakeWorld } from './fake-world.ts';
 
 let world: FakeWorld;
@@ -263,9 +264,8 @@ it.each([true, false])(
       if (gone) source.die(new Error('killed'));
     };
     const timeouts = { command: 1000 };
-    const error = await migrate({ ...world.options(), timeouts, onPhase }).catch((reason: unknown) => reason);
-    expect(error).toBeInstanceOf(MigrationFailed);
-    const { warnings } = (error as MigrationFailed).report;
+    const failed = migrate({ ...world.options(), timeouts, onPhase });
+    const { warnings } = (await rejectionOf(MigrationFailed, failed)).report;
     expect(warnings).toContain('at the source: device dev0 does not work any more');
     expect(warnings.some((warning) => warning.includes('vfio-companion recover'))).toBe(!gone);
   },

@@ -7,6 +7,7 @@ import { anticipate } from '../../../src/qemu/switchover/final.ts';
 import { migrate } from '../../../src/qemu/switchover/migrate.ts';
 import { MigrationFailed } from '../../../src/qemu/switchover/options.ts';
 import type { Progress } from '../../../src/report/types.ts';
+import { rejectionOf } from '../../thrown.ts';
 import { FakeWorld } from './fake-world.ts';
 
 let world: FakeWorld;
@@ -109,9 +110,7 @@ it('a source that is silent is not asked to take one setting after the other', a
       world.silent.add(`source ${command}`);
   };
   const timeouts = { command: 200, rollback: 200 };
-  const error = await migrate({ ...world.options(), timeouts, onPhase }).catch((reason: unknown) => reason);
-  expect(error).toBeInstanceOf(MigrationFailed);
-  const { report } = error as MigrationFailed;
+  const { report } = await rejectionOf(MigrationFailed, migrate({ ...world.options(), timeouts, onPhase }));
   expect(report.warnings.filter((warning) => warning.includes('settings'))).toEqual([
     expect.stringMatching(/^migration settings .* not restored.*nothing within/),
   ]);

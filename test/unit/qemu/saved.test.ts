@@ -27,6 +27,7 @@ import type {
 } from '../../../src/qemu/saved/options.ts';
 import { restoreVm } from '../../../src/qemu/saved/restore.ts';
 import { saveVm } from '../../../src/qemu/saved/save.ts';
+import { rejectionOf } from '../../thrown.ts';
 import { FakeWorld, type PeerMethod, tableAddress, usualParameters } from './fake-world.ts';
 
 let world: FakeWorld;
@@ -55,15 +56,6 @@ function save(more: Partial<SaveOptions> = {}): Promise<SaveReport> {
 
 function restore(more: Partial<RestoreOptions> = {}) {
   return restoreVm({ ...common('destination'), ...more });
-}
-
-async function failure(work: Promise<unknown>): Promise<CompanionError> {
-  const error: unknown = await work.then(
-    () => undefined,
-    (reason: unknown) => reason,
-  );
-  expect(error).toBeInstanceOf(CompanionError);
-  return error as CompanionError;
 }
 
 /** Where each of these stands in the journal, which has all of them. */
@@ -167,10 +159,10 @@ describe('saving a VM', () => {
 
   it('refuses a folder that is there, or has no place, before it looks at anything', async () => {
     writeFileSync(folder, '');
-    expect((await failure(save())).message).toMatch('there is a');
-    expect((await failure(save({ folder: join(world.folder, 'no', 'where') }))).message).toMatch(
-      'there is no folder',
-    );
+    expect((await rejectionOf(CompanionError, save())).message).toMatch('there is a');
+    expect(
+      (await rejectionOf(CompanionError, save({ folder: join(world.folder, 'no', 'where') }))).message,
+    ).toMatch('there is no folder');
     expect(world.journal).toEqual([]);
   });
 
@@ -206,7 +198,7 @@ describe('saving a VM', () => {
   ])('is refused where %s, with nothing touched', async (_why, spoil, code) => {
     world.source.readErrno = 14;
     spoil();
-    expect((await failure(save())).code).toBe(code);
+    expect((await rejectionOf(CompanionError, save())).code).toBe(code);
     expect(world.journal).not.toContain('source QEMU: stop');
     expect(readdirSync(world.folder)).not.toContain('saved');
   });
@@ -218,14 +210,16 @@ describe('saving a VM', () => {
       { id: 'dev0', socket: second?.socket ?? '' },
       { id: 'dev1', socket: first?.socket ?? '' },
     ];
-    expect((await failure(save({ devices }))).message).toMatch('is not that of device dev');
+    expect((await rejectionOf(CompanionError, save({ devices }))).message).toMatch(
+      'is not that of device dev',
+    );
     expect(world.journal).not.toContain('source QEMU: stop');
   });
 
   it('refuses a device that is not named', async () => {
     world.addDevice();
     const [first] = common('source').devices;
-    const error = await failure(save({ devices: first === undefined ? [] : [first] }));
+    const error = await rejectionOf(CompanionError, save({ devices: first === undefined ? [] : [first] }));
     expect(error.message).toMatch('not to be saved: dev1');
     expectUndone();
   });
@@ -237,7 +231,7 @@ describe('saving a VM', () => {
       const onPhase = (at: SavePhase): void => {
         if (at === phase) cancel.abort();
       };
-      const error = await failure(save({ signal: cancel.signal, onPhase }));
+      const error = await rejectionOf(CompanionError, save({ signal: cancel.signal, onPhase }));
       expect(error.code).toBe('VC_CANCELLED');
       expectUndone();
     });
@@ -245,7 +239,7 @@ describe('saving a VM', () => {
     it('by a cancel while RAM is written is undone', async () => {
       world.fileMs = 60_000;
       const cancel = new AbortController();
-      const saving = failure(save({ signal: cancel.signal }));
+      const saving = rejectionOf(CompanionError, save({ signal: cancel.signal }));
       await expect.poll(() => world.journal).toContain('source QEMU: migrate');
       cancel.abort();
       expect((await saving).code).toBe('VC_CANCELLED');
@@ -255,7 +249,7 @@ describe('saving a VM', () => {
     const calls: readonly PeerMethod[] = ['info', 'rest', 'halt', 'read'];
     it.each(calls)('by a server that refuses "%s" is undone', async (method) => {
       world.source.failing = { method, after: 0 };
-      expect((await failure(save())).message).toMatch(`source refuses ${method}`);
+      expect((await rejectionOf(CompanionError, save())).message).toMatch(`source refuses ${method}`);
       world.source.failing = undefined;
       expectUndone();
     });
@@ -263,20 +257,23 @@ describe('saving a VM', () => {
     const commands = ['query-status', 'query-pci', 'migrate-set-capabilities', 'stop', 'migrate'] as const;
     it.each(commands)('by a QEMU that refuses "%s" is undone', async (command) => {
       world.refused.add(`source ${command}`);
-      expect((await failure(save())).message).toMatch(`source refuses ${command}`);
+      expect((await rejectionOf(CompanionError, save())).message).toMatch(`source refuses ${command}`);
       expectUndone();
     });
 
     it('by a QEMU that could not write is undone', async () => {
       world.fileFails = true;
-      const error = await failure(save());
+      const error = await rejectionOf(CompanionError, save());
       expect(error).toMatchObject({ code: 'VC_SAVE', hint: expect.stringMatching('is there room') });
       expectUndone();
     });
 
     it('by RAM of which nothing is written any more is undone', async () => {
       world.fileMs = 60_000;
-      const error = await failure(save({ timeouts: { ...common('source').timeouts, final: 50 } }));
+      const error = await rejectionOf(
+        CompanionError,
+        save({ timeouts: { ...common('source').timeouts, final: 50 } }),
+      );
       expect(error.message).toMatch(/RAM to .*: nothing within 50 ms/);
       expectUndone();
     });
@@ -285,7 +282,7 @@ describe('saving a VM', () => {
       const onPhase = async (phase: SavePhase): Promise<void> => {
         if (phase === 'stop') world.suspend();
       };
-      const error = await failure(save({ onPhase, resume: true }));
+      const error = await rejectionOf(CompanionError, save({ onPhase, resume: true }));
       expect(error).toMatchObject({
         code: 'VC_GUEST_SUSPENDED',
         hint: expect.stringMatching('system_wakeup'),
@@ -297,7 +294,7 @@ describe('saving a VM', () => {
     it('while Bus Master is borrowed gives it back', async () => {
       world.source.config.writeUInt16LE(2, 4);
       world.source.failing = { method: 'barrier', after: 1 };
-      expect((await failure(save())).message).toMatch('source refuses barrier');
+      expect((await rejectionOf(CompanionError, save())).message).toMatch('source refuses barrier');
       expect(world.source.config.readUInt16LE(4)).toBe(2);
       expectUndone();
     });
@@ -306,7 +303,7 @@ describe('saving a VM', () => {
       world.setRunning(false);
       world.fileMs = 60_000;
       world.source.failing = { method: 'read', after: 0 };
-      await failure(save());
+      await rejectionOf(CompanionError, save());
       expectUndone('paused');
     });
 
@@ -318,7 +315,7 @@ describe('saving a VM', () => {
         world.source.die(gone);
         await new Promise(setImmediate);
       };
-      const error = await failure(save({ onPhase }));
+      const error = await rejectionOf(CompanionError, save({ onPhase }));
       expect(error.message).toMatch(
         /the server of device dev0 is gone \(its process has ended\); .*device dev0 does not work/,
       );
@@ -327,7 +324,8 @@ describe('saving a VM', () => {
 
     it('tells what does not go on', async () => {
       world.source.failing = { method: 'read', after: 0 };
-      const error = await failure(
+      const error = await rejectionOf(
+        CompanionError,
         save({
           onPhase: (phase) => {
             if (phase === 'write') world.source.failing = { method: 'setState', after: 0 };
@@ -387,7 +385,7 @@ describe('restoring a VM', () => {
   ])('ends the QEMU where %s is another', async (_what, spoil, code) => {
     await save();
     spoil();
-    expect((await failure(restore({ verify: true }))).code).toBe(code);
+    expect((await rejectionOf(CompanionError, restore({ verify: true }))).code).toBe(code);
     expect(world.journal).toContain('destination QEMU: quit');
     expect(world.journal).not.toContain('destination QEMU: cont');
   });
@@ -413,7 +411,7 @@ describe('restoring a VM', () => {
 
   describe('is refused, and leaves the QEMU waiting,', () => {
     async function expectRefusal(code: string, message: RegExp): Promise<void> {
-      const error = await failure(restore());
+      const error = await rejectionOf(CompanionError, restore());
       expect(error.code).toBe(code);
       expect(error.message).toMatch(message);
       expect(world.journal).not.toContain('destination QEMU: migrate-incoming');
@@ -482,7 +480,7 @@ describe('restoring a VM', () => {
       await save();
       rmSync(join(folder, name));
       await expectRefusal('VC_SAVED_VM', new RegExp(`${name} can't be read: ENOENT$`));
-      expect((await failure(restore())).hint).toBe('was the folder copied whole?');
+      expect((await rejectionOf(CompanionError, restore())).hint).toBe('was the folder copied whole?');
     });
 
     it.each(['vm.json', 'ram', 'device0.state'])(
@@ -527,7 +525,7 @@ describe('restoring a VM', () => {
           const { name, value } = spoil;
           if (optional.test(name) || name === 'format' || name === 'version') continue;
           writeFileSync(path, JSON.stringify(value));
-          const error = await failure(restore());
+          const error = await rejectionOf(CompanionError, restore());
           expect(error.code, `${name}: ${String(bad)}`).toMatch(/^VC_(SAVED_VM|DEVICES|MACHINES_DIFFER)$/);
           tried += 1;
         }
@@ -545,7 +543,9 @@ describe('restoring a VM', () => {
     const onPhase = (at: RestorePhase): void => {
       if (at === phase) cancel.abort();
     };
-    expect((await failure(restore({ signal: cancel.signal, onPhase }))).code).toBe('VC_CANCELLED');
+    expect((await rejectionOf(CompanionError, restore({ signal: cancel.signal, onPhase }))).code).toBe(
+      'VC_CANCELLED',
+    );
     expect(world.journal).toContain('destination QEMU: quit');
     expect(world.journal).not.toContain('destination QEMU: cont');
     expect(existsSync(join(folder, 'vm.json'))).toBe(true);
@@ -555,7 +555,7 @@ describe('restoring a VM', () => {
   it.each(calls)('with a server that refuses "%s" ends the QEMU', async (method) => {
     await save();
     world.destination.failing = { method, after: 0 };
-    expect((await failure(restore())).message).toMatch(`destination refuses ${method}`);
+    expect((await rejectionOf(CompanionError, restore())).message).toMatch(`destination refuses ${method}`);
     expect(world.journal).toContain('destination QEMU: quit');
     expect(world.journal).not.toContain('destination QEMU: cont');
   });
@@ -567,7 +567,7 @@ describe('restoring a VM', () => {
       world.destination.die(new CompanionError('VC_TEST', 'its process has ended'));
       await new Promise(setImmediate);
     };
-    expect(await failure(restore({ onPhase }))).toMatchObject({ code: 'VC_PEER_LOST' });
+    expect(await rejectionOf(CompanionError, restore({ onPhase }))).toMatchObject({ code: 'VC_PEER_LOST' });
     expect(world.journal).toContain('destination QEMU: quit');
     expect(world.journal).not.toContain('destination QEMU: cont');
   });
@@ -575,14 +575,14 @@ describe('restoring a VM', () => {
   it('by a QEMU that could not load ends it', async () => {
     await save();
     world.fileFails = true;
-    expect(await failure(restore())).toMatchObject({ code: 'VC_RESTORE' });
+    expect(await rejectionOf(CompanionError, restore())).toMatchObject({ code: 'VC_RESTORE' });
     expect(world.journal).toContain('destination QEMU: quit');
   });
 
   it('says so where a device could not be let go', async () => {
     await save();
     world.destination.failing = { method: 'fireVectors', after: 0 };
-    expect(await failure(restore())).toMatchObject({ code: 'VC_RELEASE' });
+    expect(await rejectionOf(CompanionError, restore())).toMatchObject({ code: 'VC_RELEASE' });
     expect(world.journal).not.toContain('destination QEMU: quit');
     expect(world.destinationStatus).toBe('running');
   });
@@ -611,9 +611,9 @@ describe('the sum of a file', () => {
     expect(await settle(write('zeros', [1], false))).toEqual(sum);
     await checkFile(write('copy', [1], false), sum);
     for (const places of [[0], [2], [0, 1], []])
-      expect((await failure(checkFile(write('moved', places, true), sum))).message).toMatch(
-        'its sum differs',
-      );
+      expect(
+        (await rejectionOf(CompanionError, checkFile(write('moved', places, true), sum))).message,
+      ).toMatch('its sum differs');
   });
 });
 
