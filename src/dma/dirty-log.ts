@@ -1,5 +1,6 @@
 import { endianness } from 'node:os';
 import { errno, RequestError } from '../errors.ts';
+import { isPowerOfTwo } from '../power-of-two.ts';
 import { PageBitmap } from './dirty-bitmap.ts';
 import type { DirtyScopeName, DirtyTracker, IovaRange } from './dirty-tracker.ts';
 import { dmaProt } from './types.ts';
@@ -15,13 +16,6 @@ export interface DirtyLogOptions {
   readonly mayWrite?: () => Iterable<IovaRange>;
   /** Told when marks are wanted and when no longer: attach or detach the log as the sink of guest memory. */
   readonly attach?: (wanted: boolean) => void;
-}
-
-function isPowerOfTwo(value: number): boolean {
-  if (!Number.isSafeInteger(value) || value <= 0) return false;
-  const high = Math.floor(value / 2 ** 32);
-  const low = value >>> 0;
-  return high === 0 ? (low & (low - 1)) === 0 : low === 0 && (high & (high - 1)) === 0;
 }
 
 /**

@@ -1,6 +1,7 @@
 /** Checks of a model's description, each naming the field at fault: a wrong one is found at start, not by a guest. */
 
 import type { BarDescription, BarIndex, PciDescription } from '../device/pci-description.ts';
+import { isPowerOfTwo } from '../power-of-two.ts';
 import { barCount } from './bars.ts';
 import { PciDescriptionError } from './errors.ts';
 
@@ -162,8 +163,4 @@ function checkBodies(description: PciDescription): void {
 function checkNumber(name: string, value: number, min: number, max: number): void {
   if (!Number.isInteger(value) || value < min || value > max)
     throw new PciDescriptionError(`${name} is ${value}: it must be a whole number from ${min} to ${max}`);
-}
-
-function isPowerOfTwo(value: number): boolean {
-  return Number.isSafeInteger(value) && value > 0 && Number.isInteger(Math.log2(value));
 }

@@ -1,4 +1,5 @@
 import { errno, RequestError } from '../../errors.ts';
+import { isPowerOfTwo } from '../../power-of-two.ts';
 import { feature, featureFlags, noDataFd } from '../../vfio-user/constants.ts';
 import type { FieldTable, Struct, StructValue } from '../../vfio-user/struct.ts';
 import * as s from '../../vfio-user/structs.ts';
@@ -37,11 +38,6 @@ function decoded<F extends FieldTable>(structure: Struct<F>, data: Buffer): Stru
     refuse(`${data.length} bytes of data, ${structure.name} has ${structure.size}`);
   }
   return structure.decode(data, 0);
-}
-
-/** For any number; a logarithm is rounded, and whole for 2^53 − 1 too. */
-function isPowerOfTwo(value: number): boolean {
-  return value >= 1 && 2 ** Math.round(Math.log2(value)) === value;
 }
 
 function startLogging(migration: ServedMigration, data: Buffer): Buffer {

@@ -42,6 +42,7 @@ describe('a description that cannot be is refused, naming the field', () => {
     [bars({ 1: bar(0) }), /bars\[1\]\.size/],
     [bars({ 1: bar(2 ** 32) }), /bars\[1\]\.size/],
     [bars({ 1: bar(Number.NaN) }), /bars\[1\]\.size/],
+    [bars({ 1: bar(2 ** 49 + 1, 'memory64') }), /bars\[1\]\.size/],
     [bars({ 1: bar(2 ** 17, 'io') }), /bars\[1\]\.size/],
     [bars({ 1: bar(16, 'rom' as 'io') }), /bars\[1\]\.kind/],
     [bars({ 1: { ...bar(16, 'io'), prefetchable: true } }), /prefetchable/],
