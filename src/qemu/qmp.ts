@@ -28,6 +28,11 @@ export interface QmpVersion {
   readonly package: string;
 }
 
+/** "11.1.3" */
+export function versionText({ major, minor, micro }: QmpVersion): string {
+  return `${major}.${minor}.${micro}`;
+}
+
 /** Path of a UNIX socket, or a TCP port; `host` is 127.0.0.1 when left out. */
 export type QmpAddress = string | { readonly host?: string; readonly port: number };
 

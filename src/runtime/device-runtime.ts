@@ -22,7 +22,7 @@ import type {
 import { deviceFlags, pciIrq, pciRegion } from '../vfio-user/constants.ts';
 import { DeviceActivity } from './activity.ts';
 import { BarSet, isBarRegion } from './bars.ts';
-import { CompanionService } from './companion.ts';
+import { CompanionService, type CompanionTarget } from './companion.ts';
 import { describeDevice, describeRegisters } from './device-info.ts';
 import { Doorbells } from './doorbells.ts';
 import type { RuntimeExtension } from './extension.ts';
@@ -176,32 +176,7 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
         this.#loggedByClient = false;
       },
     });
-    this.companion = new CompanionService(
-      {
-        info: () => ({ ...describeDevice(this), ...this.#extension?.info() }),
-        hold: (on) => this.hold(on),
-        reset: () => {
-          this.#resets.all('client');
-          this.#migration?.reset();
-        },
-        fireVectors: () => this.interrupts.fireAll(),
-        stopped: () => this.#extension?.stopped?.(),
-        get busMaster() {
-          return config.busMaster;
-        },
-        registers: () => describeRegisters(config),
-        msixTable: () => this.#msixTable(),
-        client: () => this.#client?.dma,
-        settle: () => this.#client?.settle(),
-        memory: this.memory,
-        takeDirtyPages: () => this.dirtyLog.takeDirtyPages(),
-        peekDirtyPages: (from, limit) => this.dirtyLog.peekDirtyPages(from, limit),
-        dirtyPageEstimate: () => this.dirtyLog.count,
-        migration: () => this.orchestrated,
-        modelOperation: (op, request) => this.#modelOperation(op, request),
-      },
-      () => reactor.now(),
-    );
+    this.companion = new CompanionService(this.#companionTarget, () => reactor.now());
   }
 
   /** Whether the device may start something by itself. */
@@ -344,6 +319,33 @@ export class DeviceRuntime<T extends OptionTable = OptionTable> implements Serve
       },
       resume: () => this.#activity.resume(),
       failed: () => this.#activity.silence(),
+    };
+  }
+
+  get #companionTarget(): CompanionTarget {
+    const { config } = this;
+    return {
+      info: () => ({ ...describeDevice(this), ...this.#extension?.info() }),
+      hold: (on) => this.hold(on),
+      reset: () => {
+        this.#resets.all('client');
+        this.#migration?.reset();
+      },
+      fireVectors: () => this.interrupts.fireAll(),
+      stopped: () => this.#extension?.stopped?.(),
+      get busMaster() {
+        return config.busMaster;
+      },
+      registers: () => describeRegisters(config),
+      msixTable: () => this.#msixTable(),
+      client: () => this.#client?.dma,
+      settle: () => this.#client?.settle(),
+      memory: this.memory,
+      takeDirtyPages: () => this.dirtyLog.takeDirtyPages(),
+      peekDirtyPages: (from, limit) => this.dirtyLog.peekDirtyPages(from, limit),
+      dirtyPageEstimate: () => this.dirtyLog.count,
+      migration: () => this.orchestrated,
+      modelOperation: (op, request) => this.#modelOperation(op, request),
     };
   }
 

@@ -8,7 +8,7 @@ import { CompanionError, reasonOf } from '../../errors.ts';
 import { type Logger, silentLogger } from '../../log.ts';
 import { ConfigPorts } from '../config-ports.ts';
 import { QmpConnectionError, refusal } from '../errors.ts';
-import type { QmpSession } from '../qmp.ts';
+import { type QmpSession, versionText } from '../qmp.ts';
 import { type ConnectedSide, connectSide, watchSide } from '../side.ts';
 import { bringToRest, takeTable } from '../switchover/at-rest.ts';
 import { borrowBusMaster } from '../switchover/borrow.ts';
@@ -111,8 +111,7 @@ class Saving {
     const cf8 = await attempt.until(this.#rest());
     await this.#enter('write');
     const { ram, devices } = await attempt.until(this.#write(draft));
-    const { major, minor, micro } = this.#unfenced.version;
-    const found = { qemu: `${major}.${minor}.${micro}`, wasRunning: this.#wasRunning, cf8 };
+    const found = { qemu: versionText(this.#unfenced.version), wasRunning: this.#wasRunning, cf8 };
     const savedAt = new Date().toISOString();
     await attempt.until(writeManifest(draft, { savedAt, ...about, ...found, ram, devices }));
     await rename(draft, folder).catch((error: unknown) => {

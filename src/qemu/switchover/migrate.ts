@@ -2,7 +2,7 @@
 import { CompanionError, reasonOf } from '../../errors.ts';
 import type { DeviceReport, MigrationReport, Outcome } from '../../report/types.ts';
 import { textAt } from '../answers.ts';
-import type { QmpSession } from '../qmp.ts';
+import { versionText } from '../qmp.ts';
 import { check } from './check.ts';
 import { commit } from './commit.ts';
 import { connectAll, disconnectAll } from './connect.ts';
@@ -90,11 +90,6 @@ async function explained(run: Run, cause: CompanionError): Promise<CompanionErro
   return reason === '' ? cause : new CompanionError(code, `${message} (${reason})`, { cause, hint });
 }
 
-function version(qmp: QmpSession): string {
-  const { major, minor, micro } = qmp.version;
-  return `${major}.${minor}.${micro}`;
-}
-
 function deviceReport(device: DeviceRun): DeviceReport {
   return {
     id: device.id,
@@ -134,7 +129,7 @@ function reportOf(
     phases: run.phases,
     devices: run.devices.map(deviceReport),
     ram: run.ram,
-    qemu: { source: version(run.source), destination: version(run.destination) },
+    qemu: { source: versionText(run.source.version), destination: versionText(run.destination.version) },
     error:
       cause === undefined || phase === undefined
         ? null
