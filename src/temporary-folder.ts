@@ -20,3 +20,10 @@ export function temporaryFolder(prefix = 'vfio-companion-'): string {
     });
   }
 }
+
+/** What to do about `path`, of a socket that its folder makes too long. */
+export function shorterFolderHint(path: string): string {
+  return path.startsWith(`${tmpdir()}/`) && tmpdir() !== '/tmp'
+    ? 'set TMPDIR to a shorter folder, such as /tmp'
+    : 'choose a shorter folder';
+}

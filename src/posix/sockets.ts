@@ -3,6 +3,7 @@ import { linkSync, lstatSync, type Stats, unlinkSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { errno, notOursHint } from '../errors.ts';
+import { shorterFolderHint } from '../temporary-folder.ts';
 import { check, PosixError } from './errno.ts';
 import { checkPath, ioctl } from './files.ts';
 import {
@@ -42,7 +43,7 @@ function putAddress(path: string, call: string): number {
     throw new PosixError(
       `${call} ${path}`,
       errno.EINVAL,
-      `a socket path has at most ${longestSocketPath} bytes, this one ${length}: choose a shorter directory`,
+      `a socket path has at most ${longestSocketPath} bytes, this one ${length}: ${shorterFolderHint(path)}`,
     );
   address.bytes.fill(0);
   address.bytes.writeUInt16LE(AF_UNIX, sockaddrUn.family);

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { longestSocketPath } from '../posix/index.ts';
 import { locateKernel, locateQemu, probeAccelerator } from '../setup/index.ts';
-import { temporaryFolder } from '../temporary-folder.ts';
+import { shorterFolderHint, temporaryFolder } from '../temporary-folder.ts';
 import { LaunchError, QmpConnectionError } from './errors.ts';
 import { GuestAgent } from './guest-agent.ts';
 import { ManagedProcess, type ProcessExit } from './managed-process.ts';
@@ -62,8 +62,10 @@ export async function launchVm(description: VmDescription, options: LaunchOption
   };
   try {
     const resolved = await resolve(description, folder, name);
-    for (const path of [resolved.qmpPath, resolved.migrationQmpPath, resolved.agentPath])
+    for (const path of [resolved.qmpPath, resolved.migrationQmpPath, resolved.agentPath]) {
+      checkLength(path);
       rmSync(path, { force: true });
+    }
     const qemu = await locateQemu();
     const logPath = join(folder, `${name}.log`);
     const process = await ManagedProcess.spawn({
@@ -106,13 +108,17 @@ async function resolve(description: VmDescription, folder: string, name: string)
 /** How much of the guest's console a story has. */
 const consoleLines = 6;
 
-async function connectWhenUp(process: ManagedProcess, path: string, timeoutMs: number): Promise<Qmp> {
-  // QEMU's own message for it comes late and short.
-  if (Buffer.byteLength(path) > longestSocketPath)
+/** QEMU's own message for it comes late and short. */
+function checkLength(path: string): void {
+  const length = Buffer.byteLength(path);
+  if (length > longestSocketPath)
     throw new LaunchError(
-      `socket path too long (${Buffer.byteLength(path)} bytes): ${path}`,
-      'use a shorter folder',
+      `socket path too long (${length} bytes, at most ${longestSocketPath}): ${path}`,
+      shorterFolderHint(path),
     );
+}
+
+async function connectWhenUp(process: ManagedProcess, path: string, timeoutMs: number): Promise<Qmp> {
   const deadline = Date.now() + timeoutMs;
   const gone = process.exited.then(() => {
     throw new LaunchError(process.epitaph());
