@@ -41,6 +41,8 @@ export interface Vm {
   log(): string;
   /** For failures: whether QEMU runs or how it has ended, its last messages, and the last lines of the guest's console. */
   story(): string;
+  /** How QEMU was ended by a signal that did not come from here, if it was, as by a machine without memory. */
+  fate(): string | undefined;
   /** Sends a signal to QEMU and waits for its end (SIGKILL after 2 s). Default SIGKILL. */
   kill(signal?: NodeJS.Signals): Promise<ProcessExit>;
   /** Ends QEMU if it still runs and removes the folder if we made it. Idempotent. */
@@ -178,6 +180,7 @@ function vmObject(
         ? process.story()
         : `${process.story()}\nits guest's console ends with:\n${console}`;
     },
+    fate: () => process.fate(),
     kill: (signal = 'SIGKILL') => process.kill(signal),
     async close() {
       agent?.close();

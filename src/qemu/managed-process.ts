@@ -41,6 +41,8 @@ export class ManagedProcess {
   readonly exited: Promise<ProcessExit>;
   readonly #child: ChildProcess;
   #exit: ProcessExit | undefined;
+  /** A signal was sent from here. */
+  #signalled = false;
 
   private constructor(options: SpawnOptions, child: ChildProcess, pid: number) {
     this.name = options.name;
@@ -99,8 +101,17 @@ export class ManagedProcess {
   /** Why the process is no more, with its last words. */
   epitaph(): string {
     const how = this.#exit?.signal ?? `status ${this.#exit?.code ?? '?'}`;
+    const why =
+      this.#exit?.signal === 'SIGKILL' && !this.#signalled
+        ? ', which did not come from here: had the machine, or its control group, no memory left?'
+        : '';
     const said = this.tail();
-    return `${this.name} (pid ${this.pid}) ended with ${how}${said === '' ? '' : `:\n${said}`}`;
+    return `${this.name} (pid ${this.pid}) ended with ${how}${why}${said === '' ? '' : `:\n${said}`}`;
+  }
+
+  /** The same of one that was ended by a signal, but not from here. */
+  fate(): string | undefined {
+    return this.#exit?.signal !== undefined && !this.#signalled ? this.epitaph() : undefined;
   }
 
   /** Whether it runs, or how it has ended, with what it last said. */
@@ -112,13 +123,15 @@ export class ManagedProcess {
 
   /** Sends a signal and does not wait. */
   signal(signal: NodeJS.Signals): void {
-    if (this.#exit === undefined) this.#child.kill(signal);
+    if (this.#exit !== undefined) return;
+    this.#signalled = true;
+    this.#child.kill(signal);
   }
 
   /** Sends a signal and waits until the process is gone (SIGKILL after `graceMs`). Idempotent. */
   async kill(signal: NodeJS.Signals = 'SIGTERM', graceMs = 2000): Promise<ProcessExit> {
     if (this.#exit === undefined) {
-      this.#child.kill(signal);
+      this.signal(signal);
       const late = setTimeout(() => this.#child.kill('SIGKILL'), graceMs);
       await this.exited;
       clearTimeout(late);

@@ -41,6 +41,8 @@ export interface ServedDevice {
   log(): string;
   /** For failures: whether the server runs or how it has ended, with its last messages. */
   story(): string;
+  /** How it was ended by a signal that did not come from here, if it was, as by a machine without memory. */
+  fate(): string | undefined;
   /** Sends a signal to the server and waits for its end (SIGKILL after 2 s). Default SIGKILL. */
   kill(signal?: NodeJS.Signals): Promise<ProcessExit>;
   /** Ends the server and removes the folder if we made it. Idempotent. */
@@ -99,7 +101,8 @@ export async function serveDevice(options: ServedDeviceOptions): Promise<ServedD
     const running = server;
     const late = new Promise<never>((_resolve, reject) => {
       timer = startTimer(() => {
-        reject(new LaunchError(`${running.name}: not ready within ${timeoutMs} ms`, running.tail()));
+        const hint = running.tail() || 'has the machine too much to do? start fewer at a time';
+        reject(new LaunchError(`${running.name}: not ready within ${timeoutMs} ms`, hint));
       }, timeoutMs);
     });
     const ended = running.exited.then(() => {
@@ -119,6 +122,7 @@ export async function serveDevice(options: ServedDeviceOptions): Promise<ServedD
       },
       log: () => readFileSync(running.logPath, 'utf8'),
       story: () => running.story(),
+      fate: () => running.fate(),
       kill: (signal = 'SIGKILL') => running.kill(signal),
       async close() {
         await running.kill('SIGTERM');

@@ -159,6 +159,7 @@ export class Testbed {
       await this.#end(source);
       return report;
     } catch (error) {
+      tellFates(error, [source, next]);
       const moved = error instanceof MigrationFailed && error.outcome === 'migrated';
       if (moved) this.follow(next);
       if (this.#current === source) await this.#end(next);
@@ -216,6 +217,18 @@ export class Testbed {
 function oneSide({ vm, servers }: Side): Pick<RestoreOptions, 'qmp' | 'devices'> {
   const devices = [...servers].map(([id, { migrationSocket }]) => ({ id, socket: migrationSocket }));
   return { qmp: vm.migrationQmpPath, devices };
+}
+
+/** Of a party that was killed the migration knows only that it is gone, and not always which one went first. */
+function tellFates(error: unknown, sides: readonly Side[]): void {
+  if (!(error instanceof Error)) return;
+  const fates = sides.flatMap(({ name, vm, servers }) =>
+    [vm, ...servers.values()].flatMap((process) => {
+      const fate = process.fate();
+      return fate === undefined ? [] : [`at ${name}: ${fate}`];
+    }),
+  );
+  error.message = [error.message, ...fates].join('\n');
 }
 
 function sideStory({ name, vm, servers }: Side, current: boolean): string {

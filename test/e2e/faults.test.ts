@@ -19,7 +19,7 @@ import {
   type Testbed,
   type TestbedMigration,
 } from '../../src/qemu/index.ts';
-import type { Outcome, Phase } from '../../src/report/types.ts';
+import type { Outcome, Phase, Progress } from '../../src/report/types.ts';
 import { checkoutRoot } from '../../src/setup/index.ts';
 import {
   alive,
@@ -605,6 +605,22 @@ describe('the command', () => {
 });
 
 describe('processes and files', () => {
+  it.each(['QEMU', 'server'] as const)(
+    'a %s of the source that somebody else kills is named with how it ended, whoever is missed first',
+    async (victim) => {
+      const bed = await bootNothing();
+      const { vm, servers } = bed.current;
+      const pid = victim === 'QEMU' ? vm.pid : servers.get('dev0')?.pid;
+      const onProgress = ({ phase }: Progress): void => {
+        if (phase === 'precopy' && pid !== undefined && alive(pid)) process.kill(pid, 'SIGKILL');
+      };
+      const failed = bed.migrate({ ...patient, onProgress });
+      const ended = `\nat side0: .*\\(pid ${pid}\\) ended with SIGKILL, which did not come from here`;
+      await expect(failed).rejects.toThrow(new RegExp(ended));
+      await expect(failed).rejects.not.toThrow(/at side1/);
+    },
+  );
+
   it('are gone when a testbed is closed', async () => {
     const bed = await bootNothing();
     await bed.migrate(patient);
