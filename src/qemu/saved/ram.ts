@@ -2,7 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { CompanionError } from '../../errors.ts';
 import { numberAt, textAt } from '../answers.ts';
-import { DeadlineError } from '../errors.ts';
+import { DeadlineError, QmpError } from '../errors.ts';
 import type { QmpSession } from '../qmp.ts';
 import type { Setting } from '../switchover/run.ts';
 import { apply } from '../switchover/settings.ts';
@@ -29,6 +29,7 @@ export const unlimitedBandwidth = { 'max-bandwidth': 2 ** 40 } as const;
 const lookMs = 1000;
 /** What any disk gives, bytes a millisecond. */
 const slowestLoad = 10_000;
+const writableHint = 'is there room, and may the user that QEMU runs as write there?';
 const over: readonly string[] = ['completed', 'failed', 'cancelled'];
 
 /**
@@ -51,6 +52,14 @@ function channels(path: string): object {
   return { channels: [{ 'channel-type': 'main', addr }] };
 }
 
+/** QEMU opens the file by itself, as its own user and from where it may be shut in, and says no more than that it could not. */
+function notOpened(code: 'VC_SAVE' | 'VC_RESTORE', hint: string): (error: unknown) => never {
+  return (error) => {
+    if (!(error instanceof QmpError)) throw error;
+    throw new CompanionError(code, error.message, { hint, cause: error });
+  };
+}
+
 /**
  * Has QEMU write the guest's RAM, and all of its own state.
  * @param stallMs it may write nothing for so long
@@ -67,7 +76,7 @@ export async function writeRam(
     after: source.lastEvent,
   });
   ended.catch(() => undefined);
-  await source.execute('migrate', channels(path));
+  await source.execute('migrate', channels(path)).catch(notOpened('VC_SAVE', writableHint));
   let written = 0;
   for (let movedAt = performance.now(); ; ) {
     const event = await Promise.race([ended, delay(Math.min(lookMs, stallMs), undefined, { ref: false })]);
@@ -85,7 +94,7 @@ export async function writeRam(
   throw new CompanionError(
     'VC_SAVE',
     `QEMU could not write RAM to ${path}: ${textAt(state, 'error-desc') || status}`,
-    { hint: 'is there room, and may the user that QEMU runs as write there?' },
+    { hint: writableHint },
   );
 }
 
@@ -103,7 +112,9 @@ export async function loadRam(
     after: destination.lastEvent,
   });
   ended.catch(() => undefined);
-  await destination.execute('migrate-incoming', channels(path));
+  await destination
+    .execute('migrate-incoming', channels(path))
+    .catch(notOpened('VC_RESTORE', 'may the user that QEMU runs as read it? if not: give that user a copy'));
   const status = textAt((await ended).data, 'status');
   if (status !== 'completed')
     throw new CompanionError('VC_RESTORE', `QEMU could not load RAM from ${path}: ${status}`, {

@@ -257,7 +257,9 @@ describe('saving a VM', () => {
     const commands = ['query-status', 'query-pci', 'migrate-set-capabilities', 'stop', 'migrate'] as const;
     it.each(commands)('by a QEMU that refuses "%s" is undone', async (command) => {
       world.refused.add(`source ${command}`);
-      expect((await rejectionOf(CompanionError, save())).message).toMatch(`source refuses ${command}`);
+      const error = await rejectionOf(CompanionError, save());
+      expect(error.message).toMatch(`source refuses ${command}`);
+      if (command === 'migrate') expect(error.hint).toMatch('may the user that QEMU runs as write there');
       expectUndone();
     });
 
@@ -552,6 +554,16 @@ describe('restoring a VM', () => {
   });
 
   const calls: readonly PeerMethod[] = ['write', 'setState', 'dma', 'hold'];
+  it('tells of a QEMU that may not open the file that its user has to be able to read it', async () => {
+    await save();
+    world.refused.add('destination migrate-incoming');
+    expect(await rejectionOf(CompanionError, restore())).toMatchObject({
+      code: 'VC_RESTORE',
+      message: expect.stringMatching('destination refuses migrate-incoming'),
+      hint: expect.stringMatching('may the user that QEMU runs as read it'),
+    });
+  });
+
   it.each(calls)('with a server that refuses "%s" ends the QEMU', async (method) => {
     await save();
     world.destination.failing = { method, after: 0 };
