@@ -85,7 +85,8 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     }
     // Far more than the rings hold: what there is no buffer for stays in the network until there is one.
     await stopGuest(bed, 3000);
-    expect(heldBack(network)).toBeGreaterThan(0);
+    // An echo for a peer has nothing to say while the guest has not.
+    if (network.peer === 'linux') expect(heldBack(network)).toBeGreaterThan(0);
     await plain.progress();
     await tagged.progress();
     await expectNoFault(bed, network, plain, tagged);
@@ -96,8 +97,9 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     for (const name of ['rx_out_of_buffer', 'tx_queue_dropped', 'ch_eq_rearm', 'tx0_recover']) {
       expect(after.get(name) ?? 0, name).toBe(0);
     }
-    // As many as 1,000 a second must have brought until now, on either ring.
-    for (const name of ['rx0_packets', 'rx1_packets']) expect(after.get(name), name).toBeGreaterThan(3000);
+    // As many as 1,000 a second must have brought until now, on either ring; an echo sends what the guest has had time for.
+    const least = network.peer === 'linux' ? 3000 : 100;
+    for (const name of ['rx0_packets', 'rx1_packets']) expect(after.get(name), name).toBeGreaterThan(least);
   });
 
   it('is not lost, changed or reordered with MTU 9000', async () => {
