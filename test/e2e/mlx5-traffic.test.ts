@@ -1,9 +1,12 @@
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Flow } from '../../qemu-scripts/flows.ts';
+import { Flow, type UdpReport } from '../../qemu-scripts/flows.ts';
 import { type Network, plainNet, vlanNet } from '../../qemu-scripts/network.ts';
 import { endAll, Traffic } from '../../qemu-scripts/traffic.ts';
 import { canUseTaps } from '../../src/net/testnet.ts';
 import type { Testbed } from '../../src/qemu/index.ts';
+import { locateKernel } from '../../src/setup/index.ts';
 import {
   ask,
   background,
@@ -19,6 +22,7 @@ import {
   slot,
   warnings,
 } from './mlx5-world.ts';
+import { echoObject } from './xdp-object.ts';
 
 const taps = canUseTaps();
 /** RSS key of "Verifying the RSS hash calculation" (Microsoft). */
@@ -181,6 +185,35 @@ describe(`traffic through a migration, ${taps.ok ? 'Linux as peer' : `without TC
     const last = await counters(bed);
     for (const name of ['rx_vport_unicast_packets', 'tx_vport_unicast_packets'])
       expectAbout(last.get(name) ?? 0, (bound.get(name) ?? 0) + 20, background.frames, name);
+    expect(await warnings(bed)).toEqual([]);
+  });
+
+  it.skipIf(!taps.ok)('comes back by XDP_TX, all of it', async () => {
+    const object = echoObject().toString('base64');
+    await bed.agent.check(
+      `ip link set eth0 mtu 1500; echo ${object} | base64 -d >/run/echo.o && ` +
+        'ip link set dev eth0 xdpdrv obj /run/echo.o sec xdp',
+    );
+    const program = join(dirname((await locateKernel()).initrd), 'programs/traffic');
+    const file = network.path('xdp.json');
+    const args = ['udp', '7400', plainNet.guest, '7400', '--rate', '500', '--size', '200', '--report', file];
+    const peer = await network.spawn('xdp', program, ...args);
+    const report = () => JSON.parse(readFileSync(file, 'utf8')) as UdpReport;
+    const expectMore = async (): Promise<void> => {
+      const before = report().received;
+      await expect.poll(() => report().received, { timeout: 20_000 }).toBeGreaterThan(before + 200);
+    };
+    await expect.poll(() => report().received, { timeout: 20_000 }).toBeGreaterThan(100);
+    expectWhole(await bed.migrate(proven));
+    await expectMore();
+    peer.signal('SIGTERM');
+    await peer.exited;
+    expect(report(), await network.losses(bed)).toMatchObject({ missing: 0, reordered: 0, duplicates: 0 });
+    expect(report().received).toBe(report().sent);
+    const counted = await counters(bed);
+    expect(counted.get('rx_xdp_tx_xmit')).toBeGreaterThanOrEqual(report().received);
+    await bed.agent.check('ip link set dev eth0 xdpdrv off');
+    await expectPings(bed, plainNet.peer);
     expect(await warnings(bed)).toEqual([]);
   });
 
