@@ -155,7 +155,7 @@ async function resumeSource(run: Run): Promise<Outcome> {
 }
 
 async function restoreSettings(run: Run): Promise<void> {
-  for (const { command, args } of [...run.restoreSettings].reverse()) {
+  for (const { command, args } of run.restoreSettings) {
     if (!run.unfenced.open) return;
     try {
       await run.unfenced.execute(command, args);

@@ -49,9 +49,8 @@ export async function tidyDestination(run: Run): Promise<void> {
   );
 }
 
-/** The last one first: so no settings meet that have not been together before, for QEMU refuses some together. */
 export async function putBack(qemu: QmpSession, settings: readonly Setting[]): Promise<void> {
-  for (const { command, args } of [...settings].reverse()) await qemu.execute(command, args);
+  for (const { command, args } of settings) await qemu.execute(command, args);
 }
 
 function explained(run: Run, error: QmpError, usable: boolean): Error {
@@ -69,7 +68,8 @@ function explained(run: Run, error: QmpError, usable: boolean): Error {
 
 /**
  * Sends settings, capabilities first.
- * @param back takes what sets to the old values what has been set, or may have been
+ * @param back takes what sets to the old values what has been set, or may have been, the last one first: so no settings meet on the way back
+ *   that have not been together before, for QEMU refuses some together
  */
 export async function apply(
   run: Pick<Run, 'until'>,
@@ -106,12 +106,12 @@ async function applyOne(
   old: object,
   back: Setting[],
 ): Promise<void> {
-  back.push({ command, args: old });
+  back.unshift({ command, args: old });
   try {
     await run.until(qemu.execute(command, args));
   } catch (error) {
     // Refused, nothing of it has been set.
-    if (error instanceof QmpError) back.pop();
+    if (error instanceof QmpError) back.shift();
     throw error;
   }
 }

@@ -31,11 +31,10 @@ export async function checkTls(run: Run): Promise<void> {
   ]);
 }
 
-/** The id of those that a QEMU will use; empty: none. */
+/** The id of those that a QEMU will use; empty: none, which null says to QEMU, too. */
 async function credentials(qemu: QmpSession, given: unknown): Promise<string> {
-  return typeof given === 'string'
-    ? given
-    : textAt(await qemu.execute('query-migrate-parameters'), parameter);
+  if (given === undefined) return textAt(await qemu.execute('query-migrate-parameters'), parameter);
+  return String(given ?? '');
 }
 
 async function checkCredentials(side: SideName, qemu: QmpSession, id: string): Promise<void> {
